@@ -1,0 +1,1 @@
+"""The paper's GLUE tasks: data, models, metrics and single training runs."""

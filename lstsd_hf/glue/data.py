@@ -1,0 +1,155 @@
+"""Loading a task's splits: from the hub, from GLUE's TSV files, generated, or from one's own CSV and JSON files."""
+
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, load_dataset
+
+from ..errors import InputError
+from .synthetic import generate_pairs
+from .tasks import GlueTask
+
+HUB_DATASET = "nyu-mll/glue"
+
+
+def load_task(task: GlueTask, source: str) -> DatasetDict:
+    """The splits `train`, `validation` and, where there is one, `test` of a task.
+
+    Every split has the task's text columns and, if labelled, an integer `label`.
+
+    Args:
+        task: The task.
+        source: "hub", "synthetic" (RTE only), or a folder with GLUE's TSV files (`RTE/train.tsv`, …).
+
+    Raises:
+        InputError: If the data cannot be had or is malformed.
+    """
+    if source == "hub":
+        return _load_from_hub(task)
+    if source == "synthetic":
+        if task.name != "rte":
+            raise InputError(f"`data` can be 'synthetic' for the task rte only, got task {task.name!r}.")
+        return DatasetDict({name: Dataset.from_list(rows) for name, rows in generate_pairs().items()})
+    return _load_from_tsv(task, Path(source))
+
+
+def load_files(train_file: str, validation_file: str, test_file: str | None = None) -> tuple[GlueTask, DatasetDict]:
+    """One's own data from CSV or JSON-lines files with a column `label` and one or two columns of text before others.
+
+    Args:
+        train_file: Path of the training split.
+        validation_file: Path of the validation split.
+        test_file: Path of an unlabelled split to predict.
+
+    Returns:
+        A task made from the columns and the training split's labels (in sorted order), and the splits.
+
+    Raises:
+        InputError: If a file is missing, empty or malformed, or has a label unknown to the training split.
+    """
+    paths = {"train": train_file, "validation": validation_file, "test": test_file}
+    splits = {name: _read_file(Path(path)) for name, path in paths.items() if path is not None}
+    text_columns = tuple(name for name in splits["train"].column_names if name not in ("label", "idx"))[:2]
+    if not text_columns:
+        raise InputError(f"{train_file} must have a column of text beside `label`, got {splits['train'].column_names}.")
+    for name, rows in splits.items():
+        missing = {*text_columns, *(["label"] if name != "test" else [])} - set(rows.column_names)
+        if missing:
+            raise InputError(f"{paths[name]} must have the columns {sorted(missing)}, got {rows.column_names}.")
+    label_names = tuple(str(label) for label in sorted(set(splits["train"]["label"])))
+    if len(label_names) < 2:
+        raise InputError(f"{train_file} must have at least 2 different labels, got {list(label_names)}.")
+    task = GlueTask("custom", "custom", text_columns, (), label_names, labels_are_names=True)
+    result = DatasetDict()
+    for name, rows in splits.items():
+        columns = {column: [str(text) for text in rows[column]] for column in text_columns}
+        if name != "test":
+            columns["label"] = [
+                _label_id(str(label), task, f"{paths[name]}, row {row}") for row, label in enumerate(rows["label"], 1)
+            ]
+        result[name] = Dataset.from_dict(columns)
+    return task, result
+
+
+def _load_from_hub(task: GlueTask) -> DatasetDict:
+    try:
+        splits = load_dataset(HUB_DATASET, task.name)
+    except (OSError, ValueError) as error:
+        # Unreachable, offline or not cached: `datasets` has a class for each, all below these two.
+        raise InputError(
+            f"{HUB_DATASET} could not be loaded from the hub ({type(error).__name__}). Ways on: connect to the internet; "
+            "point GLUE_DIR or --data at a folder with GLUE's TSV files; use --train_file and --validation_file; or try "
+            "--demo, which needs no data."
+        ) from error
+    # The hub marks the labels of test splits as unknown with -1.
+    return DatasetDict(
+        {name: rows.remove_columns("label") if name == "test" else rows for name, rows in splits.items()}
+    )
+
+
+def _load_from_tsv(task: GlueTask, folder: Path) -> DatasetDict:
+    splits = DatasetDict()
+    for split, stem in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        path = folder / task.folder / f"{stem}.tsv"
+        if path.is_file():
+            splits[split] = Dataset.from_list(_read_tsv(path, task, labelled=split != "test"))
+        elif split != "test":
+            raise InputError(
+                f"{path} does not exist. `data` must be 'hub', 'synthetic' or a folder with GLUE's TSV release, got "
+                f"{str(folder)!r}; expected {task.folder}/train.tsv and {task.folder}/dev.tsv in it."
+            )
+    return splits
+
+
+def _read_tsv(path: Path, task: GlueTask, labelled: bool) -> list[dict[str, str | int]]:
+    # Neither `csv` nor `str.splitlines`: quotes are text, and so are the exotic line separators in some sentences.
+    text = path.read_text(encoding="utf-8-sig")
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+    number_of_first_row = 1
+    positions = task.tsv_columns
+    width = 4
+    if task.has_header or not labelled:
+        header = lines[0].split("\t") if lines else []
+        wanted = task.tsv_columns if task.has_header else task.text_columns
+        wanted = wanted if labelled else wanted[: len(task.text_columns)]
+        missing = [name for name in wanted if name not in header]
+        if missing:
+            raise InputError(f"{path}, line 1: the header must name the columns {list(wanted)}, {missing} missing.")
+        positions = tuple(header.index(name) for name in wanted)
+        width = len(header)
+        lines = lines[1:]
+        number_of_first_row = 2
+    if not lines:
+        raise InputError(f"{path} is empty: a split must have at least one row.")
+    rows = []
+    for number, line in enumerate(lines, number_of_first_row):
+        fields = line.split("\t")
+        if len(fields) != width:
+            raise InputError(f"{path}, line {number}: expected {width} tab-separated fields, got {len(fields)}.")
+        row = {name: fields[position] for name, position in zip(task.text_columns, positions, strict=False)}
+        if labelled:
+            row["label"] = _label_id(fields[positions[-1]], task, f"{path}, line {number}")
+        rows.append(row)
+    return rows
+
+
+def _label_id(label: str, task: GlueTask, place: str) -> int:
+    spelled = [task.spelled_label(index) for index in range(len(task.label_names))]
+    if label not in spelled:
+        raise InputError(f"{place}: the label must be one of {', '.join(spelled)}, got {label!r}.")
+    return spelled.index(label)
+
+
+def _read_file(path: Path) -> Dataset:
+    readers = {".csv": Dataset.from_csv, ".json": Dataset.from_json, ".jsonl": Dataset.from_json}
+    if path.suffix not in readers:
+        raise InputError(f"{path} must be one of {', '.join(readers)}, got the suffix {path.suffix!r}.")
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Check the path.")
+    try:
+        rows = readers[path.suffix](str(path), keep_in_memory=True)
+    except Exception as error:
+        # The readers' parsers raise classes of their own, wrapped by `datasets`; the cause names the row.
+        raise InputError(f"{path} could not be read: {error.__cause__ or error}") from error
+    if not len(rows):
+        raise InputError(f"{path} is empty: a split must have at least one row.")
+    return rows

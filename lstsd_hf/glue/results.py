@@ -1,0 +1,77 @@
+"""What a finished run leaves behind: `results.json` by a published schema, and the summary table."""
+
+import json
+import os
+from collections.abc import Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+RESULTS_NAME = "results.json"
+PACKAGES = ("lstsd-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers")
+
+
+def results_schema() -> dict[str, Any]:
+    """The JSON schema of `results.json`."""
+    return json.loads(resources.files(__package__).joinpath("results.schema.json").read_text())
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Writes a JSON file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """The evaluations of a run, each with the parts of the latest training loss before it.
+
+    Args:
+        log_history: `trainer.state.log_history`.
+
+    Returns:
+        One entry for each evaluation: `epoch`, `eval_…`, and `loss…` and `teacher_…` where logged.
+    """
+    epochs = []
+    latest: dict[str, float] = {}
+    for entry in log_history:
+        if "loss" in entry:
+            latest = {name: value for name, value in entry.items() if name.startswith(("loss", "teacher_"))}
+        elif "eval_loss" in entry:
+            scores = {name: value for name, value in entry.items() if name.startswith("eval_")}
+            epochs.append({"epoch": entry["epoch"], **latest, **scores})
+    return epochs
+
+
+def format_table(results: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table with a row for each run; scores in percent, of the last epoch unless a column says otherwise."""
+    metrics = results[0]["metrics"]
+    header = ["method", *metrics, f"best {metrics[0]}", "nll", "ece", "distilled steps", "coverage", "KL short", "s"]
+    rows = []
+    for result in results:
+        last = result["last_epoch"]
+        coverage, divergence = last.get("teacher_coverage"), last.get("loss_short")
+        rows.append(
+            [
+                result["method"],
+                *(f"{100 * last[f'eval_{name}']:.2f}" for name in metrics),
+                f"{100 * result['best_epoch'][f'eval_{metrics[0]}']:.2f}",
+                f"{last['eval_nll']:.3f}",
+                f"{last['eval_ece']:.3f}",
+                str(result["distilled_steps"]),
+                "-" if coverage is None else f"{coverage:.2f}",
+                "-" if divergence is None else f"{divergence:.2g}",
+                f"{result['seconds']:.0f}",
+            ]
+        )
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )

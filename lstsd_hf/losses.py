@@ -1,0 +1,61 @@
+"""Divergences between a student and a stored teacher, one value for each example.
+
+Pure functions on tensors: no state, no reduction over the batch (only the trainer knows by what the base loss was
+divided), and no dependency but torch.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def teacher_log_probs(teacher_logits: Tensor, temperature: float = 1.0, floor: float = 0.0) -> Tensor:
+    """Log-probabilities of a teacher, `log z = max(log softmax(teacher_logits / T), log floor)`.
+
+    A floor bounds the pull of a confidently wrong teacher. The floored distribution is not renormalised, so its sum may
+    exceed one by at most `num_labels * floor`.
+
+    Args:
+        teacher_logits: Stored student outputs, logits of shape `(batch_size, num_labels)`.
+        temperature: Softmax temperature T, positive.
+        floor: Lower bound of every teacher probability; 0 keeps the teacher as it is.
+
+    Returns:
+        Log-probabilities of shape `(batch_size, num_labels)`.
+    """
+    log_probs = torch.log_softmax(teacher_logits / temperature, dim=-1)
+    return log_probs.clamp(min=math.log(floor)) if floor > 0 else log_probs
+
+
+def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL[student ‖ teacher] = Σ p (log p − log z), the direction of LSTSD's Eq. 1.
+
+    Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Eq. 1.
+
+    Args:
+        student_logits: Logits of shape `(batch_size, num_labels)`, with gradient.
+        teacher_log_probs: Log-probabilities at the same temperature, `(batch_size, num_labels)`.
+        temperature: Softmax temperature of the student.
+
+    Returns:
+        One divergence for each example, shape `(batch_size,)`.
+    """
+    student_log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
+    return (student_log_probs.exp() * (student_log_probs - teacher_log_probs)).sum(dim=-1)
+
+
+def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL[teacher ‖ student] = Σ z (log z − log p), the direction of Hinton et al., arXiv 1503.02531.
+
+    Arguments and return value are those of `kl_student_teacher`.
+    """
+    student_log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
+    return (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)
+
+
+KL_DIRECTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "student_teacher": kl_student_teacher,
+    "teacher_student": kl_teacher_student,
+}

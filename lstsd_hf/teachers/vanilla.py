@@ -1,0 +1,25 @@
+"""Plain fine-tuning, as a teacher that teaches nothing."""
+
+from dataclasses import dataclass
+
+from .base import Teacher, TeacherConfig
+
+
+@dataclass(frozen=True)
+class NoTeacherConfig(TeacherConfig):
+    """Plain fine-tuning; there is nothing to set."""
+
+    name = "vanilla"
+
+    def build(self) -> "NoTeacher":
+        return NoTeacher()
+
+
+class NoTeacher(Teacher):
+    """Plain fine-tuning: the trainer behaves as its parent Trainer, for every kind of task."""
+
+    needs_batches = False
+
+    @property
+    def config(self) -> NoTeacherConfig:
+        return NoTeacherConfig()
