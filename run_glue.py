@@ -95,7 +95,10 @@ def parse(arguments: list[str]) -> tuple[RunArguments, TrainingArguments, list[T
             parser.set_defaults(**{name: value for name, value in DEMO_METHOD_SETTINGS.items() if name in settings})
     if known.demo:
         parser.set_defaults(**DEMO_SETTINGS)
-    run, args, *configs = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    try:
+        run, args, *configs = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    except ValueError as error:  # what the dataclasses say of their fields
+        raise InputError(str(error)) from error
     return run, args, configs, known.output_dir
 
 

@@ -1,0 +1,82 @@
+"""Run by `test_distributed.py`, on one process or under torchrun; leaves what each rank ended with in a folder."""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from lstsd_hf import LSTSDConfig, LSTSDTrainer
+from tests.conftest import make_examples, make_model
+from tests.test_trainer import CrossEntropyTeacher, gradients
+
+
+def arguments(folder, **options):
+    defaults = {
+        "output_dir": str(folder),
+        "num_train_epochs": 6,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "logging_strategy": "epoch",
+        "disable_tqdm": True,
+        "report_to": [],
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(**(defaults | options))
+
+
+def outcome(trainer):
+    return {
+        **trainer.teacher.memory.state_dict(),
+        "weights": trainer.model.state_dict(),
+        "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "distilled_steps": trainer.teacher.distilled_steps,
+    }
+
+
+def train(folder, model, *, resume=None, num_examples=13, **options):
+    trainer = LSTSDTrainer(
+        model=model,
+        args=arguments(folder, **options),
+        train_dataset=make_examples(num_examples),
+        teacher=LSTSDConfig(lambda_short=2.0, lambda_long=1.0, mini_generation_epochs=2),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return outcome(trainer)
+
+
+def main(folder: Path):
+    results = {}
+    # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
+    results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
+    results["frozen"] = train(folder / "frozen", make_model(dropout=0.0), learning_rate=0.0)
+    results["resumed"] = {
+        step: train(folder / f"resumed-{step}", make_model(), resume=str(folder / "run" / f"checkpoint-{step}"))
+        for step in (5, 8)
+    }
+    for accumulation in (1, 2):
+        for smoothing in (0.0, 0.2):
+            results[f"gradients-{accumulation}-{smoothing}"] = [
+                gradients(
+                    LSTSDTrainer,
+                    make_model(dropout=0.0),
+                    arguments(
+                        folder / "gradients",
+                        num_train_epochs=1,
+                        learning_rate=0.0,
+                        max_grad_norm=0.0,
+                        gradient_accumulation_steps=accumulation,
+                        label_smoothing_factor=smoothing,
+                    ),
+                    CrossEntropyTeacher(weight, smoothing=smoothing),
+                )
+                for weight in (0.0, 1.0)
+            ]
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    torch.save(results, folder / f"rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,163 @@
+"""Interrupted equals uninterrupted, and a checkpoint without its teachers is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from transformers import Trainer
+
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig
+from lstsd_hf.checkpoint import TEACHER_STATE_NAME
+
+from .conftest import assert_same_weights, make_examples, make_model
+
+STEPS_PER_EPOCH = 4  # 14 examples in batches of 4
+CONFIG = LSTSDConfig(mini_generation_epochs=2)
+
+
+def make_trainer(make_args, folder, config=CONFIG, dataset=None, **options):
+    return LSTSDTrainer(
+        model=make_model(),
+        args=make_args(
+            output_dir=str(folder),
+            num_train_epochs=6,
+            learning_rate=1e-2,
+            **{"save_strategy": "steps", "save_steps": 1, **options},
+        ),
+        train_dataset=dataset if dataset is not None else make_examples(14),
+        eval_dataset=make_examples(5, seed=2),
+        teacher=config,
+    )
+
+
+def assert_same_teachers(first, second):
+    states = [trainer.teacher.state_dict() for trainer in (first, second)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        other = states[1][name]
+        assert torch.equal(value, other) if torch.is_tensor(value) else value == other, name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    from transformers import TrainingArguments
+
+    def args(**options):
+        quiet = {"per_device_train_batch_size": 4, "disable_tqdm": True, "report_to": [], "use_cpu": True}
+        return TrainingArguments(**quiet, logging_steps=1, dataloader_pin_memory=False, **options)
+
+    trainer = make_trainer(args, tmp_path_factory.mktemp("whole"))
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        STEPS_PER_EPOCH * 1 + 2,  # within the last epoch of mini-generation 1
+        STEPS_PER_EPOCH * 2,  # the last step of mini-generation 1
+        STEPS_PER_EPOCH * 3,  # the last step of an epoch within a mini-generation
+        STEPS_PER_EPOCH * 4 + 1,  # within mini-generation 3
+        STEPS_PER_EPOCH * 6,  # the end
+    ],
+)
+def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, make_args, tmp_path, step):
+    trainer = make_trainer(make_args, tmp_path)
+    trainer.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
+    assert_same_weights(trainer.model, uninterrupted.model)
+    assert_same_teachers(trainer, uninterrupted)
+    assert trainer.teacher.distilled_steps == STEPS_PER_EPOCH * 4
+    histories = [
+        [(entry["step"], entry["loss"], entry["loss_base"]) for entry in item.state.log_history if "loss" in entry]
+        for item in (trainer, uninterrupted)
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_resume_from_epoch_checkpoints(make_args, tmp_path):
+    whole = make_trainer(make_args, tmp_path / "whole", save_strategy="epoch", eval_strategy="epoch")
+    whole.train()
+    resumed = make_trainer(make_args, tmp_path / "resumed", save_strategy="epoch", eval_strategy="epoch")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{STEPS_PER_EPOCH * 3}"))
+    assert_same_weights(whole.model, resumed.model)
+    assert_same_teachers(whole, resumed)
+
+
+def resume_error(uninterrupted, make_args, tmp_path, change=None, **options):
+    checkpoint = tmp_path / "checkpoint-10"
+    shutil.copytree(f"{uninterrupted.args.output_dir}/checkpoint-10", checkpoint)
+    if change is not None:
+        change(checkpoint)
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the caller compares the whole message)
+        make_trainer(make_args, tmp_path / "run", **options).train(resume_from_checkpoint=str(checkpoint))
+    return str(error.value), checkpoint
+
+
+def test_checkpoint_without_teachers_is_refused(uninterrupted, make_args, tmp_path):
+    message, checkpoint = resume_error(
+        uninterrupted, make_args, tmp_path, change=lambda folder: (folder / TEACHER_STATE_NAME).unlink()
+    )
+    assert message == (
+        f"The checkpoint {checkpoint} must contain `teacher_state.safetensors`, found none: it was saved by another "
+        "Trainer or with `save_only_model=True`, and without its teacher memory the run would silently become another "
+        "one. Resume from a checkpoint with teacher memory, or start a new run from the checkpoint's model."
+    )
+
+
+def test_stock_checkpoint_is_refused(make_args, tmp_path):
+    args = make_args(output_dir=str(tmp_path / "stock"), save_strategy="epoch")
+    Trainer(model=make_model(), args=args, train_dataset=make_examples(14)).train()
+    trainer = make_trainer(make_args, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"must contain `teacher_state\.safetensors`, found none"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "stock" / "checkpoint-4"))
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "was", "now"),
+    [
+        ({"config": LSTSDConfig(mini_generation_epochs=3)}, "mini_generation_epochs", 2, 3),
+        ({"config": LSTSDConfig(lambda_short=2.0, mini_generation_epochs=2)}, "lambda_short", 1.0, 2.0),
+        ({"dataset": make_examples(15)}, "num_examples", 14, 15),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(uninterrupted, make_args, tmp_path, options, field, was, now):
+    message, checkpoint = resume_error(uninterrupted, make_args, tmp_path, **options)
+    assert message == (
+        f"`{field}` must be what it was when {checkpoint / TEACHER_STATE_NAME} was saved: it was {was!r}, now it is "
+        f"{now!r}. Resume with the same data and settings, or start a new run."
+    )
+
+
+def test_state_of_another_step_is_refused(uninterrupted, make_args, tmp_path):
+    def swap(folder):
+        source = Path(uninterrupted.args.output_dir) / "checkpoint-11" / TEACHER_STATE_NAME
+        shutil.copy(source, folder / TEACHER_STATE_NAME)
+
+    message, _ = resume_error(uninterrupted, make_args, tmp_path, change=swap)
+    assert message.startswith("`global_step` must be what it was")
+    assert "it was 11, now it is 10." in message
+
+
+def test_reordered_data_is_refused(make_args, tmp_path):
+    data = datasets.Dataset.from_list(make_examples(14))
+    make_trainer(make_args, tmp_path / "first", dataset=data, max_steps=9).train()
+    trainer = make_trainer(make_args, tmp_path / "second", dataset=data.select(range(13, -1, -1)), max_steps=9)
+    with pytest.raises(ValueError, match="`labels_sha256` must be what it was"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-6"))
+
+
+def test_vanilla_checkpoints_are_stock(make_args, tmp_path):
+    trainer = make_trainer(make_args, tmp_path, config=NoTeacherConfig(), max_steps=2)
+    trainer.train()
+    assert not (tmp_path / "checkpoint-2" / TEACHER_STATE_NAME).exists()
+    make_trainer(make_args, tmp_path, config=NoTeacherConfig(), max_steps=2).train(resume_from_checkpoint=True)
+
+
+def test_no_temporary_file_is_left(uninterrupted):
+    folder = Path(uninterrupted.args.output_dir) / "checkpoint-10"
+    assert (folder / TEACHER_STATE_NAME).is_file()
+    assert not list(folder.glob("*.tmp")) + list(folder.glob(".*.tmp"))
+    assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 10

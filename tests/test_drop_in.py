@@ -1,0 +1,280 @@
+"""Scripts written for stock `Trainer`, with one word changed."""
+
+import datasets
+import pytest
+import torch
+from transformers import (
+    BatchEncoding,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from lstsd_hf import DistillationTerm, LSTSDTrainer, SelfDistillationMixin, Teacher
+from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
+
+from .conftest import make_examples
+
+
+class TorchDataset(torch.utils.data.Dataset):
+    """A data set as in many scripts: items are dicts of tensors, with a column that the model does not know."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        return {"input_ids": torch.tensor(row["input_ids"]), "labels": row["labels"], "text": f"row {index}"}
+
+
+def tokenizer():
+    vocabulary = {"[PAD]": 0, **{f"w{index}": index for index in range(1, 60)}}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[PAD]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
+
+
+def ragged_rows():
+    return [{**row, "input_ids": row["input_ids"][: 3 + index % 5]} for index, row in enumerate(make_examples(10))]
+
+
+def collate_strings(features):
+    """A custom collator that reads a column of its own."""
+    assert all(feature["text"].startswith("row") for feature in features)
+    return {
+        "input_ids": torch.stack([feature["input_ids"] for feature in features]),
+        "labels": torch.tensor([feature["labels"] for feature in features]),
+    }
+
+
+def collate_pairs(features):
+    """A custom collator for items that are tuples."""
+    return {
+        "input_ids": torch.tensor([tokens for tokens, _ in features]),
+        "labels": torch.tensor([label for _, label in features]),
+    }
+
+
+def collate_encoding(features):
+    """A custom collator that returns a BatchEncoding."""
+    return BatchEncoding({name: torch.tensor([row[name] for row in features]) for name in ("input_ids", "labels")})
+
+
+def hub_rows():
+    return datasets.Dataset.from_list([{**row, "text": "unused", "idx": 1} for row in ragged_rows()])
+
+
+SCRIPTS = {
+    "torch-dataset": lambda: {"train_dataset": TorchDataset(make_examples(10))},
+    "torch-dataset-all-columns": lambda: {
+        "train_dataset": TorchDataset(make_examples(10)),
+        "data_collator": collate_strings,
+        "args": {"remove_unused_columns": False},
+    },
+    "datasets-padding": lambda: {
+        "train_dataset": hub_rows(),
+        "data_collator": DataCollatorWithPadding(tokenizer()),
+    },
+    "datasets-processing-class": lambda: {"train_dataset": hub_rows(), "processing_class": tokenizer()},
+    "datasets-all-columns": lambda: {
+        "train_dataset": hub_rows().remove_columns(["text", "idx"]),
+        "data_collator": DataCollatorWithPadding(tokenizer()),
+        "args": {"remove_unused_columns": False},
+    },
+    "datasets-length-grouping": lambda: {
+        "train_dataset": hub_rows().map(lambda row: {"length": len(row["input_ids"])}),
+        "data_collator": DataCollatorWithPadding(tokenizer()),
+        "args": {"train_sampling_strategy": "group_by_length"},
+    },
+    "tuples": lambda: {
+        "train_dataset": [(row["input_ids"], row["labels"]) for row in make_examples(10)],
+        "data_collator": collate_pairs,
+        "args": {"remove_unused_columns": False},
+    },
+    "batch-encoding": lambda: {"train_dataset": make_examples(10), "data_collator": collate_encoding},
+    "batch-of-one": lambda: {"train_dataset": make_examples(10), "args": {"per_device_train_batch_size": 1}},
+    "last-batch-of-one": lambda: {"train_dataset": make_examples(9)},
+    "workers": lambda: {"train_dataset": make_examples(10), "args": {"dataloader_num_workers": 2}},
+    "label-smoothing": lambda: {"train_dataset": make_examples(10), "args": {"label_smoothing_factor": 0.1}},
+    "torch-format": lambda: {"train_dataset": datasets.Dataset.from_list(make_examples(10)).with_format("torch")},
+    "subset": lambda: {"train_dataset": torch.utils.data.Subset(make_examples(20), range(0, 20, 2))},
+}
+
+
+def run(trainer_class, model, make_args, script):
+    options = SCRIPTS[script]()
+    arguments = make_args(**{"learning_rate": 1e-2, **options.pop("args", {})})
+    assert arguments.num_train_epochs == 3  # Trainer's default
+    trainer = trainer_class(model=model, args=arguments, **options)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_one_word_swap(tiny_model, make_args, script):
+    stock = run(Trainer, tiny_model, make_args, script)
+    trainer = run(LSTSDTrainer, tiny_model, make_args, script)
+    assert trainer.state.global_step == stock.state.global_step
+    assert trainer.teacher.distilled_steps == trainer.state.global_step * 2 // 3
+    assert trainer.teacher.memory.coverage() == 1.0
+    divergences = [entry["loss_short"] for entry in trainer.state.log_history if "loss_short" in entry]
+    assert max(divergences) > 0
+
+
+def test_the_stored_rows_belong_to_their_examples(tiny_model, make_args):
+    """With a frozen model without dropout each row must be the model's own output for that example."""
+    for module in tiny_model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    data = hub_rows()
+    trainer = LSTSDTrainer(
+        model=tiny_model,
+        args=make_args(learning_rate=0.0),
+        train_dataset=data,
+        data_collator=DataCollatorWithPadding(tokenizer()),
+    )
+    trainer.train()
+    expected = trainer.predict(data).predictions
+    torch.testing.assert_close(
+        trainer.teacher.memory.short_term_logits, torch.tensor(expected), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_ones_own_trainer_subclass(tiny_model, make_args):
+    class Mine(Trainer):
+        seen = 0
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            assert "example_index" not in inputs
+            self.seen += 1
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            return (2 * loss, outputs) if return_outputs else 2 * loss
+
+    class MineDistilled(SelfDistillationMixin, Mine):
+        pass
+
+    trainer = MineDistilled(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
+    trainer.train()
+    assert trainer.seen == 6
+    assert trainer.teacher.distilled_steps == 4
+
+
+def test_ones_own_teacher(tiny_model, make_args):
+    class LastSeen(Teacher):
+        """Distils what the model said when it last saw the example."""
+
+        def __init__(self, weight):
+            self.weight = weight
+
+        def reset(self, num_examples):
+            self.logits = None
+            self.num_examples = num_examples
+
+        def loss_terms(self, batch):
+            if self.logits is None:
+                return {}
+            targets = teacher_log_probs(self.logits[batch.indices])
+            return {"last_seen": DistillationTerm(kl_student_teacher(batch.student_logits, targets), self.weight)}
+
+        def observe(self, batch):
+            if self.logits is None:
+                self.logits = batch.student_logits.new_zeros(self.num_examples, batch.student_logits.size(1))
+            self.logits[batch.indices] = batch.student_logits.detach()
+
+    trainer = LSTSDTrainer(
+        model=tiny_model, args=make_args(), train_dataset=make_examples(8), teacher=LastSeen(weight=0.5)
+    )
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss_last_seen" in entry]
+    assert len(logs) == 5
+    assert logs[-1]["loss"] == pytest.approx(logs[-1]["loss_base"] + 0.5 * logs[-1]["loss_last_seen"])
+
+
+def test_events_reach_the_teacher_in_order(tiny_model, make_args):
+    class Diary(Teacher):
+        def __init__(self):
+            self.events = []
+
+        def reset(self, num_examples):
+            self.events.append(("reset", num_examples))
+
+        def on_train_begin(self, plan):
+            self.events.append(("train_begin", plan.num_epochs, plan.steps_per_epoch, plan.max_steps))
+
+        def on_epoch_begin(self, progress):
+            self.events.append(("epoch_begin", progress.epoch))
+
+        def loss_terms(self, batch):
+            self.events.append("loss_terms")
+            return {}
+
+        def observe(self, batch):
+            self.events.append("observe")
+
+        def on_step_end(self, progress):
+            self.events.append(("step_end", progress.epoch, progress.global_step))
+
+        def on_train_end(self, progress):
+            self.events.append(("train_end", progress.epoch))
+
+    trainer = LSTSDTrainer(
+        model=tiny_model,
+        args=make_args(num_train_epochs=2, gradient_accumulation_steps=2, eval_strategy="epoch"),
+        train_dataset=make_examples(12),
+        eval_dataset=make_examples(4),
+        teacher=Diary(),
+    )
+    trainer.train()
+    micro_batch = ["loss_terms", "observe"]
+    assert trainer.teacher.events == [
+        ("reset", 12),
+        ("train_begin", 2, 2, 4),
+        ("epoch_begin", 0),
+        *micro_batch * 2,
+        ("step_end", 0, 1),
+        *micro_batch,
+        ("step_end", 0, 2),
+        ("epoch_begin", 1),
+        *micro_batch * 2,
+        ("step_end", 1, 3),
+        *micro_batch,
+        ("step_end", 1, 4),
+        ("train_end", 2),
+    ]
+
+
+def test_early_stopping_within_an_epoch_commits_what_was_seen(tiny_model, make_args):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 5
+
+    trainer = LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=make_examples(12), callbacks=[Stop()])
+    trainer.train()
+    assert trainer.teacher.memory.epoch == 2
+    assert trainer.teacher.memory.coverage() == 1.0
+
+
+def test_auto_find_batch_size_starts_with_an_empty_memory(tiny_model, make_args):
+    class OutOfMemoryOnce(Trainer):
+        failed = False
+
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            if not self.failed and self.state.global_step == 2:
+                self.failed = True
+                raise RuntimeError("CUDA out of memory.")
+            return loss
+
+    class Mixed(SelfDistillationMixin, OutOfMemoryOnce):
+        pass
+
+    trainer = Mixed(model=tiny_model, args=make_args(auto_find_batch_size=True), train_dataset=make_examples(12))
+    trainer.train()
+    assert trainer.failed
+    assert trainer.teacher.memory.epoch == 3
+    assert trainer.teacher.distilled_steps == trainer.state.global_step * 2 // 3

@@ -1,0 +1,124 @@
+import random
+
+import pytest
+import torch
+
+from lstsd_hf import TeacherMemory
+
+
+class NaiveMemory:
+    """The same rules with dicts and loops."""
+
+    def __init__(self):
+        self.short, self.long, self.staged = {}, {}, {}
+
+    def stage(self, indices, logits):
+        for index, row in zip(indices.tolist(), logits.tolist(), strict=True):
+            if all(abs(value) != float("inf") and value == value for value in row):
+                self.staged.setdefault(index, []).append(row)
+
+    def transition(self, begins_mini_generation):
+        for index, rows in self.staged.items():
+            mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+            self.short[index] = mean
+            if begins_mini_generation:
+                self.long[index] = mean
+        self.staged = {}
+
+
+def assert_equal_tables(memory, naive):
+    for logits, written, expected in (
+        (memory.short_term_logits, memory.short_term_written, naive.short),
+        (memory.long_term_logits, memory.long_term_written, naive.long),
+    ):
+        assert written.nonzero().flatten().tolist() == sorted(expected)
+        for index, row in expected.items():
+            torch.testing.assert_close(logits[index], torch.tensor(row, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_equals_naive_memory_with_repeats_gaps_and_non_finite_rows(length):
+    rng = random.Random(length)
+    torch.manual_seed(length)
+    memory, naive = TeacherMemory(20, 3, dtype=torch.float64), NaiveMemory()
+    for epoch in range(1, 9):
+        for _ in range(4):
+            indices = torch.tensor(rng.choices(range(20), k=5))
+            logits = torch.randn(5, 3, dtype=torch.float64)
+            if rng.random() < 0.3:
+                logits[rng.randrange(5), 0] = rng.choice([float("nan"), float("inf")])
+            memory.stage(indices, logits)
+            naive.stage(indices, logits)
+        memory.transition(epoch, epoch % length == 0)
+        naive.transition(epoch % length == 0)
+        assert_equal_tables(memory, naive)
+
+
+def test_nothing_staged_is_read_before_the_transition():
+    memory = TeacherMemory(4, 2)
+    memory.stage(torch.tensor([1]), torch.tensor([[5.0, -5.0]]))
+    logits, written = memory.read_short_term(torch.tensor([0, 1]))
+    assert not written.any()
+    assert not logits.any()
+    memory.transition(1, begins_mini_generation=False)
+    logits, written = memory.read_short_term(torch.tensor([0, 1]))
+    assert written.tolist() == [False, True]
+    assert logits[1].tolist() == [5.0, -5.0]
+    assert not memory.read_long_term(torch.tensor([1]))[1].any()
+    assert memory.coverage() == 0.25
+
+
+def test_transition_is_idempotent_and_in_order():
+    memory = TeacherMemory(2, 2)
+    memory.transition(0, True)
+    memory.stage(torch.tensor([0]), torch.tensor([[1.0, 2.0]]))
+    memory.transition(1, True)
+    memory.stage(torch.tensor([0]), torch.tensor([[9.0, 9.0]]))
+    memory.transition(1, True)
+    assert memory.short_term_logits[0].tolist() == [1.0, 2.0]
+    memory.transition(2, False)
+    assert memory.short_term_logits[0].tolist() == [9.0, 9.0]
+    assert memory.long_term_logits[0].tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match=r"`epoch` must be 2 .* or 3 \(the next one\), got 5\."):
+        memory.transition(5, False)
+
+
+def test_state_dict_restores_everything_in_the_middle_of_an_epoch():
+    memory = TeacherMemory(6, 2)
+    memory.stage(torch.arange(4), torch.randn(4, 2))
+    memory.transition(1, True)
+    memory.stage(torch.arange(2, 5), torch.randn(3, 2))
+    state = {name: value.clone() if torch.is_tensor(value) else value for name, value in memory.state_dict().items()}
+    copy = TeacherMemory.from_state_dict(state)
+    for item in (memory, copy):
+        item.transition(2, False)
+    for name, value in memory.state_dict().items():
+        other = copy.state_dict()[name]
+        assert torch.equal(value, other) if torch.is_tensor(value) else value == other
+
+
+def test_gradient_does_not_enter_the_memory():
+    memory = TeacherMemory(2, 2)
+    memory.stage(torch.tensor([0, 1]), torch.randn(2, 2, requires_grad=True))
+    memory.transition(1, True)
+    assert not memory.short_term_logits.requires_grad
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+@pytest.mark.parametrize("call", ["stage", "read_short_term", "read_long_term"])
+def test_index_out_of_range(index, call):
+    memory = TeacherMemory(3, 2)
+    arguments = (torch.tensor([0, index]),) + ((torch.zeros(2, 2),) if call == "stage" else ())
+    with pytest.raises(IndexError) as error:
+        getattr(memory, call)(*arguments)
+    assert str(error.value) == (
+        f"`example_index` must be between 0 and 2 (the training set has 3 examples), got {index}. The index is a "
+        "position in the training set; do not change the data set while training."
+    )
+
+
+def test_wrong_shapes():
+    with pytest.raises(ValueError, match=r"`num_labels` must be at least 1, got 0\."):
+        TeacherMemory(3, 0)
+    with pytest.raises(ValueError, match=r"\(batch_size, num_labels\) = \(2, 2\), got \(2, 3\)\."):
+        TeacherMemory(3, 2).stage(torch.tensor([0, 1]), torch.zeros(2, 3))
