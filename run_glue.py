@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Fine-tunes a classifier on a GLUE task, or on one's own CSV or JSON files, with a method of self-distillation.
 
-    python run_glue.py --task rte --method lstsd
-    python run_glue.py --task rte --method vanilla lstsd --demo
+python run_glue.py --task rte --method lstsd
+python run_glue.py --task rte --method vanilla lstsd --demo
 """
 
 import argparse

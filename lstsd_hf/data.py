@@ -76,9 +76,9 @@ class ExampleIndexCollator:
             ValueError: If the inner collator's batch has that key already.
         """
         indices = [feature.index for feature in features]
-        for index in indices:
-            if not 0 <= index < self.num_examples:
-                raise index_out_of_range(index, self.num_examples)
+        low, high = min(indices), max(indices)
+        if low < 0 or high >= self.num_examples:
+            raise index_out_of_range(low if low < 0 else high, self.num_examples)
         batch = self.collator([feature.example for feature in features])
         if not isinstance(batch, Mapping):
             raise TypeError(

@@ -18,14 +18,14 @@ def teacher_log_probs(teacher_logits: Tensor, temperature: float = 1.0, floor: f
     exceed one by at most `num_labels * floor`.
 
     Args:
-        teacher_logits: Stored student outputs, logits of shape `(batch_size, num_labels)`.
+        teacher_logits: Stored student outputs, logits of shape `(…, num_labels)`.
         temperature: Softmax temperature T, positive.
         floor: Lower bound of every teacher probability; 0 keeps the teacher as it is.
 
     Returns:
-        Log-probabilities of shape `(batch_size, num_labels)`.
+        Log-probabilities of the same shape.
     """
-    log_probs = torch.log_softmax(teacher_logits / temperature, dim=-1)
+    log_probs = _log_softmax(teacher_logits, temperature)
     return log_probs.clamp(min=math.log(floor)) if floor > 0 else log_probs
 
 
@@ -36,13 +36,14 @@ def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temper
 
     Args:
         student_logits: Logits of shape `(batch_size, num_labels)`, with gradient.
-        teacher_log_probs: Log-probabilities at the same temperature, `(batch_size, num_labels)`.
+        teacher_log_probs: Log-probabilities at the same temperature, `(batch_size, num_labels)`, or several teachers
+            stacked, `(num_teachers, batch_size, num_labels)`.
         temperature: Softmax temperature of the student.
 
     Returns:
-        One divergence for each example, shape `(batch_size,)`.
+        One divergence for each example, shape `(batch_size,)` or `(num_teachers, batch_size)`.
     """
-    student_log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
+    student_log_probs = _log_softmax(student_logits, temperature)
     return (student_log_probs.exp() * (student_log_probs - teacher_log_probs)).sum(dim=-1)
 
 
@@ -51,8 +52,12 @@ def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temper
 
     Arguments and return value are those of `kl_student_teacher`.
     """
-    student_log_probs = torch.log_softmax(student_logits / temperature, dim=-1)
+    student_log_probs = _log_softmax(student_logits, temperature)
     return (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
 KL_DIRECTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {

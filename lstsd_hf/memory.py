@@ -1,23 +1,8 @@
-"""The teachers of every training example: three tables of student outputs, and the one transition between epochs."""
-
-from dataclasses import dataclass
+"""The teachers of every training example: tables of student outputs, and the one transition between epochs."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-
-@dataclass
-class _Table:
-    """Rows of logits `(num_examples, num_labels)` and which of them were ever written, `(num_examples,)`."""
-
-    logits: Tensor
-    written: Tensor
-
-    def commit(self, rows: Tensor, fresh: Tensor) -> None:
-        """Overwrites the rows where `fresh` is true; the others keep their older teacher."""
-        self.logits.copy_(torch.where(fresh.unsqueeze(-1), rows, self.logits))
-        self.written |= fresh
 
 
 class TeacherMemory:
@@ -35,6 +20,8 @@ class TeacherMemory:
 
     Attributes:
         epoch: Index of the epoch that the tables are ready for (from 0).
+        coverage: Share of the training examples that have a short-term teacher, from 0 to 1.
+        is_complete: Whether every example has both teachers.
     """
 
     def __init__(
@@ -50,60 +37,52 @@ class TeacherMemory:
         self.num_examples = num_examples
         self.num_labels = num_labels
         self.epoch = 0
-
-        def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
-            return torch.zeros(*shape, dtype=dtype, device=device)
-
-        def table() -> _Table:
-            return _Table(zeros(num_examples, num_labels, dtype=dtype), zeros(num_examples, dtype=torch.bool))
-
-        self._short, self._long = table(), table()
-        # Sums and counts rather than rows: a repeated example (a sampler's refill, another process) is averaged.
-        self._staged_sum = zeros(num_examples, num_labels, dtype=dtype)
-        self._staged_count = zeros(num_examples, dtype=dtype)
+        # Short-term table first, long-term table second: one read serves both.
+        self._logits = torch.zeros(2, num_examples, num_labels, dtype=dtype, device=device)
+        self._written = torch.zeros(2, num_examples, dtype=torch.bool, device=device)
+        # Sums of logits and, in the last column, their count: a repeated example (a sampler's refill, another process)
+        # is averaged.
+        self._staged = torch.zeros(num_examples, num_labels + 1, dtype=dtype, device=device)
+        self._measure_coverage()
 
     @property
     def short_term_logits(self) -> Tensor:
         """Each example's output in the previous epoch, `(num_examples, num_labels)`; zeros where never written."""
-        return self._short.logits
+        return self._logits[0]
 
     @property
     def short_term_written(self) -> Tensor:
         """Which examples have a short-term teacher, bool `(num_examples,)`."""
-        return self._short.written
+        return self._written[0]
 
     @property
     def long_term_logits(self) -> Tensor:
         """Each example's output in the last epoch of the previous mini-generation; zeros where never written."""
-        return self._long.logits
+        return self._logits[1]
 
     @property
     def long_term_written(self) -> Tensor:
         """Which examples have a long-term teacher, bool `(num_examples,)`."""
-        return self._long.written
+        return self._written[1]
 
-    def read_short_term(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Short-term teachers of some examples.
+    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Both teachers of some examples.
 
         Args:
             indices: Example indices, int64 `(batch_size,)`.
 
         Returns:
-            Logits `(batch_size, num_labels)` and the written-mask, bool `(batch_size,)`.
+            Logits `(2, batch_size, num_labels)` and the written-mask, bool `(2, batch_size)`; short-term first.
 
         Raises:
-            IndexError: If an index is out of range (checked for indices on the CPU; on an accelerator the check would
-                stall the device, and `ExampleIndexCollator` has made it already).
+            IndexError: If an index is out of range. On an accelerator the check would stall the device; there
+                `ExampleIndexCollator` has made it.
         """
-        return self._read(self._short, indices)
-
-    def read_long_term(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Long-term teachers of some examples; see `read_short_term`."""
-        return self._read(self._long, indices)
-
-    def _read(self, table: _Table, indices: Tensor) -> tuple[Tensor, Tensor]:
-        self._check_indices(indices)
-        return table.logits[indices], table.written[indices]
+        try:
+            return self._logits.index_select(1, indices), self._written.index_select(1, indices)
+        except (IndexError, RuntimeError):
+            self._check_indices(indices)
+            raise
 
     def stage(self, indices: Tensor, logits: Tensor) -> None:
         """Keeps a batch of student outputs for the next transition. Rows that are not finite are passed over.
@@ -113,19 +92,23 @@ class TeacherMemory:
             logits: Student outputs, `(batch_size, num_labels)`; the gradient is not kept.
 
         Raises:
-            IndexError: As in `read_short_term`.
+            IndexError: As in `read`.
             ValueError: If `logits` is not of shape `(batch_size, num_labels)`.
         """
-        self._check_indices(indices)
         if logits.shape != (len(indices), self.num_labels):
             raise ValueError(
                 f"`logits` must have the shape (batch_size, num_labels) = ({len(indices)}, {self.num_labels}), "
                 f"got {tuple(logits.shape)}."
             )
-        logits = logits.detach().to(self._staged_sum.dtype)
-        finite = logits.isfinite().all(dim=-1)
-        self._staged_sum.index_add_(0, indices, logits.masked_fill(~finite.unsqueeze(-1), 0.0))
-        self._staged_count.index_add_(0, indices, finite.to(self._staged_count.dtype))
+        logits = logits.detach()
+        # Infinity minus itself is not a number, so this is false for both; `isfinite` takes three times as long.
+        finite = (logits - logits == 0).all(dim=-1, keepdim=True)
+        rows = torch.nn.functional.pad(logits, (0, 1), value=1.0)
+        try:
+            self._staged.index_add_(0, indices, torch.where(finite, rows, 0.0).to(self._staged.dtype))
+        except (IndexError, RuntimeError):
+            self._check_indices(indices)
+            raise
 
     def transition(self, epoch: int, begins_mini_generation: bool) -> None:
         """Makes the tables ready for `epoch`: staged rows become the short-term teachers, and the long-term ones too
@@ -147,30 +130,23 @@ class TeacherMemory:
                 f"`epoch` must be {self.epoch} (the epoch that the teacher memory is ready for) or {self.epoch + 1} "
                 f"(the next one), got {epoch}. Was a checkpoint of another run loaded?"
             )
-        total, count = self._merged_staging()
+        staged = self._merged_staging()
+        count = staged[:, -1:]
         fresh = count > 0
-        rows = total / count.clamp(min=1).unsqueeze(-1)
-        self._short.commit(rows, fresh)
-        if begins_mini_generation:
-            self._long.commit(rows, fresh)
-        self._staged_sum.zero_()
-        self._staged_count.zero_()
+        tables = slice(0, 2) if begins_mini_generation else slice(0, 1)
+        # Rows that were not visited keep their older teacher.
+        self._logits[tables] = torch.where(fresh, staged[:, :-1] / count.clamp(min=1), self._logits[tables])
+        self._written[tables] |= fresh.squeeze(-1)
+        self._staged.zero_()
         self.epoch = epoch
-
-    def coverage(self) -> float:
-        """Share of the training examples that have a short-term teacher, from 0 to 1. Waits for the device."""
-        return self._short.written.float().mean().item()
+        self._measure_coverage()
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
-        total, count = self._merged_staging()
         return {
-            "short_term_logits": self._short.logits,
-            "short_term_written": self._short.written,
-            "long_term_logits": self._long.logits,
-            "long_term_written": self._long.written,
-            "staged_sum": total,
-            "staged_count": count,
+            "logits": self._logits,
+            "written": self._written,
+            "staged": self._merged_staging(),
             "epoch": self.epoch,
         }
 
@@ -178,35 +154,32 @@ class TeacherMemory:
     def from_state_dict(cls, state: dict[str, Tensor | int], device: torch.device | str = "cpu") -> "TeacherMemory":
         """Rebuilds a memory from `state_dict()`. Of several processes only the first takes over the staged rows, so
         that the next merge counts them once."""
-        num_examples, num_labels = state["short_term_logits"].shape
-        memory = cls(num_examples, num_labels, device, state["short_term_logits"].dtype)
-        targets = {
-            "short_term_logits": memory._short.logits,
-            "short_term_written": memory._short.written,
-            "long_term_logits": memory._long.logits,
-            "long_term_written": memory._long.written,
-        }
+        _, num_examples, num_labels = state["logits"].shape
+        memory = cls(num_examples, num_labels, device, state["logits"].dtype)
+        memory._logits.copy_(state["logits"])
+        memory._written.copy_(state["written"])
         if not _is_distributed() or dist.get_rank() == 0:
-            targets |= {"staged_sum": memory._staged_sum, "staged_count": memory._staged_count}
-        for name, target in targets.items():
-            target.copy_(state[name])
+            memory._staged.copy_(state["staged"])
         memory.epoch = state["epoch"]
+        memory._measure_coverage()
         return memory
 
+    def _measure_coverage(self) -> None:
+        # Waits for the device, so once an epoch and not whenever asked.
+        self.coverage, long_term_coverage = self._written.double().mean(dim=1).tolist()
+        self.is_complete = self.coverage == long_term_coverage == 1.0
+
+    def _merged_staging(self) -> Tensor:
+        if not _is_distributed():
+            return self._staged
+        staged = self._staged.clone()
+        dist.all_reduce(staged)
+        return staged
+
     def _check_indices(self, indices: Tensor) -> None:
-        if indices.device.type != "cpu" or not len(indices):
-            return
-        low, high = (int(bound) for bound in torch.aminmax(indices))
+        low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= self.num_examples:
             raise index_out_of_range(low if low < 0 else high, self.num_examples)
-
-    def _merged_staging(self) -> tuple[Tensor, Tensor]:
-        total, count = self._staged_sum, self._staged_count
-        if _is_distributed():
-            total, count = total.clone(), count.clone()
-            dist.all_reduce(total)
-            dist.all_reduce(count)
-        return total, count
 
 
 def index_out_of_range(index: int, num_examples: int) -> IndexError:

@@ -18,7 +18,7 @@ from .teachers import Teacher, TeacherBatch, TeacherConfig, build_teacher
 
 
 class SelfDistillationMixin:
-    """Adds a self-distillation teacher to a `transformers.Trainer` class: `class Mine(SelfDistillationMixin, MyTrainer)`.
+    """Adds a self-distillation teacher to a `Trainer` class: `class Mine(SelfDistillationMixin, MyTrainer)`.
 
     The base loss is whatever the parent's `compute_loss` returns; the teacher's terms are added to it. Evaluation and
     prediction are the parent's. The training data set, the collator and `args` stay as they were given.
@@ -36,10 +36,10 @@ class SelfDistillationMixin:
     | label smoothing, no `**kwargs` | mean over B, then divided by G | mean over B, then divided by G |
     | `compute_loss_func` | opaque; by convention sum over B / N | sum over B / N, times W |
     | an overridden `compute_loss` | opaque; by convention mean over B | mean over B |
-    | the same with `loss_is_scaled_for_ga = True` | opaque; by convention sum over B / N | sum over B / N |
+    | the same, `loss_is_scaled_for_ga = True` | opaque; by convention sum over B / N | sum over B / N |
 
-    Override `reduce_distillation` if your loss follows another rule. The table only matters with accumulation or several
-    processes; otherwise all of its rows are the mean over the batch.
+    Override `reduce_distillation` if your loss follows another rule. The table only matters with accumulation or
+    several processes; otherwise all of its rows are the mean over the batch.
 
     Logged with each training `loss`: `loss_base` and, while the teacher distils, `loss_<term>` without its weight, on
     the same scale, so that `loss = loss_base + Σ weight · loss_<term>`; and the teacher's own numbers.
@@ -66,6 +66,10 @@ class SelfDistillationMixin:
             _check_single_label(getattr(self.model, "config", None))
             if self.train_dataset is not None:
                 check_has_indices(self.train_dataset)
+
+    @property
+    def _parent_compute_loss(self):
+        return super().compute_loss.__func__
 
     # ---- Training data ----
 
@@ -103,8 +107,9 @@ class SelfDistillationMixin:
         inputs, indices = _split_indices(inputs)
         if indices is None:
             raise ValueError(
-                f"A training batch must have the key `{EXAMPLE_INDEX}`, found {sorted(inputs)}. A `get_train_dataloader` "
-                "of your own must build its loader from `self.train_dataset` and `self.data_collator`."
+                f"A training batch must have the key `{EXAMPLE_INDEX}`, found {sorted(inputs)}. A "
+                "`get_train_dataloader` of your own must build its loader from `self.train_dataset` and "
+                "`self.data_collator`."
             )
         # Taken first: label smoothing and `compute_loss_func` pop them from the inputs.
         labels = next((inputs[name] for name in self.label_names if name in inputs), None)
@@ -112,8 +117,8 @@ class SelfDistillationMixin:
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
                 "`compute_loss` must return (loss, outputs) when called with `return_outputs=True`, got "
-                f"{type(result).__name__} from {_owner_of_parent_method(type(self), 'compute_loss')}. The outputs hold "
-                "the student's logits; end it with `return (loss, outputs) if return_outputs else loss`."
+                f"{type(result).__name__} from {self._parent_compute_loss.__qualname__}. The outputs hold the "
+                "student's logits; end it with `return (loss, outputs) if return_outputs else loss`."
             )
         base_loss, outputs = result
         batch = TeacherBatch(inputs, indices, labels, _student_logits(outputs, labels, indices))
@@ -121,7 +126,7 @@ class SelfDistillationMixin:
         parts = {"base": base_loss}
         for name, term in self.teacher.loss_terms(batch).items():
             parts[name] = self.reduce_distillation(term.per_example, num_items_in_batch)
-            loss = loss + term.weight * parts[name]
+            loss = torch.add(loss, parts[name], alpha=term.weight)
         self.teacher.observe(batch)
         self._accumulate(parts, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
@@ -136,7 +141,7 @@ class SelfDistillationMixin:
         Returns:
             A scalar.
         """
-        is_overridden = _owner_of_parent_method(type(self), "compute_loss") is not Trainer
+        is_overridden = self._parent_compute_loss is not Trainer.compute_loss
         if is_overridden:
             divides_by_items = bool(getattr(self, "loss_is_scaled_for_ga", None))
         else:
@@ -164,7 +169,10 @@ class SelfDistillationMixin:
         divisor = 1 if scaled else self.current_gradient_accumulation_steps
         for name, part in parts.items():
             value = part.detach().mean() / divisor
-            self._loss_sums[name] = self._loss_sums[name] + value if name in self._loss_sums else value
+            if name in self._loss_sums:
+                self._loss_sums[name] += value
+            else:
+                self._loss_sums[name] = value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs with the parts of the loss and the teacher's numbers beside each training `loss`."""
@@ -220,7 +228,8 @@ def _split_indices(inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor
 
 
 def _student_logits(outputs: Any, labels: Tensor | None, indices: Tensor) -> Tensor:
-    """The logits `(batch_size, num_labels)` in a model's outputs, at least fp32: a KL in bf16 loses its small values."""
+    """The logits `(batch_size, num_labels)` in a model's outputs, at least fp32: a KL in "
+    "bf16 loses its small values."""
     if isinstance(outputs, Mapping):
         logits = outputs.get("logits")
     else:
@@ -239,9 +248,9 @@ def _student_logits(outputs: Any, labels: Tensor | None, indices: Tensor) -> Ten
         )
     if len(logits) != len(indices):
         raise ValueError(
-            f"The data collator must keep one row for each example: it was given {len(indices)} examples and the model "
-            f"returned {len(logits)} rows. Collators that drop, merge or pack examples cannot be used with sample "
-            "distillation."
+            f"The data collator must keep one row for each example: it was given {len(indices)} examples and the "
+            f"model returned {len(logits)} rows. Collators that drop, merge or pack examples cannot be used with "
+            "sample distillation."
         )
     return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -256,13 +265,7 @@ def _check_single_label(config: Any) -> None:
 
 def _refuse(got: str) -> None:
     raise ValueError(
-        f"Sample distillation needs single-label classification (logits of shape (batch_size, num_labels) with at least "
-        f"2 labels, integer labels of shape (batch_size,)), got {got}. Multi-label, regression, token-level and language "
-        "models are not supported yet; use `teacher=NoTeacherConfig()` for plain fine-tuning."
+        "Sample distillation needs single-label classification (logits of shape (batch_size, num_labels) with at "
+        f"least 2 labels, integer labels of shape (batch_size,)), got {got}. Multi-label, regression, token-level and "
+        "language models are not supported yet; use `teacher=NoTeacherConfig()` for plain fine-tuning."
     )
-
-
-def _owner_of_parent_method(cls: type, name: str) -> type:
-    """The class after `SelfDistillationMixin` in the method resolution order that defines `name`."""
-    order = cls.__mro__
-    return next(base for base in order[order.index(SelfDistillationMixin) + 1 :] if name in vars(base))

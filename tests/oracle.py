@@ -12,7 +12,7 @@ def _kl(student_logits, teacher_logits, temperature, kl_direction, teacher_floor
     if teacher_floor > 0:
         log_z = log_z.clamp(min=math.log(teacher_floor))  # not renormalised
     total = 0.0
-    for log_p_k, log_z_k in zip(log_p, log_z):
+    for log_p_k, log_z_k in zip(log_p, log_z, strict=True):
         if kl_direction == "student_teacher":
             total = total + log_p_k.exp() * (log_p_k - log_z_k)
         elif kl_direction == "teacher_student":
@@ -57,14 +57,14 @@ def train_algorithm_1(
             size = len(indices)
 
             loss = 0.0
-            for row, label in zip(logits, labels.tolist()):
+            for row, label in zip(logits, labels.tolist(), strict=True):
                 loss = loss - torch.log_softmax(row, dim=-1)[label] / size
 
             if epoch >= mini_generation_epochs:  # m > 1
                 for weight, teachers in ((lambda_long, long), (lambda_short, short)):
                     if weight == 0:
                         continue
-                    for index, row in zip(indices, logits):
+                    for index, row in zip(indices, logits, strict=True):
                         if index in teachers:  # a sample without a teacher contributes 0
                             kl = _kl(row, teachers[index], temperature, kl_direction, teacher_floor)
                             loss = loss + weight * kl_scale * kl / size
@@ -77,7 +77,7 @@ def train_algorithm_1(
                 scheduler.step()
             model.zero_grad()
 
-            for index, row in zip(indices, logits):  # the forward made before the update
+            for index, row in zip(indices, logits, strict=True):  # the forward made before the update
                 drawn.setdefault(index, []).append(row.detach().clone())
 
         epochs_done = epoch + 1

@@ -35,7 +35,7 @@ def one_process(tmp_path_factory):
     return launch(tmp_path_factory.mktemp("one") / "run")[0]
 
 
-TABLES = ("short_term_logits", "short_term_written", "long_term_logits", "long_term_written")
+TABLES = ("logits", "written", "staged")
 
 
 @pytest.mark.parametrize("training", ["trained", "frozen"])
@@ -43,8 +43,7 @@ def test_both_ranks_end_with_the_same_complete_tables(two_processes, training):
     first, second = (rank[training] for rank in two_processes)
     for name in TABLES:
         assert torch.equal(first[name], second[name]), name
-    assert first["short_term_written"].all()
-    assert first["long_term_written"].all()
+    assert first["written"].all()
     assert first["epoch"] == second["epoch"] == 6
     assert first["distilled_steps"] == second["distilled_steps"] == 8
     assert_same_weights(first["weights"], second["weights"])
@@ -53,9 +52,7 @@ def test_both_ranks_end_with_the_same_complete_tables(two_processes, training):
 def test_two_processes_store_what_one_stores(two_processes, one_process):
     """With a frozen model without dropout every process must store the same output for an example."""
     for name in TABLES:
-        torch.testing.assert_close(
-            two_processes[0]["frozen"][name], one_process["frozen"][name], rtol=1e-5, atol=1e-6
-        )
+        torch.testing.assert_close(two_processes[0]["frozen"][name], one_process["frozen"][name], rtol=1e-5, atol=1e-6)
 
 
 def test_logs_are_the_mean_over_processes(two_processes):

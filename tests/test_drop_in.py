@@ -3,6 +3,7 @@
 import datasets
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BatchEncoding,
     DataCollatorWithPadding,
@@ -10,7 +11,6 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lstsd_hf import DistillationTerm, LSTSDTrainer, SelfDistillationMixin, Teacher
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
@@ -121,7 +121,7 @@ def test_one_word_swap(tiny_model, make_args, script):
     trainer = run(LSTSDTrainer, tiny_model, make_args, script)
     assert trainer.state.global_step == stock.state.global_step
     assert trainer.teacher.distilled_steps == trainer.state.global_step * 2 // 3
-    assert trainer.teacher.memory.coverage() == 1.0
+    assert trainer.teacher.memory.coverage == 1.0
     divergences = [entry["loss_short"] for entry in trainer.state.log_history if "loss_short" in entry]
     assert max(divergences) > 0
 
@@ -140,9 +140,7 @@ def test_the_stored_rows_belong_to_their_examples(tiny_model, make_args):
     )
     trainer.train()
     expected = trainer.predict(data).predictions
-    torch.testing.assert_close(
-        trainer.teacher.memory.short_term_logits, torch.tensor(expected), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(trainer.teacher.memory.short_term_logits, torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_ones_own_trainer_subclass(tiny_model, make_args):
@@ -256,7 +254,7 @@ def test_early_stopping_within_an_epoch_commits_what_was_seen(tiny_model, make_a
     trainer = LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=make_examples(12), callbacks=[Stop()])
     trainer.train()
     assert trainer.teacher.memory.epoch == 2
-    assert trainer.teacher.memory.coverage() == 1.0
+    assert trainer.teacher.memory.coverage == 1.0
 
 
 def test_auto_find_batch_size_starts_with_an_empty_memory(tiny_model, make_args):

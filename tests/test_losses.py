@@ -81,6 +81,4 @@ def test_gradients_by_hand():
     torch.testing.assert_close(reverse, (log_p.exp() - log_z.exp()) / temperature)
     value = kl_student_teacher(student, log_z, temperature)
     literal = torch.autograd.grad(value.sum(), student)[0]
-    torch.testing.assert_close(
-        literal, log_p.exp() * ((log_p - log_z) - value.detach().unsqueeze(-1)) / temperature
-    )
+    torch.testing.assert_close(literal, log_p.exp() * ((log_p - log_z) - value.detach().unsqueeze(-1)) / temperature)

@@ -57,15 +57,16 @@ def test_equals_naive_memory_with_repeats_gaps_and_non_finite_rows(length):
 def test_nothing_staged_is_read_before_the_transition():
     memory = TeacherMemory(4, 2)
     memory.stage(torch.tensor([1]), torch.tensor([[5.0, -5.0]]))
-    logits, written = memory.read_short_term(torch.tensor([0, 1]))
+    logits, written = memory.read(torch.tensor([0, 1]))
     assert not written.any()
     assert not logits.any()
     memory.transition(1, begins_mini_generation=False)
-    logits, written = memory.read_short_term(torch.tensor([0, 1]))
-    assert written.tolist() == [False, True]
-    assert logits[1].tolist() == [5.0, -5.0]
-    assert not memory.read_long_term(torch.tensor([1]))[1].any()
-    assert memory.coverage() == 0.25
+    logits, written = memory.read(torch.tensor([0, 1]))
+    assert written.tolist() == [[False, True], [False, False]]
+    assert logits[0, 1].tolist() == [5.0, -5.0]
+    assert not logits[1].any()
+    assert not memory.is_complete
+    assert memory.coverage == 0.25
 
 
 def test_transition_is_idempotent_and_in_order():
@@ -105,7 +106,7 @@ def test_gradient_does_not_enter_the_memory():
 
 
 @pytest.mark.parametrize("index", [-1, 3])
-@pytest.mark.parametrize("call", ["stage", "read_short_term", "read_long_term"])
+@pytest.mark.parametrize("call", ["stage", "read"])
 def test_index_out_of_range(index, call):
     memory = TeacherMemory(3, 2)
     arguments = (torch.tensor([0, index]),) + ((torch.zeros(2, 2),) if call == "stage" else ())

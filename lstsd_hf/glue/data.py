@@ -1,6 +1,10 @@
 """Loading a task's splits: from the hub, from GLUE's TSV files, generated, or from one's own CSV and JSON files."""
 
+import csv
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 from datasets import Dataset, DatasetDict, load_dataset
 
@@ -33,10 +37,10 @@ def load_task(task: GlueTask, source: str) -> DatasetDict:
 
 
 def load_files(train_file: str, validation_file: str, test_file: str | None = None) -> tuple[GlueTask, DatasetDict]:
-    """One's own data from CSV or JSON-lines files with a column `label` and one or two columns of text before others.
+    """One's own data: CSV with a header or JSON lines, with a column `label` and one or two columns of text.
 
     Args:
-        train_file: Path of the training split.
+        train_file: Path of the training split; its first two columns beside `label` and `idx` are the texts.
         validation_file: Path of the validation split.
         test_file: Path of an unlabelled split to predict.
 
@@ -47,27 +51,27 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
         InputError: If a file is missing, empty or malformed, or has a label unknown to the training split.
     """
     paths = {"train": train_file, "validation": validation_file, "test": test_file}
-    splits = {name: _read_file(Path(path)) for name, path in paths.items() if path is not None}
-    text_columns = tuple(name for name in splits["train"].column_names if name not in ("label", "idx"))[:2]
+    files = {name: _read_file(Path(path)) for name, path in paths.items() if path is not None}
+    _, first_row = files["train"][0]
+    text_columns = tuple(name for name in first_row if name not in ("label", "idx"))[:2]
     if not text_columns:
-        raise InputError(f"{train_file} must have a column of text beside `label`, got {splits['train'].column_names}.")
-    for name, rows in splits.items():
-        missing = {*text_columns, *(["label"] if name != "test" else [])} - set(rows.column_names)
-        if missing:
-            raise InputError(f"{paths[name]} must have the columns {sorted(missing)}, got {rows.column_names}.")
-    label_names = tuple(str(label) for label in sorted(set(splits["train"]["label"])))
+        raise InputError(f"{train_file} must have a column of text beside `label`, got {sorted(first_row)}.")
+    for name, rows in files.items():
+        for line, row in rows:
+            missing = {*text_columns, *(["label"] if name != "test" else [])} - row.keys()
+            if missing:
+                raise InputError(f"{paths[name]}, line {line}: columns {sorted(missing)} missing, got {sorted(row)}.")
+    label_names = tuple(sorted({str(row["label"]) for _, row in files["train"]}))
     if len(label_names) < 2:
         raise InputError(f"{train_file} must have at least 2 different labels, got {list(label_names)}.")
     task = GlueTask("custom", "custom", text_columns, (), label_names, labels_are_names=True)
-    result = DatasetDict()
-    for name, rows in splits.items():
-        columns = {column: [str(text) for text in rows[column]] for column in text_columns}
+    splits = DatasetDict()
+    for name, rows in files.items():
+        columns: dict[str, list] = {column: [str(row[column]) for _, row in rows] for column in text_columns}
         if name != "test":
-            columns["label"] = [
-                _label_id(str(label), task, f"{paths[name]}, row {row}") for row, label in enumerate(rows["label"], 1)
-            ]
-        result[name] = Dataset.from_dict(columns)
-    return task, result
+            columns["label"] = [_label_id(str(row["label"]), task, f"{paths[name]}, line {line}") for line, row in rows]
+        splits[name] = Dataset.from_dict(columns)
+    return task, splits
 
 
 def _load_from_hub(task: GlueTask) -> DatasetDict:
@@ -76,9 +80,9 @@ def _load_from_hub(task: GlueTask) -> DatasetDict:
     except (OSError, ValueError) as error:
         # Unreachable, offline or not cached: `datasets` has a class for each, all below these two.
         raise InputError(
-            f"{HUB_DATASET} could not be loaded from the hub ({type(error).__name__}). Ways on: connect to the internet; "
-            "point GLUE_DIR or --data at a folder with GLUE's TSV files; use --train_file and --validation_file; or try "
-            "--demo, which needs no data."
+            f"{HUB_DATASET} could not be loaded from the hub ({type(error).__name__}). Ways on: "
+            "connect to the internet; point GLUE_DIR or --data at a folder with GLUE's TSV files; use --train_file and "
+            "--validation_file; or try --demo, which needs no data."
         ) from error
     # The hub marks the labels of test splits as unknown with -1.
     return DatasetDict(
@@ -139,17 +143,37 @@ def _label_id(label: str, task: GlueTask, place: str) -> int:
     return spelled.index(label)
 
 
-def _read_file(path: Path) -> Dataset:
-    readers = {".csv": Dataset.from_csv, ".json": Dataset.from_json, ".jsonl": Dataset.from_json}
+def _read_file(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Rows with their line numbers."""
+    readers = {".csv": _read_csv, ".json": _read_json_lines, ".jsonl": _read_json_lines}
     if path.suffix not in readers:
         raise InputError(f"{path} must be one of {', '.join(readers)}, got the suffix {path.suffix!r}.")
     if not path.is_file():
         raise InputError(f"{path} does not exist. Check the path.")
-    try:
-        rows = readers[path.suffix](str(path), keep_in_memory=True)
-    except Exception as error:
-        # The readers' parsers raise classes of their own, wrapped by `datasets`; the cause names the row.
-        raise InputError(f"{path} could not be read: {error.__cause__ or error}") from error
-    if not len(rows):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(readers[path.suffix](file))
+    if not rows:
         raise InputError(f"{path} is empty: a split must have at least one row.")
     return rows
+
+
+def _read_csv(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(file, strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(f"{file.name}, line {reader.line_num}: expected {len(reader.fieldnames)} fields.")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{file.name}, line {reader.line_num}: {error}.") from error
+
+
+def _read_json_lines(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(file, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file.name}, line {number}: not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{file.name}, line {number}: expected a JSON object, got {type(row).__name__}.")
+        yield number, row

@@ -4,8 +4,13 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..errors import InputError
 from .tasks import GlueTask
@@ -40,7 +45,10 @@ def load_model(name_or_path: str, task: GlueTask) -> tuple[PreTrainedModel, PreT
     id2label = dict(enumerate(task.label_names))
     try:
         config = AutoConfig.from_pretrained(
-            path, num_labels=len(id2label), id2label=id2label, label2id={name: index for index, name in id2label.items()}
+            path,
+            num_labels=len(id2label),
+            id2label=id2label,
+            label2id={name: index for index, name in id2label.items()},
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
         # Explicitly: the default is the checkpoint's own dtype.

@@ -21,9 +21,9 @@ from transformers import (
     set_seed,
 )
 
+from ..errors import InputError
 from ..teachers import TeacherConfig
 from ..trainer import LSTSDTrainer
-from ..errors import InputError
 from .metrics import ClassificationMetrics
 from .models import load_model
 from .results import RESULTS_NAME, SCHEMA_VERSION, epochs_from_log, package_versions, write_json
@@ -258,7 +258,7 @@ def _results(run: GlueRun, trainer: GlueTrainer, seconds: float, resumed: bool) 
         "last_epoch": epochs[-1],
         "best_epoch": max(epochs, key=lambda epoch: epoch[f"eval_{run.task.headline_metric}"]),
         "distilled_steps": trainer.teacher.distilled_steps,
-        "coverage": memory.coverage() if memory is not None else None,
+        "coverage": memory.coverage if memory is not None else None,
         "seconds": seconds,
         "resumed": resumed,
         "versions": package_versions(),

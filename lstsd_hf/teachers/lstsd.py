@@ -117,7 +117,6 @@ class LSTSD(Teacher):
         self._num_examples = num_examples
         self._mini_generations: MiniGenerations | None = None
         self._distils = False
-        self._coverage = 0.0
         self.memory = None
         self.distilled_steps = 0
 
@@ -145,7 +144,8 @@ class LSTSD(Teacher):
 
     def on_epoch_begin(self, progress: Progress) -> None:
         self._transition(progress)
-        self._distils = self._mini_generations.has_teachers(progress.epoch)
+        has_weight = self.config.lambda_short > 0 or self.config.lambda_long > 0
+        self._distils = has_weight and self._mini_generations.has_teachers(progress.epoch)
 
     def on_train_end(self, progress: Progress) -> None:
         self._transition(progress)
@@ -153,28 +153,24 @@ class LSTSD(Teacher):
     def _transition(self, progress: Progress) -> None:
         if self.memory is not None:
             self.memory.transition(progress.epoch, self._mini_generations.begins_at(progress.epoch))
-            self._coverage = self.memory.coverage()
 
     def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
         if not self._distils:
             return {}
-        weighted = (
-            ("short", self.config.lambda_short, self.memory.read_short_term),
-            ("long", self.config.lambda_long, self.memory.read_long_term),
-        )
-        return {
-            name: DistillationTerm(self._divergence(batch.student_logits, *read(batch.indices)), weight)
-            for name, weight, read in weighted
-            if weight
-        }
-
-    def _divergence(self, student_logits: Tensor, teacher_logits: Tensor, written: Tensor) -> Tensor:
         config = self.config
+        teacher_logits, written = self.memory.read(batch.indices)
         targets = teacher_log_probs(teacher_logits, config.temperature, config.teacher_floor)
-        divergence = KL_DIRECTIONS[config.kl_direction](student_logits, targets, config.temperature)
+        divergences = KL_DIRECTIONS[config.kl_direction](batch.student_logits, targets, config.temperature)
         if config.t_squared:
-            divergence = divergence * config.temperature**2
-        return divergence * written
+            divergences = divergences * config.temperature**2
+        if not self.memory.is_complete:
+            divergences = divergences * written
+        short, long = divergences.unbind()
+        terms = {
+            "short": DistillationTerm(short, config.lambda_short),
+            "long": DistillationTerm(long, config.lambda_long),
+        }
+        return {name: term for name, term in terms.items() if term.weight}
 
     def observe(self, batch: TeacherBatch) -> None:
         logits = batch.student_logits
@@ -183,11 +179,11 @@ class LSTSD(Teacher):
         self.memory.stage(batch.indices, logits)
 
     def on_step_end(self, progress: Progress) -> None:
-        if self._distils and (self.config.lambda_short or self.config.lambda_long):
+        if self._distils:
             self.distilled_steps += 1
 
     def log_metrics(self) -> dict[str, float]:
-        return {"teacher_coverage": self._coverage}
+        return {"teacher_coverage": self.memory.coverage}
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
         if self.memory is None:

@@ -1,0 +1,43 @@
+import math
+
+import numpy as np
+import pytest
+
+from lstsd_hf.glue.metrics import ClassificationMetrics, expected_calibration_error
+from lstsd_hf.glue.tasks import TASKS
+
+LOGITS = np.log([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]])
+LABELS = np.array([0, 1, 0, 1])
+
+
+def test_metrics_by_hand():
+    nll = -(math.log(0.9) + math.log(0.6) + math.log(0.3) + math.log(0.2)) / 4
+    scores = ClassificationMetrics(TASKS["mrpc"]).compute(predictions=LOGITS, references=LABELS)
+    assert scores["accuracy"] == 0.5
+    assert scores["f1"] == 0.5
+    assert scores["nll"] == pytest.approx(nll)
+    # Each example alone in its bin: gaps 0.1, 0.4, 0.7, 0.8.
+    assert scores["ece"] == pytest.approx((0.1 + 0.4 + 0.7 + 0.8) / 4)
+
+
+def test_matthews_by_hand():
+    logits = np.array([[0.0, 1.0]] * 3 + [[1.0, 0.0]] * 2)
+    labels = np.array([1, 1, 0, 0, 1])  # TP 2, FP 1, TN 1, FN 1
+    scores = ClassificationMetrics(TASKS["cola"]).compute(predictions=logits, references=labels)
+    assert scores["matthews_correlation"] == pytest.approx((2 * 1 - 1 * 1) / math.sqrt(3 * 3 * 2 * 2))
+    assert list(scores) == ["matthews_correlation", "accuracy", "nll", "ece"]
+
+
+def test_calibration_error_averages_within_a_bin():
+    probabilities = np.array([[0.81, 0.19], [0.85, 0.15], [0.83, 0.17], [0.84, 0.16]])
+    labels = np.array([0, 0, 0, 1])
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(abs(0.8325 - 0.75))
+
+
+def test_calibration_error_of_certain_and_right_predictions_is_zero():
+    assert expected_calibration_error(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])) == 0.0
+
+
+def test_a_missing_class_in_the_labels_is_no_error():
+    scores = ClassificationMetrics(TASKS["rte"]).compute(predictions=LOGITS[:2], references=[0, 0])
+    assert scores["accuracy"] == 0.5

