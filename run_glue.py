@@ -103,7 +103,7 @@ def parse(arguments: list[str]) -> tuple[RunArguments, TrainingArguments, list[T
 
 
 def load(run: RunArguments, args: TrainingArguments):
-    """The task, its splits, and where they came from."""
+    """The task, its splits, and what kind of source they came from."""
     if run.train_file or run.validation_file:
         if run.task or not (run.train_file and run.validation_file):
             raise InputError("`train_file` and `validation_file` go together and without `task`.")
@@ -113,10 +113,12 @@ def load(run: RunArguments, args: TrainingArguments):
         if run.task is None:
             raise InputError("`task` is missing. Give --task, or --train_file and --validation_file.")
         task = get_task(run.task)
-        source = run.data or os.environ.get("GLUE_DIR") or "hub"
-        splits = load_task(task, source)
+        data = run.data or os.environ.get("GLUE_DIR") or "hub"
+        splits = load_task(task, data)
+        # The same files in another place are the same data.
+        source = data if data in ("hub", "synthetic") else "tsv"
     if args.do_predict and "test" not in splits:
-        raise InputError(f"`do_predict` needs a test split, found {sorted(splits)} in {source}.")
+        raise InputError(f"`do_predict` needs a test split, found {sorted(splits)}. Add one, or leave it out.")
     return task, splits, source
 
 

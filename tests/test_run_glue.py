@@ -214,7 +214,9 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
         *("--task", "rte", "--method", "vanilla", "--data", "glue", "--model_name_or_path", encoder),
         *("--num_train_epochs", "1", "--output_dir", "mine", "--do_predict", "--use_cpu", "true"),
     ]
-    assert error_of(command) == "`do_predict` needs a test split, found ['train', 'validation'] in glue."
+    assert (
+        error_of(command) == "`do_predict` needs a test split, found ['train', 'validation']. Add one, or leave it out."
+    )
     (folder / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tA man.\tA person.\n1\tNo man.\tA person.\n")
     run_glue.main(command)
     lines = (workplace / "mine" / "RTE.tsv").read_text().splitlines()
