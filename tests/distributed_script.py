@@ -10,6 +10,11 @@ from lstsd_hf import LSTSDConfig, LSTSDTrainer
 from tests.conftest import make_examples, make_model
 from tests.test_trainer import CrossEntropyTeacher, gradients
 
+# transformers 5.17 loads the optimizer onto "cpu:0" on two CPU processes, a name that torch does not know by itself.
+torch.serialization.register_package(
+    0, lambda storage: None, lambda storage, location: storage if location == "cpu:0" else None
+)
+
 
 def arguments(folder, **options):
     defaults = {
