@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertForTokenClassification, Trainer, TrainerCallback, default_data_collator
 
 from lstsd_hf import (
@@ -357,6 +358,43 @@ def test_bf16_logits_are_distilled_in_fp32(tiny_model, make_args):
     trainer.train()
     assert trainer.teacher.memory.short_term_logits.dtype == torch.float32
     assert trainer.teacher.memory.coverage == 1.0
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations that would make the host wait for an accelerator."""
+
+    WAITING = (
+        torch.ops.aten._local_scalar_dense.default,
+        torch.ops.aten.nonzero.default,
+        torch.ops.aten.masked_select.default,
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in self.WAITING
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("drop_last", [False, True])  # all rows have teachers, and not all of them
+def test_a_step_adds_no_device_synchronisation(tiny_model, make_args, drop_last):
+    added = []
+    for examples in (10, 42):
+        counts = []
+        for trainer_class in (Trainer, LSTSDTrainer):
+            trainer = trainer_class(
+                model=copy.deepcopy(tiny_model),
+                args=make_args(dataloader_drop_last=drop_last, logging_strategy="no"),
+                train_dataset=make_examples(examples),
+            )
+            with HostReads() as reads:
+                trainer.train()
+            counts.append(reads.count)
+        assert counts[0] > 0
+        added.append(counts[1] - counts[0])
+    assert added[0] == added[1]  # per epoch, not per step
 
 
 # ---- Start of training ----
