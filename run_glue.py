@@ -129,10 +129,13 @@ def describe(run: GlueRun) -> str:
     is_paper = settings == PAPER_SETTINGS and run.teacher == run.teacher.paper() and run.max_seq_length == 128
     origin = "the paper's settings; where it is silent, linear decay after 10 % warm-up and 128 tokens: "
     options = ", ".join(f"{name}={value}" for name, value in asdict(run.teacher).items())
+    # AdamW without weight decay is Adam.
+    is_adam = args.optim.startswith("adamw_torch") and args.weight_decay == 0
+    optimizer = "Adam" if is_adam else f"{args.optim} (weight decay {args.weight_decay:g})"
     return (
         f"{run.task.name} · {run.teacher.name} · {run.model_name_or_path}: {origin if is_paper else ''}"
-        f"{args.num_train_epochs:g} epochs, batch {args.per_device_train_batch_size}, Adam at {args.learning_rate:g}, "
-        f"weight decay {args.weight_decay:g}, seed {args.seed}" + (f"; {options}" if options else "")
+        f"{args.num_train_epochs:g} epochs, batch {args.per_device_train_batch_size}, {optimizer} at "
+        f"{args.learning_rate:g}, seed {args.seed}" + (f"; {options}" if options else "")
     )
 
 

@@ -22,6 +22,7 @@ from lstsd_hf.errors import InputError
 from lstsd_hf.glue.models import load_model, resolve_model
 from lstsd_hf.glue.results import results_schema
 from lstsd_hf.glue.tasks import TASKS
+from lstsd_hf.glue.training import GlueRun
 
 from .conftest import assert_same_weights
 from .test_glue_data import write_rows
@@ -293,6 +294,23 @@ def test_settings_with_task_and_method_alone():
     assert config == config.paper()
     assert run.max_seq_length == 128
     assert output_dir is None
+
+
+def test_the_paper_settings_are_said_in_one_line():
+    def line(*arguments):
+        run, args, (config,), _ = run_glue.parse(["--task", "rte", "--method", "lstsd", *arguments])
+        task = TASKS["rte"]
+        model = run.model_name_or_path
+        return run_glue.describe(GlueRun(task, {}, "hub", model, config, args, run.max_seq_length, None))
+
+    assert line() == (
+        "rte · lstsd · google-bert/bert-base-uncased: the paper's settings; where it is silent, linear decay after 10 % "
+        "warm-up and 128 tokens: 50 epochs, batch 64, Adam at 5e-05, seed 42; lambda_short=4.0, lambda_long=2.4, "
+        "mini_generation_epochs=6, temperature=1.0, kl_direction=student_teacher, t_squared=False, teacher_floor=0.0"
+    )
+    assert "paper" not in line("--learning_rate", "1e-4")
+    assert "paper" not in line("--lambda_short", "1")
+    assert "adafactor (weight decay 0.1) at 5e-05" in line("--optim", "adafactor", "--weight_decay", "0.1")
 
 
 def test_bert_base_shape_takes_the_same_path(workplace, tmp_path):
