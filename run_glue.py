@@ -130,8 +130,8 @@ def describe(run: GlueRun) -> str:
     origin = "the paper's settings; where it is silent, linear decay after 10 % warm-up and 128 tokens: "
     options = ", ".join(f"{name}={value}" for name, value in asdict(run.teacher).items())
     # AdamW without weight decay is Adam.
-    is_adam = args.optim.startswith("adamw_torch") and args.weight_decay == 0
-    optimizer = "Adam" if is_adam else f"{args.optim} (weight decay {args.weight_decay:g})"
+    is_adam = args.optim.value.startswith("adamw_torch") and args.weight_decay == 0
+    optimizer = "Adam" if is_adam else f"{args.optim.value} (weight decay {args.weight_decay:g})"
     return (
         f"{run.task.name} · {run.teacher.name} · {run.model_name_or_path}: {origin if is_paper else ''}"
         f"{args.num_train_epochs:g} epochs, batch {args.per_device_train_batch_size}, {optimizer} at "

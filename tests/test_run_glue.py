@@ -304,8 +304,8 @@ def test_the_paper_settings_are_said_in_one_line():
         return run_glue.describe(GlueRun(task, {}, "hub", model, config, args, run.max_seq_length, None))
 
     assert line() == (
-        "rte · lstsd · google-bert/bert-base-uncased: the paper's settings; where it is silent, linear decay after 10 % "
-        "warm-up and 128 tokens: 50 epochs, batch 64, Adam at 5e-05, seed 42; lambda_short=4.0, lambda_long=2.4, "
+        "rte · lstsd · google-bert/bert-base-uncased: the paper's settings; where it is silent, linear decay after "
+        "10 % warm-up and 128 tokens: 50 epochs, batch 64, Adam at 5e-05, seed 42; lambda_short=4.0, lambda_long=2.4, "
         "mini_generation_epochs=6, temperature=1.0, kl_direction=student_teacher, t_squared=False, teacher_floor=0.0"
     )
     assert "paper" not in line("--learning_rate", "1e-4")
