@@ -183,7 +183,8 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
 
 
 def test_length_grouping_leaves_evaluation_in_order(workplace, encoder):
-    rows = [{"text": "word " * (1 + index * 7 % 13), "label": index % 2} for index in range(24)]
+    words = ("dull ", "fine ")
+    rows = [{"text": words[index // 3 % 2] * (1 + index * 7 % 13), "label": index // 3 % 2} for index in range(24)]
     for name in ("train", "dev"):
         write_rows(workplace / f"{name}.jsonl", rows)
     write_rows(workplace / "test.jsonl", [{"text": row["text"]} for row in rows])
@@ -191,7 +192,7 @@ def test_length_grouping_leaves_evaluation_in_order(workplace, encoder):
         [
             *("--method", "lstsd", "--train_file", "train.jsonl", "--validation_file", "dev.jsonl"),
             *("--test_file", "test.jsonl", "--model_name_or_path", encoder, "--output_dir", "mine", "--do_predict"),
-            *("--num_train_epochs", "2", "--mini_generation_epochs", "1", "--per_device_train_batch_size", "4"),
+            *("--num_train_epochs", "6", "--mini_generation_epochs", "5", "--per_device_train_batch_size", "4"),
             *("--train_sampling_strategy", "group_by_length", "--learning_rate", "1e-2", "--use_cpu", "true"),
         ]
     )
@@ -201,6 +202,7 @@ def test_length_grouping_leaves_evaluation_in_order(workplace, encoder):
     tokenizer = AutoTokenizer.from_pretrained("mine")
     with torch.no_grad():
         expected = [int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax()) for row in rows]
+    assert set(expected) == {0, 1}
     assert [line.split("\t") for line in lines[1:]] == [[str(i), str(label)] for i, label in enumerate(expected)]
 
 
