@@ -19,7 +19,9 @@ def make_examples(count: int, num_labels: int = 2, seed: int = 0) -> list[dict]:
     return [{"input_ids": row.tolist(), "labels": int(row[0]) % num_labels} for row in tokens]
 
 
-def make_model(num_labels: int = 2, dropout: float = 0.1, seed: int = 0) -> BertForSequenceClassification:
+def make_model(
+    num_labels: int = 2, dropout: float = 0.1, seed: int = 0, initializer_range: float = 0.3
+) -> BertForSequenceClassification:
     torch.manual_seed(seed)
     return BertForSequenceClassification(
         BertConfig(
@@ -32,7 +34,7 @@ def make_model(num_labels: int = 2, dropout: float = 0.1, seed: int = 0) -> Bert
             num_labels=num_labels,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
-            initializer_range=0.3,
+            initializer_range=initializer_range,
         )
     )
 

@@ -60,7 +60,8 @@ def check_against_oracle(
     config, make_args, dtype, tolerance, optim="sgd", epochs=6, learning_rate=0.05, drop_last=False
 ):
     data = [{**row, "uid": index} for index, row in enumerate(make_examples(NUM_EXAMPLES, num_labels=3))]
-    model = make_model(num_labels=3).to(dtype)
+    # Small weights where rounding counts: the tolerance is absolute, and logits of 3 have a last place of 2e-7.
+    model = make_model(num_labels=3, initializer_range=0.1 if dtype == torch.float32 else 0.3).to(dtype)
     reference = copy.deepcopy(model)
     recorder = Recorder()
     trainer = LSTSDTrainer(
@@ -133,7 +134,7 @@ def check_against_oracle(
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "optim", "learning_rate"),
     [
-        (torch.float32, 1e-6, "sgd", 0.01),
+        (torch.float32, 1e-6, "sgd", 0.05),
         (torch.float64, 1e-10, "sgd", 0.2),
         (torch.float64, 1e-10, "adamw_torch", 1e-2),
     ],
