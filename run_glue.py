@@ -26,7 +26,7 @@ from lstsd_hf.teachers import TEACHERS, TeacherConfig
 PAPER_SETTINGS = {
     "learning_rate": 5e-5,
     "per_device_train_batch_size": 64,
-    "num_train_epochs": 50,
+    "num_train_epochs": 50.0,
     "weight_decay": 0.0,
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,
@@ -43,7 +43,7 @@ RUN_SETTINGS = {
 DEMO_SETTINGS = {
     "data": "synthetic",
     "model_name_or_path": "minilm",
-    "num_train_epochs": 8,
+    "num_train_epochs": 8.0,
     "learning_rate": 1e-4,
     "per_device_train_batch_size": 32,
     "save_strategy": "no",
@@ -74,19 +74,34 @@ class RunArguments:
     overwrite: bool = field(default=False, metadata={"help": "Delete an earlier run in the same folder."})
     resume: bool = field(default=False, metadata={"help": "Continue an interrupted run from its last checkpoint."})
 
+    def __post_init__(self):
+        # Shorter inputs would hold little but the separators.
+        for name, least in (("max_seq_length", 8), ("max_train_samples", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"`{name}` must be at least {least}, got {value}.")
+        if self.overwrite and self.resume:
+            raise InputError("`overwrite` deletes what `resume` would continue. Give one of them.")
+        if self.test_file and not self.train_file:
+            raise InputError("`test_file` goes with `train_file` and `validation_file`.")
+
 
 def parse(arguments: list[str]) -> tuple[RunArguments, TrainingArguments, list[TeacherConfig], str | None]:
     """Parses the command line; the methods named on it decide which further options there are."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method", nargs="+", default=[])
     first.add_argument("--demo", action="store_true")
-    first.add_argument("--output_dir")
+    first.add_argument("--output_dir", "--output-dir")
     known, _ = first.parse_known_args(arguments)
     unknown = [name for name in known.method if name not in TEACHERS]
     if unknown:
         raise InputError(f"`method` must be of {', '.join(TEACHERS)}, got {unknown[0]!r}.")
+    if len(set(known.method)) < len(known.method):
+        raise InputError(f"`method` must name each method once, got {' '.join(known.method)}.")
     config_classes = [TEACHERS[name] for name in known.method]
-    parser = HfArgumentParser([RunArguments, TrainingArguments, *config_classes], description=__doc__)
+    parser = HfArgumentParser(
+        [RunArguments, TrainingArguments, *config_classes], description=__doc__, allow_abbrev=False
+    )
     parser.set_defaults(**PAPER_SETTINGS, **RUN_SETTINGS)
     for config_class in config_classes:
         settings = asdict(config_class.paper())
@@ -99,6 +114,8 @@ def parse(arguments: list[str]) -> tuple[RunArguments, TrainingArguments, list[T
         run, args, *configs = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
     except ValueError as error:  # what the dataclasses say of their fields
         raise InputError(str(error)) from error
+    if args.resume_from_checkpoint is not None:
+        raise InputError("`resume_from_checkpoint` is not used here. Give --resume, and --output_dir if it was given.")
     return run, args, configs, known.output_dir
 
 
@@ -108,7 +125,7 @@ def load(run: RunArguments, args: TrainingArguments):
         if run.task or not (run.train_file and run.validation_file):
             raise InputError("`train_file` and `validation_file` go together and without `task`.")
         task, splits = load_files(run.train_file, run.validation_file, run.test_file)
-        source = run.train_file
+        source = f"{run.train_file}, {run.validation_file}"
     else:
         if run.task is None:
             raise InputError("`task` is missing. Give --task, or --train_file and --validation_file.")
@@ -126,15 +143,21 @@ def describe(run: GlueRun) -> str:
     """The settings in one line."""
     args = run.args
     settings = {name: getattr(args, name) for name in PAPER_SETTINGS}
-    is_paper = settings == PAPER_SETTINGS and run.teacher == run.teacher.paper() and run.max_seq_length == 128
-    origin = "the paper's settings; where it is silent, linear decay after 10 % warm-up and 128 tokens: "
-    options = ", ".join(f"{name}={value}" for name, value in asdict(run.teacher).items())
     # AdamW without weight decay is Adam.
     is_adam = args.optim.value.startswith("adamw_torch") and args.weight_decay == 0
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    is_paper = (
+        (settings, batch, is_adam, args.max_steps) == (PAPER_SETTINGS, 64, True, -1)
+        and run.teacher == run.teacher.paper()
+        and (run.max_seq_length, run.max_train_samples) == (128, None)
+    )
+    length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    origin = "the paper's settings; where it is silent, linear decay after 10 % warm-up and 128 tokens: "
+    options = ", ".join(f"{name}={value}" for name, value in asdict(run.teacher).items())
     optimizer = "Adam" if is_adam else f"{args.optim.value} (weight decay {args.weight_decay:g})"
     return (
         f"{run.task.name} · {run.teacher.name} · {run.model_name_or_path}: {origin if is_paper else ''}"
-        f"{args.num_train_epochs:g} epochs, batch {args.per_device_train_batch_size}, {optimizer} at "
+        f"{length}, batch {batch}, {optimizer} at "
         f"{args.learning_rate:g}, seed {args.seed}" + (f"; {options}" if options else "")
     )
 

@@ -38,7 +38,15 @@ class IndexedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> IndexedExample:
+    def __getattr__(self, name: str) -> Any:
+        # A sampler of the user's own may read columns or attributes. Dunders stay, for pickling to workers.
+        if name.startswith("__") or name in ("dataset", "source"):
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+    def __getitem__(self, index: int | str) -> Any:
+        if isinstance(index, str):
+            return self.source[index]
         return IndexedExample(index, self.dataset[index])
 
     def __getitems__(self, indices: list[int]) -> list[IndexedExample]:

@@ -98,6 +98,18 @@ class SelfDistillationMixin:
 
     # ---- Loss ----
 
+    def training_step(self, *args, **kwargs):
+        """The parent's; an error if the loss was computed without the teacher."""
+        self._met_teacher = not self.teacher.needs_batches
+        loss = super().training_step(*args, **kwargs)
+        if not self._met_teacher:
+            raise TypeError(
+                f"`compute_loss` of {type(self).__name__} must reach SelfDistillationMixin.compute_loss, but the "
+                "teacher saw no batch: an override ahead of it did not call `super().compute_loss`. Keep your override "
+                "in a Trainer subclass and put the mixin first: `class Mine(SelfDistillationMixin, MyTrainer)`."
+            )
+        return loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The parent's loss plus, on training batches, the teacher's terms."""
         if not (self.teacher.needs_batches and model.training and self.is_in_train):
@@ -128,6 +140,7 @@ class SelfDistillationMixin:
             parts[name] = self.reduce_distillation(term.per_example, num_items_in_batch)
             loss = torch.add(loss, parts[name], alpha=term.weight)
         self.teacher.observe(batch)
+        self._met_teacher = True
         self._accumulate(parts, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
@@ -199,8 +212,10 @@ class SelfDistillationMixin:
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        if not self.teacher.needs_batches:
+            return
         state = self.teacher.state_dict()
-        if state and self.args.should_save:
+        if self.args.should_save:
             run = describe_run(self.teacher, self.train_dataset)
             save_teacher_state(state, run, self.state.global_step, output_dir)
 
@@ -232,6 +247,8 @@ def _student_logits(outputs: Any, labels: Tensor | None, indices: Tensor) -> Ten
     "bf16 loses its small values."""
     if isinstance(outputs, Mapping):
         logits = outputs.get("logits")
+    elif isinstance(outputs, Tensor):
+        logits = outputs
     else:
         # A tuple starts with the loss, but not where Trainer computes the loss itself.
         logits = next((output for output in outputs if isinstance(output, Tensor) and output.dim() > 1), None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig
+from lstsd_hf import DistillationTerm, LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Teacher
 from lstsd_hf.checkpoint import TEACHER_STATE_NAME
 
 from .conftest import assert_same_weights, make_examples, make_model
@@ -154,6 +154,20 @@ def test_vanilla_checkpoints_are_stock(make_args, tmp_path):
     trainer.train()
     assert not (tmp_path / "checkpoint-2" / TEACHER_STATE_NAME).exists()
     make_trainer(make_args, tmp_path, config=NoTeacherConfig(), max_steps=2).train(resume_from_checkpoint=True)
+
+
+def test_a_teacher_without_state_resumes(make_args, tmp_path):
+    class Stateless(Teacher):
+        def loss_terms(self, batch):
+            return {
+                "entropy": DistillationTerm(torch.distributions.Categorical(logits=batch.student_logits).entropy(), 0.1)
+            }
+
+    whole = make_trainer(make_args, tmp_path / "whole", config=Stateless())
+    whole.train()
+    resumed = make_trainer(make_args, tmp_path / "resumed", config=Stateless())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+    assert_same_weights(whole.model, resumed.model)
 
 
 def test_no_temporary_file_is_left(uninterrupted):

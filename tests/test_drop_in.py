@@ -162,6 +162,47 @@ def test_ones_own_trainer_subclass(tiny_model, make_args):
     assert trainer.teacher.distilled_steps == 4
 
 
+def test_ones_own_sampler_reads_the_training_set(tiny_model, make_args):
+    class Balanced(Trainer):
+        def _get_train_sampler(self, train_dataset=None):
+            labels = torch.tensor(self.train_dataset["labels"][:])
+            weights = 1.0 / torch.bincount(labels)[labels]
+            return torch.utils.data.WeightedRandomSampler(weights, len(self.train_dataset))
+
+    class BalancedDistilled(SelfDistillationMixin, Balanced):
+        pass
+
+    data = datasets.Dataset.from_list(make_examples(12))
+    trainer = BalancedDistilled(
+        model=tiny_model, args=make_args(num_train_epochs=4, dataloader_num_workers=1), train_dataset=data
+    )
+    trainer.train()
+    assert trainer.teacher.distilled_steps == 9
+    assert 0.5 < trainer.teacher.memory.coverage <= 1.0
+
+
+def test_a_model_that_returns_bare_logits(tiny_model, make_args):
+    class Bare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = tiny_model
+
+        def forward(self, input_ids):
+            return self.model(input_ids=input_ids).logits
+
+    trainer = LSTSDTrainer(
+        model=Bare(),
+        args=make_args(label_names=["labels"]),
+        train_dataset=make_examples(8),
+        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: (
+            torch.nn.functional.cross_entropy(outputs, labels, reduction="sum") / num_items_in_batch
+        ),
+    )
+    trainer.args.remove_unused_columns = False
+    trainer.train()
+    assert trainer.teacher.distilled_steps == 4
+
+
 def test_ones_own_teacher(tiny_model, make_args):
     class LastSeen(Teacher):
         """Distils what the model said when it last saw the example."""

@@ -210,6 +210,13 @@ def test_bad_own_files(tmp_path):
     ragged = tmp_path / "ragged.csv"
     ragged.write_text("text,label\na,0\nb,1,2\n")
     assert message_of(lambda: load_files(str(ragged), good)) == f"{ragged}, line 3: expected 2 fields."
+    nameless = write_rows(tmp_path / "null.jsonl", [{"text": None, "label": 0}])
+    assert message_of(lambda: load_files(good, nameless)) == (
+        f"{nameless}, line 1: columns ['text'] missing, got ['label', 'text']."
+    )
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("text,label\ncafé,0\n".encode("latin-1"))
+    assert message_of(lambda: load_files(str(latin), good)).startswith(f"{latin} must be UTF-8 text: ")
     quoted = tmp_path / "quoted.csv"
     quoted.write_text('text,label\n"a ""quoted"", text",0\nNA,1\n')
     assert load_files(str(quoted), good)[1]["train"]["text"][:] == ['a "quoted", text', "NA"]

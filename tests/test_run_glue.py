@@ -125,7 +125,10 @@ def test_a_finished_run_is_not_overwritten(workplace, options):
     relative = folder.relative_to(workplace)
     message = f"{relative} holds a finished run. Use --overwrite to delete it, or another --output_dir."
     assert error_of(command) == message
-    assert error_of([*command, "--resume"]) == message
+    # Resuming leaves it as it is.
+    written = (folder / "results.json").stat().st_mtime_ns
+    run_glue.main([*command, "--resume"])
+    assert (folder / "results.json").stat().st_mtime_ns == written
     run_glue.main([*command, "--overwrite"])
     # Another seed or setting is another folder.
     run_glue.main([*command, "--seed", "7"])
@@ -245,6 +248,30 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
             "`data` can be 'synthetic' for the task rte only, got task 'cola'.",
         ),
         (
+            ["--method", "lstsd", "vanilla", "lstsd", "--task", "rte"],
+            "`method` must name each method once, got lstsd vanilla lstsd.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--max_train_samples", "0"],
+            "`max_train_samples` must be at least 1, got 0.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--max_seq_length", "0"],
+            "`max_seq_length` must be at least 8, got 0.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--resume", "--overwrite"],
+            "`overwrite` deletes what `resume` would continue. Give one of them.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--test_file", "a.csv"],
+            "`test_file` goes with `train_file` and `validation_file`.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--resume_from_checkpoint", "x"],
+            "`resume_from_checkpoint` is not used here. Give --resume",
+        ),
+        (
             ["--method", "lstsd", "--task", "rte", "--lambda_short", "-1"],
             "`lambda_short` must be a finite number of at least 0, got -1.0. 0 drops the term.",
         ),
@@ -312,6 +339,8 @@ def test_the_paper_settings_are_said_in_one_line():
     )
     assert "paper" not in line("--learning_rate", "1e-4")
     assert "paper" not in line("--lambda_short", "1")
+    assert "paper" not in line("--gradient_accumulation_steps", "2")
+    assert ": 10 steps, batch 64," in line("--max_steps", "10")
     assert "adafactor (weight decay 0.1) at 5e-05" in line("--optim", "adafactor", "--weight_decay", "0.1")
 
 

@@ -532,6 +532,28 @@ def test_compute_loss_that_ignores_return_outputs(tiny_model, make_args):
     )
 
 
+def test_override_ahead_of_the_mixin_that_bypasses_it(tiny_model, make_args):
+    class Weighted(LSTSDTrainer):
+        compute_loss = OverridesComputeLoss.compute_loss
+
+    trainer = Weighted(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
+    assert refusal(trainer.train, TypeError) == (
+        "`compute_loss` of Weighted must reach SelfDistillationMixin.compute_loss, but the teacher saw no batch: an "
+        "override ahead of it did not call `super().compute_loss`. Keep your override in a Trainer subclass and put "
+        "the mixin first: `class Mine(SelfDistillationMixin, MyTrainer)`."
+    )
+
+
+def test_override_ahead_of_the_mixin_that_calls_it(tiny_model, make_args):
+    class Doubled(LSTSDTrainer):
+        def compute_loss(self, *args, **kwargs):
+            return 2 * super().compute_loss(*args, **kwargs)
+
+    trainer = Doubled(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
+    trainer.train()
+    assert trainer.teacher.distilled_steps == 4
+
+
 REFUSED = (
     "Sample distillation needs single-label classification (logits of shape (batch_size, num_labels) with at least 2 "
     "labels, integer labels of shape (batch_size,)), got {}. Multi-label, regression, token-level and language models "
@@ -594,6 +616,11 @@ def test_teacher_of_a_wrong_type(tiny_model, make_args):
             {"mini_generation_epochs": 0},
             "`mini_generation_epochs` must be a whole number of at least 1, got 0. Leave it out "
             "to fit it to the number of epochs.",
+        ),
+        (
+            {"mini_generation_epochs": 1.0},
+            "`mini_generation_epochs` must be a whole number of at least 1, got 1.0. Leave it out to fit it to the "
+            "number of epochs.",
         ),
         (
             {"kl_direction": "both"},

@@ -57,8 +57,9 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
     if not text_columns:
         raise InputError(f"{train_file} must have a column of text beside `label`, got {sorted(first_row)}.")
     for name, rows in files.items():
+        wanted = {*text_columns, *(["label"] if name != "test" else [])}
         for line, row in rows:
-            missing = {*text_columns, *(["label"] if name != "test" else [])} - row.keys()
+            missing = {column for column in wanted if row.get(column) is None}
             if missing:
                 raise InputError(f"{paths[name]}, line {line}: columns {sorted(missing)} missing, got {sorted(row)}.")
     label_names = tuple(sorted({str(row["label"]) for _, row in files["train"]}))
@@ -151,7 +152,10 @@ def _read_file(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise InputError(f"{path} does not exist. Check the path.")
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(readers[path.suffix](file))
+        try:
+            rows = list(readers[path.suffix](file))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} must be UTF-8 text: {error}.") from error
     if not rows:
         raise InputError(f"{path} is empty: a split must have at least one row.")
     return rows
@@ -170,6 +174,8 @@ def _read_csv(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_json_lines(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:

@@ -56,7 +56,7 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
     rows = []
     for result in results:
         last = result["last_epoch"]
-        coverage, divergence = last.get("teacher_coverage"), last.get("loss_short")
+        coverage, divergence = result["coverage"], last.get("loss_short")
         rows.append(
             [
                 result["method"],

@@ -83,6 +83,11 @@ class GlueRun:
         """Short digest of `config`."""
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:10]
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """What tells this run from others in the same folder; JSON."""
+        return {"config": self.config, "seed": self.args.seed}
+
     def default_folder(self, root: Path) -> Path:
         """`<root>/<task>/<model>/<method>/<config hash>-seed<seed>`."""
         model = self.model_name_or_path.rstrip("/").split("/")[-1]
@@ -120,7 +125,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool) -> dic
     Args:
         run: What to run.
         folder: Where everything goes; an existing run there is never mixed with this one.
-        resume: Continue an interrupted run there, or start where there is none.
+        resume: Continue an interrupted run there, or start where there is none; a finished one is left as it is.
         overwrite: Delete what is there.
 
     Returns:
@@ -129,6 +134,8 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool) -> dic
     Raises:
         InputError: If the folder holds a run and neither was asked for, or one that cannot be continued.
     """
+    if resume and _is_finished(run, folder):
+        return json.loads((folder / RESULTS_NAME).read_text())
     checkpoint = _prepare_folder(run, folder, resume, overwrite)
     run.args.output_dir = str(folder)
     start = time.perf_counter()
@@ -158,12 +165,16 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool) -> dic
     return results
 
 
+def _is_finished(run: GlueRun, folder: Path) -> bool:
+    paths = folder / RESULTS_NAME, folder / RUN_NAME
+    return all(path.exists() for path in paths) and json.loads(paths[1].read_text()) == run.state
+
+
 def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -> str | None:
     """The checkpoint to resume from, after the folder has been checked or emptied."""
     with run.args.main_process_first(desc="the run's folder"):
         if not run.args.should_save:
             return _last_complete_checkpoint(folder) if resume else None
-        state = {"config": run.config, "seed": run.args.seed}
         if overwrite and folder.exists():
             _check_is_run(folder)
             shutil.rmtree(folder)
@@ -172,7 +183,7 @@ def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -
         if (folder / RUN_NAME).exists():
             if not resume:
                 raise InputError(f"{folder} holds an interrupted run. Use --resume to go on, or --overwrite.")
-            if json.loads((folder / RUN_NAME).read_text()) != state:
+            if json.loads((folder / RUN_NAME).read_text()) != run.state:
                 raise InputError(
                     f"{folder} holds an interrupted run with other settings (see {RUN_NAME} there). Use the same "
                     "settings to resume, or --overwrite."
@@ -180,7 +191,7 @@ def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -
         elif folder.exists() and any(folder.iterdir()):
             raise InputError(f"`output_dir` must be new, empty or of an earlier run, got {folder}. Choose another.")
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(state, folder / RUN_NAME)
+        write_json(run.state, folder / RUN_NAME)
         return _last_complete_checkpoint(folder) if resume else None
 
 

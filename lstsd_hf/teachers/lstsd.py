@@ -66,11 +66,10 @@ class LSTSDConfig(TeacherConfig):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"`{name}` must be a finite number of at least 0, got {value}. 0 drops the term.")
-        if self.mini_generation_epochs is not None and (
-            self.mini_generation_epochs < 1 or self.mini_generation_epochs != int(self.mini_generation_epochs)
-        ):
+        length = self.mini_generation_epochs
+        if length is not None and (not isinstance(length, int) or length < 1):
             raise InputError(
-                f"`mini_generation_epochs` must be a whole number of at least 1, got {self.mini_generation_epochs}. "
+                f"`mini_generation_epochs` must be a whole number of at least 1, got {length}. "
                 "Leave it out to fit it to the number of epochs."
             )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
