@@ -46,7 +46,7 @@ class GlueRun:
     Attributes:
         task: The task.
         splits: Raw splits `train`, `validation` and, for predictions, `test`.
-        data_source: Where they came from: "hub", "synthetic", "tsv" (GLUE's release), or one's own training file.
+        data_source: Where they came from: "hub", "synthetic", "tsv" (GLUE's release), or one's own files.
         model_name_or_path: Model as named on the command line.
         teacher: The method's options.
         args: Training arguments; `output_dir` is set by `folder`.
