@@ -24,7 +24,7 @@ def launch(folder, *launcher):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     ranks = launch(tmp_path_factory.mktemp("two") / "run", *launcher)
     assert len(ranks) == 2
     return ranks
