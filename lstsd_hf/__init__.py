@@ -6,20 +6,32 @@ import logging
 __version__ = "0.1.0"
 
 _LOCATIONS = {
+    "DLBConfig": "teachers",
     "DistillationTerm": "teachers",
     "ExampleIndexCollator": "data",
     "LSTSD": "teachers",
     "LSTSDConfig": "teachers",
+    "LSTSDNoLongConfig": "teachers",
+    "LSTSDNoShortConfig": "teachers",
+    "LSTSDSingleConfig": "teachers",
     "LSTSDTrainer": "trainer",
+    "LabelSmoothingConfig": "teachers",
+    "MeanTeacher": "teachers",
+    "MeanTeacherConfig": "teachers",
+    "ModelCopy": "model_copy",
     "NoTeacher": "teachers",
     "NoTeacherConfig": "teachers",
     "SelfDistillationMixin": "trainer",
+    "SnapshotDistillationConfig": "teachers",
+    "SnapshotEnsembleConfig": "teachers",
+    "Student": "student",
     "TEACHERS": "teachers",
     "Teacher": "teachers",
     "TeacherBatch": "teachers",
     "TeacherConfig": "teachers",
     "TeacherMemory": "memory",
     "TeacherMemoryCallback": "callback",
+    "TemporalEnsembleConfig": "teachers",
 }
 
 __all__ = [*_LOCATIONS, "__version__"]

@@ -6,6 +6,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from .schedules import Progress, TrainingPlan
+from .student import Student
 from .teachers import Teacher
 
 logger = logging.getLogger(__name__)
@@ -19,12 +20,20 @@ class TeacherMemoryCallback(TrainerCallback):
 
     Args:
         teacher: The teacher to tell.
+        student: The model being trained, for teachers that run it.
     """
 
-    def __init__(self, teacher: Teacher):
+    def __init__(self, teacher: Teacher, student: Student):
         self.teacher = teacher
+        self.student = student
         self._plan: TrainingPlan | None = None
         self._epochs_begun = 0
+        self._global_step = 0
+
+    @property
+    def progress(self) -> Progress:
+        """Where training is, within an epoch."""
+        return Progress(self._epochs_begun - 1, self._global_step, self._plan)
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if has_length(train_dataloader):
@@ -33,19 +42,19 @@ class TeacherMemoryCallback(TrainerCallback):
             steps_per_epoch = state.max_steps
         self._plan = TrainingPlan(state.num_train_epochs, steps_per_epoch, state.max_steps)
         self._epochs_begun = state.global_step // steps_per_epoch
+        self._global_step = state.global_step
+        self.teacher.student = self.student
         message = self.teacher.on_train_begin(self._plan)
         if message and state.is_world_process_zero:
             logger.info(message)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.teacher.on_epoch_begin(self._progress(self._epochs_begun, state))
         self._epochs_begun += 1
+        self.teacher.on_epoch_begin(self.progress)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.teacher.on_step_end(self._progress(self._epochs_begun - 1, state))
+        self._global_step = state.global_step
+        self.teacher.on_step_end(self.progress)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.teacher.on_train_end(self._progress(self._epochs_begun, state))
-
-    def _progress(self, epoch: int, state) -> Progress:
-        return Progress(epoch, state.global_step, self._plan)
+        self.teacher.on_train_end(Progress(self._epochs_begun, state.global_step, self._plan))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .errors import InputError
+from .files import replacing
+from .label_errors import LABEL_NAMES
 from .teachers import Teacher
 
 TEACHER_STATE_NAME = "teacher_state.safetensors"
@@ -23,7 +24,7 @@ def describe_run(teacher: Teacher, dataset: Any) -> dict[str, Any]:
     return {
         "teacher": config.name if config is not None else type(teacher).__name__,
         "config": asdict(config) if config is not None else None,
-        "num_examples": len(dataset),
+        "num_examples": len(dataset) if hasattr(dataset, "__len__") else None,
         "labels_sha256": _labels_fingerprint(dataset),
     }
 
@@ -40,10 +41,8 @@ def save_teacher_state(state: dict[str, Any], run: dict[str, Any], global_step: 
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
     numbers = {name: value for name, value in state.items() if name not in tensors}
     metadata = {"run": run, "numbers": numbers, "global_step": global_step}
-    path = Path(folder) / TEACHER_STATE_NAME
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, {name: json.dumps(value) for name, value in metadata.items()})
-    os.replace(temporary, path)
+    with replacing(Path(folder) / TEACHER_STATE_NAME) as temporary:
+        save_file(tensors, temporary, {name: json.dumps(value) for name, value in metadata.items()})
 
 
 def load_teacher_state(run: dict[str, Any], global_step: int, folder: str) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def _labels_fingerprint(dataset: Any) -> str | None:
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list):
         return None
-    for name in ("label", "labels", "label_ids"):
+    for name in LABEL_NAMES:
         if name in columns:
             labels = dataset.with_format(None).select_columns(name)[:][name]
             return hashlib.sha256(json.dumps(labels).encode()).hexdigest()

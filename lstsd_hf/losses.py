@@ -56,6 +56,19 @@ def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temper
     return (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)
 
 
+def squared_error(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over the classes of (p - z)², the consistency cost of Laine & Aila, arXiv 1610.02242.
+
+    Arguments and return value are those of `kl_student_teacher`.
+    """
+    return (_log_softmax(student_logits, temperature).exp() - teacher_log_probs.exp()).square().mean(dim=-1)
+
+
+def cross_entropy_to(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """Cross-entropy against soft targets, -Σ z log p, one value for each example, `(batch_size,)`."""
+    return -(teacher_log_probs.exp() * torch.log_softmax(student_logits, dim=-1)).sum(dim=-1)
+
+
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
@@ -64,3 +77,5 @@ KL_DIRECTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "student_teacher": kl_student_teacher,
     "teacher_student": kl_teacher_student,
 }
+
+DIVERGENCES = {**KL_DIRECTIONS, "mse": squared_error}

@@ -1,16 +1,20 @@
 """The teachers of every training example: tables of student outputs, and the one transition between epochs."""
 
+from typing import Self
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .distributed import is_distributed, rank
 
-class TeacherMemory:
-    """Short-term, long-term and staged student outputs (logits) of every training example, on the training device.
 
-    Within an epoch the short- and long-term tables are only read and the staged table is only written, so neither the
-    order of the batches nor a repeated example nor gradient accumulation changes what is read. `transition`, called
-    before each epoch, moves the staged rows over; it is also the only moment at which processes talk to each other.
+class ExampleMemory:
+    """Tables with a row for each training example, on the training device; the base of the memories.
+
+    Within an epoch the tables are only read and the staged rows are only written, so neither the order of the batches
+    nor a repeated example nor gradient accumulation changes what is read. A transition, called before each epoch, moves
+    the staged rows over; it is also the only moment at which processes talk to each other.
 
     Args:
         num_examples: Rows, one for each training example.
@@ -19,10 +23,13 @@ class TeacherMemory:
         dtype: `torch.float32`, or `torch.float64` for a student that computes in double precision.
 
     Attributes:
+        num_tables: How many tables there are.
         epoch: Index of the epoch that the tables are ready for (from 0).
-        coverage: Share of the training examples that have a short-term teacher, from 0 to 1.
-        is_complete: Whether every example has both teachers.
+        coverage: Share of the training examples with a row in the first table, from 0 to 1.
+        is_complete: Whether every example has a row in every table.
     """
+
+    num_tables: int = 1
 
     def __init__(
         self,
@@ -37,18 +44,130 @@ class TeacherMemory:
         self.num_examples = num_examples
         self.num_labels = num_labels
         self.epoch = 0
-        # Short-term table first, long-term table second: one read serves both.
-        self._logits = torch.zeros(2, num_examples, num_labels, dtype=dtype, device=device)
-        self._written = torch.zeros(2, num_examples, dtype=torch.bool, device=device)
-        # Sums of logits and, in the last column, their count: a repeated example (a sampler's refill, another process)
+        self._rows = torch.zeros(self.num_tables, num_examples, num_labels, dtype=dtype, device=device)
+        self._written = torch.zeros(self.num_tables, num_examples, dtype=torch.bool, device=device)
+        # Sums of rows and, in the last column, their count: a repeated example (a sampler's refill, another process)
         # is averaged.
         self._staged = torch.zeros(num_examples, num_labels + 1, dtype=dtype, device=device)
         self._measure_coverage()
 
+    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of some examples.
+
+        Args:
+            indices: Example indices, int64 `(batch_size,)`.
+
+        Returns:
+            Rows `(num_tables, batch_size, num_labels)` and the written-mask, bool `(num_tables, batch_size)`.
+
+        Raises:
+            IndexError: If an index is out of range. On an accelerator the check would stall the device; there
+                `ExampleIndexCollator` has made it.
+        """
+        try:
+            return self._rows.index_select(1, indices), self._written.index_select(1, indices)
+        except (IndexError, RuntimeError):
+            self._check_indices(indices)
+            raise
+
+    def stage(self, indices: Tensor, rows: Tensor) -> None:
+        """Keeps a batch of student outputs for the next transition. Rows that are not finite are passed over.
+
+        Args:
+            indices: Example indices, int64 `(batch_size,)`.
+            rows: Student outputs, `(batch_size, num_labels)`; the gradient is not kept.
+
+        Raises:
+            IndexError: As in `read`.
+            ValueError: If `rows` is not of shape `(batch_size, num_labels)`.
+        """
+        if rows.shape != (len(indices), self.num_labels):
+            raise ValueError(
+                f"`rows` must have the shape (batch_size, num_labels) = ({len(indices)}, {self.num_labels}), "
+                f"got {tuple(rows.shape)}."
+            )
+        rows = rows.detach()
+        # Infinity minus itself is not a number, so this is false for both, with fewer operations than `isfinite`.
+        finite = (rows - rows == 0).all(dim=-1, keepdim=True)
+        counted = torch.nn.functional.pad(rows, (0, 1), value=1.0)
+        try:
+            self._staged.index_add_(0, indices, torch.where(finite, counted, 0.0).to(self._staged.dtype))
+        except (IndexError, RuntimeError):
+            self._check_indices(indices)
+            raise
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
+        return {
+            "rows": self._rows,
+            "written": self._written,
+            "staged": self._merged_staging(),
+            "epoch": self.epoch,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor | int], device: torch.device | str = "cpu") -> Self:
+        """Rebuilds a memory from `state_dict()`. Of several processes only the first takes over the staged rows, so
+        that the next merge counts them once."""
+        _, num_examples, num_labels = state["rows"].shape
+        memory = cls(num_examples, num_labels, device, state["rows"].dtype)
+        memory._rows.copy_(state["rows"])
+        memory._written.copy_(state["written"])
+        if rank() == 0:
+            memory._staged.copy_(state["staged"])
+        memory.epoch = state["epoch"]
+        memory._measure_coverage()
+        return memory
+
+    def _advance(self, epoch: int) -> tuple[Tensor, Tensor] | None:
+        """Clears the staged rows of all processes and returns their means, and which examples have one; nothing where
+        the tables are ready for `epoch` already."""
+        if epoch == self.epoch:
+            return None
+        if epoch != self.epoch + 1:
+            raise ValueError(
+                f"`epoch` must be {self.epoch} (the epoch that the teacher memory is ready for) or {self.epoch + 1} "
+                f"(the next one), got {epoch}. Was a checkpoint of another run loaded?"
+            )
+        staged = self._merged_staging()
+        count = staged[:, -1:]
+        means, fresh = staged[:, :-1] / count.clamp(min=1), count > 0
+        self._staged.zero_()
+        self.epoch = epoch
+        return means, fresh
+
+    def _measure_coverage(self) -> None:
+        # Waits for the device, so once an epoch and not whenever asked.
+        counts = self._written.sum(dim=1).tolist()
+        self.coverage = counts[0] / self.num_examples
+        self.is_complete = min(counts) == self.num_examples
+
+    def _merged_staging(self) -> Tensor:
+        if not is_distributed():
+            return self._staged
+        staged = self._staged.clone()
+        dist.all_reduce(staged)
+        return staged
+
+    def _check_indices(self, indices: Tensor) -> None:
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= self.num_examples:
+            raise index_out_of_range(low if low < 0 else high, self.num_examples)
+
+
+class TeacherMemory(ExampleMemory):
+    """Short-term, long-term and staged student outputs (logits) of every training example.
+
+    `read` returns the short-term table first, the long-term table second: one read serves both. Arguments and
+    attributes are those of `ExampleMemory`.
+    """
+
+    num_tables = 2
+
     @property
     def short_term_logits(self) -> Tensor:
         """Each example's output in the previous epoch, `(num_examples, num_labels)`; zeros where never written."""
-        return self._logits[0]
+        return self._rows[0]
 
     @property
     def short_term_written(self) -> Tensor:
@@ -58,57 +177,12 @@ class TeacherMemory:
     @property
     def long_term_logits(self) -> Tensor:
         """Each example's output in the last epoch of the previous mini-generation; zeros where never written."""
-        return self._logits[1]
+        return self._rows[1]
 
     @property
     def long_term_written(self) -> Tensor:
         """Which examples have a long-term teacher, bool `(num_examples,)`."""
         return self._written[1]
-
-    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Both teachers of some examples.
-
-        Args:
-            indices: Example indices, int64 `(batch_size,)`.
-
-        Returns:
-            Logits `(2, batch_size, num_labels)` and the written-mask, bool `(2, batch_size)`; short-term first.
-
-        Raises:
-            IndexError: If an index is out of range. On an accelerator the check would stall the device; there
-                `ExampleIndexCollator` has made it.
-        """
-        try:
-            return self._logits.index_select(1, indices), self._written.index_select(1, indices)
-        except (IndexError, RuntimeError):
-            self._check_indices(indices)
-            raise
-
-    def stage(self, indices: Tensor, logits: Tensor) -> None:
-        """Keeps a batch of student outputs for the next transition. Rows that are not finite are passed over.
-
-        Args:
-            indices: Example indices, int64 `(batch_size,)`.
-            logits: Student outputs, `(batch_size, num_labels)`; the gradient is not kept.
-
-        Raises:
-            IndexError: As in `read`.
-            ValueError: If `logits` is not of shape `(batch_size, num_labels)`.
-        """
-        if logits.shape != (len(indices), self.num_labels):
-            raise ValueError(
-                f"`logits` must have the shape (batch_size, num_labels) = ({len(indices)}, {self.num_labels}), "
-                f"got {tuple(logits.shape)}."
-            )
-        logits = logits.detach()
-        # Infinity minus itself is not a number, so this is false for both, with fewer operations than `isfinite`.
-        finite = (logits - logits == 0).all(dim=-1, keepdim=True)
-        rows = torch.nn.functional.pad(logits, (0, 1), value=1.0)
-        try:
-            self._staged.index_add_(0, indices, torch.where(finite, rows, 0.0).to(self._staged.dtype))
-        except (IndexError, RuntimeError):
-            self._check_indices(indices)
-            raise
 
     def transition(self, epoch: int, begins_mini_generation: bool) -> None:
         """Makes the tables ready for `epoch`: staged rows become the short-term teachers, and the long-term ones too
@@ -123,64 +197,52 @@ class TeacherMemory:
         Raises:
             ValueError: If `epoch` is neither the current epoch nor the next one.
         """
-        if epoch == self.epoch:
+        staged = self._advance(epoch)
+        if staged is None:
             return
-        if epoch != self.epoch + 1:
-            raise ValueError(
-                f"`epoch` must be {self.epoch} (the epoch that the teacher memory is ready for) or {self.epoch + 1} "
-                f"(the next one), got {epoch}. Was a checkpoint of another run loaded?"
-            )
-        staged = self._merged_staging()
-        count = staged[:, -1:]
-        fresh = count > 0
+        rows, fresh = staged
         tables = slice(0, 2) if begins_mini_generation else slice(0, 1)
         # Rows that were not visited keep their older teacher.
-        self._logits[tables] = torch.where(fresh, staged[:, :-1] / count.clamp(min=1), self._logits[tables])
+        self._rows[tables] = torch.where(fresh, rows, self._rows[tables])
         self._written[tables] |= fresh.squeeze(-1)
-        self._staged.zero_()
-        self.epoch = epoch
         self._measure_coverage()
 
-    def state_dict(self) -> dict[str, Tensor | int]:
-        """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
-        return {
-            "logits": self._logits,
-            "written": self._written,
-            "staged": self._merged_staging(),
-            "epoch": self.epoch,
-        }
 
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor | int], device: torch.device | str = "cpu") -> "TeacherMemory":
-        """Rebuilds a memory from `state_dict()`. Of several processes only the first takes over the staged rows, so
-        that the next merge counts them once."""
-        _, num_examples, num_labels = state["logits"].shape
-        memory = cls(num_examples, num_labels, device, state["logits"].dtype)
-        memory._logits.copy_(state["logits"])
-        memory._written.copy_(state["written"])
-        if not _is_distributed() or dist.get_rank() == 0:
-            memory._staged.copy_(state["staged"])
-        memory.epoch = state["epoch"]
-        memory._measure_coverage()
-        return memory
+class MovingAverageMemory(ExampleMemory):
+    """One moving average over the epochs of every training example's outputs.
 
-    def _measure_coverage(self) -> None:
-        # Waits for the device, so once an epoch and not whenever asked.
-        short_term, long_term = self._written.sum(dim=1).tolist()
-        self.coverage = short_term / self.num_examples
-        self.is_complete = short_term == long_term == self.num_examples
+    Arguments and attributes are those of `ExampleMemory`.
+    """
 
-    def _merged_staging(self) -> Tensor:
-        if not _is_distributed():
-            return self._staged
-        staged = self._staged.clone()
-        dist.all_reduce(staged)
-        return staged
+    @property
+    def moving_average(self) -> Tensor:
+        """The averages, `(num_examples, num_labels)`; zeros where never written."""
+        return self._rows[0]
 
-    def _check_indices(self, indices: Tensor) -> None:
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= self.num_examples:
-            raise index_out_of_range(low if low < 0 else high, self.num_examples)
+    @property
+    def written(self) -> Tensor:
+        """Which examples have an average, bool `(num_examples,)`."""
+        return self._written[0]
+
+    def transition(self, epoch: int, decay: float) -> None:
+        """Makes the table ready for `epoch`: `row <- decay · row + (1 - decay) · staged row` where there is one.
+
+        Rows begin at zero. A second call for the same epoch does nothing; every process must call it.
+
+        Args:
+            epoch: Index of the epoch about to begin (from 0); after the last epoch, their number.
+            decay: Weight of the old row, from 0 (keep the newest) to below 1.
+
+        Raises:
+            ValueError: If `epoch` is neither the current epoch nor the next one.
+        """
+        staged = self._advance(epoch)
+        if staged is None:
+            return
+        rows, fresh = staged
+        self._rows = torch.where(fresh, decay * self._rows + (1 - decay) * rows, self._rows)
+        self._written |= fresh.squeeze(-1)
+        self._measure_coverage()
 
 
 def index_out_of_range(index: int, num_examples: int) -> IndexError:
@@ -189,7 +251,3 @@ def index_out_of_range(index: int, num_examples: int) -> IndexError:
         f"`example_index` must be between 0 and {num_examples - 1} (the training set has {num_examples} examples), "
         f"got {index}. The index is a position in the training set; do not change the data set while training."
     )
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

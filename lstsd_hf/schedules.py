@@ -1,6 +1,9 @@
 """When things happen, in epochs and optimizer steps. Pure numbers; epochs are counted from 0."""
 
+import math
 from dataclasses import dataclass
+
+from .errors import InputError
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,21 @@ class TrainingPlan:
     num_epochs: int
     steps_per_epoch: int
     max_steps: int
+
+    def check_length(self, field: str, length: int) -> None:
+        """Raises an `InputError` unless a second period of `length` epochs begins, where distillation would start."""
+        if length < self.num_epochs:
+            return
+        remedy = (
+            f"Train for more epochs, or set `{field}` to at most {self.num_epochs - 1}"
+            if self.num_epochs > 1
+            else "Train for at least 2 epochs"
+        )
+        raise InputError(
+            f"`{field}` must be less than the number of planned epochs, or no epoch distils: got {length} with "
+            f"{self.num_epochs} planned ({self.max_steps} optimizer steps at {self.steps_per_epoch} an epoch). "
+            f"{remedy}; for plain fine-tuning use `NoTeacherConfig()`."
+        )
 
 
 @dataclass(frozen=True)
@@ -64,3 +82,47 @@ class MiniGenerations:
     def has_teachers(self, epoch: int) -> bool:
         """Whether `epoch` lies in the second mini-generation or later, where distillation acts."""
         return epoch >= self.length
+
+
+@dataclass(frozen=True)
+class CosineCycles:
+    """Learning-rate cycles that each fall from the base rate to almost 0 along half a cosine, then restart.
+
+    A last cycle that is cut short falls along its own length, so that the run still ends near 0.
+
+    Source: Huang et al., "Snapshot Ensembles: Train 1, Get M for Free", ICLR 2017, arXiv 1704.00109, Eq. 2.
+
+    Attributes:
+        length: Optimizer steps in a cycle.
+        max_steps: Optimizer steps of the whole run.
+    """
+
+    length: int
+    max_steps: int
+
+    @property
+    def count(self) -> int:
+        """How many cycles begin."""
+        return -(-self.max_steps // self.length)
+
+    def factor(self, step: int) -> float:
+        """Factor on the base learning rate for the update that follows `step` optimizer steps."""
+        start = step // self.length * self.length
+        length = max(1, min(self.length, self.max_steps - start))
+        return 0.5 * (1.0 + math.cos(math.pi * ((step - start) / length)))
+
+    def ends_after(self, steps_done: int) -> bool:
+        """Whether the last of `steps_done` optimizer steps was a cycle's last one."""
+        return steps_done % self.length == 0 or steps_done == self.max_steps
+
+    def of_last_step(self, steps_done: int) -> int:
+        """Index of the cycle that the last of `steps_done` optimizer steps belongs to, from 0."""
+        return max(0, steps_done - 1) // self.length
+
+
+def ramp_up(epoch: int, rampup_epochs: float) -> float:
+    """Factor that grows from exp(-5) in epoch 0 to 1 from epoch `rampup_epochs` on: exp(-5 (1 - epoch / R)²).
+
+    Source: Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017, arXiv 1610.02242, Sec. 3.
+    """
+    return math.exp(-5.0 * (1.0 - epoch / rampup_epochs) ** 2) if epoch < rampup_epochs else 1.0

@@ -8,41 +8,49 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from .callback import TeacherMemoryCallback
 from .checkpoint import describe_run, load_teacher_state, save_teacher_state
 from .data import EXAMPLE_INDEX, ExampleIndexCollator, IndexedDataset, check_has_indices
+from .errors import InputError
+from .prediction import JointPrediction, preprocess_each
+from .student import Student, logits_of
 from .teachers import Teacher, TeacherBatch, TeacherConfig, build_teacher
 
 
 class SelfDistillationMixin:
     """Adds a self-distillation teacher to a `Trainer` class: `class Mine(SelfDistillationMixin, MyTrainer)`.
 
-    The base loss is whatever the parent's `compute_loss` returns; the teacher's terms are added to it. Evaluation and
-    prediction are the parent's. The training data set, the collator and `args` stay as they were given.
+    The base loss is whatever the parent's `compute_loss` returns; the teacher may weight it, and adds terms to it.
+    Evaluation and prediction are the parent's, unless the teacher declares an ensemble or copies to score. The training
+    data set, the collator and `args` stay as they were given.
 
     Scale of the terms. So that base loss and terms keep the ratio 1 : λ under gradient accumulation and on several
-    processes, the terms are divided by what Trainer divides the base loss by. Below, B is the micro-batch, N the number
-    of labels in all micro-batches of the optimizer step on all processes (`num_items_in_batch`), W the number of
-    processes (1 unless `average_tokens_across_devices`), G the number of micro-batches of the step.
+    processes, the mean of a term gets the factor by which Trainer's base loss differs from a mean over the micro-batch.
+    Below, B is the size of the micro-batch, N the number of labels in all micro-batches of the optimizer step on all
+    processes (`num_items_in_batch`), W the number of processes (1 unless `average_tokens_across_devices`), G the number
+    of micro-batches of the step.
 
     | base loss | Trainer's factor on it | ours on each term |
     |---|---|---|
-    | the model's own, `forward` takes `**kwargs` (BERT and most others) | mean over B, times W | mean over B, times W |
-    | the model's own, no `**kwargs` | mean over B, then divided by G | mean over B, then divided by G |
-    | label smoothing, `forward` takes `**kwargs` | sum over B / N, times W | sum over B / N, times W |
-    | label smoothing, no `**kwargs` | mean over B, then divided by G | mean over B, then divided by G |
-    | `compute_loss_func` | opaque; by convention sum over B / N | sum over B / N, times W |
-    | an overridden `compute_loss` | opaque; by convention mean over B | mean over B |
-    | the same, `loss_is_scaled_for_ga = True` | opaque; by convention sum over B / N | sum over B / N |
+    | the model's own, `forward` takes `**kwargs` (BERT and most others) | mean over B, times W | mean, times W |
+    | the model's own, no `**kwargs` | mean over B, then divided by G | mean, then divided by G |
+    | label smoothing, `forward` takes `**kwargs` | sum over B / N, times W | mean, times B / N, times W |
+    | label smoothing, no `**kwargs` | mean over B, then divided by G | mean, then divided by G |
+    | `compute_loss_func` | opaque; by convention sum over B / N | mean, times B / N, times W |
+    | an overridden `compute_loss` | opaque; by convention mean over B | mean |
+    | the same, `loss_is_scaled_for_ga = True` | opaque; by convention sum over B / N | mean, times B / N |
 
-    Override `reduce_distillation` if your loss follows another rule. The table only matters with accumulation or
+    Override `distillation_scale` if your loss follows another rule. The table only matters with accumulation or
     several processes; otherwise all of its rows are the mean over the batch.
 
-    Logged with each training `loss`: `loss_base` and, while the teacher distils, `loss_<term>` without its weight, on
-    the same scale, so that `loss = loss_base + Σ weight · loss_<term>`; and the teacher's own numbers.
+    Logged with each training `loss`: `loss_base` and, while the teacher distils, `loss_<term>`, both without their
+    weights and on the same scale, so that `loss = base weight · loss_base + Σ weight · loss_<term>`; and the teacher's
+    own numbers.
 
     Checkpoints contain the teacher's state, and a run can only be resumed from one that does. The hub strategies
     `checkpoint` and `all_checkpoints` upload it: predictions for the training set, in its order.
@@ -53,19 +61,23 @@ class SelfDistillationMixin:
         **kwargs: Passed on to the parent Trainer.
 
     Attributes:
-        teacher: The `Teacher`; its memory is `teacher.memory`.
+        teacher: The `Teacher`; its memory, where it has one, is `teacher.memory`.
     """
 
     def __init__(self, *args, teacher: Teacher | TeacherConfig | None = None, **kwargs):
         self.teacher = build_teacher(teacher)
         super().__init__(*args, **kwargs)
-        self.add_callback(TeacherMemoryCallback(self.teacher))
+        self._student = Student(self)
+        self._events = TeacherMemoryCallback(self.teacher, self._student)
+        self.add_callback(self._events)
         self._loss_sums: dict[str, Tensor] = {}
         self._loss_sums_since_step = 0
-        if self.teacher.needs_batches:
+        self._step_distils = False
+        self._joint_prediction: JointPrediction | None = None
+        if self.teacher.is_stateful:
             _check_single_label(getattr(self.model, "config", None))
-            if self.train_dataset is not None:
-                check_has_indices(self.train_dataset)
+        if self.teacher.needs_batches and self.train_dataset is not None:
+            check_has_indices(self.train_dataset)
 
     @property
     def _parent_compute_loss(self):
@@ -79,16 +91,19 @@ class SelfDistillationMixin:
             return super().get_train_dataloader()
         dataset, collator = self.train_dataset, self.data_collator
         # The parent would look for unused columns in the indexed view and find none, so they go here.
-        if isinstance(dataset, datasets.Dataset):
-            bare_dataset, bare_collator = self._remove_unused_columns(dataset, "training"), collator
-        else:
-            bare_dataset, bare_collator = dataset, self._get_collator_with_removed_columns(collator, "training")
+        bare_dataset, bare_collator = self.training_examples()
         try:
             self.train_dataset = IndexedDataset(bare_dataset, source=dataset)
             self.data_collator = ExampleIndexCollator(bare_collator, len(dataset))
             return super().get_train_dataloader()
         finally:
             self.train_dataset, self.data_collator = dataset, collator
+
+    def training_examples(self) -> tuple[Any, Any]:
+        """The training set and the collator for its examples, both without columns that the model does not take."""
+        if isinstance(self.train_dataset, datasets.Dataset):
+            return self._remove_unused_columns(self.train_dataset, "training"), self.data_collator
+        return self.train_dataset, self._get_collator_with_removed_columns(self.data_collator, "training")
 
     def _get_train_sampler(self, train_dataset=None):
         # Length grouping needs the user's own rows, with the length column.
@@ -108,6 +123,9 @@ class SelfDistillationMixin:
                 "teacher saw no batch: an override ahead of it did not call `super().compute_loss`. Keep your override "
                 "in a Trainer subclass and put the mixin first: `class Mine(SelfDistillationMixin, MyTrainer)`."
             )
+        if self.accelerator.sync_gradients:
+            self.teacher.distilled_steps += self._step_distils
+            self._step_distils = False
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -133,43 +151,83 @@ class SelfDistillationMixin:
                 "student's logits; end it with `return (loss, outputs) if return_outputs else loss`."
             )
         base_loss, outputs = result
-        batch = TeacherBatch(inputs, indices, labels, _student_logits(outputs, labels, indices))
-        loss = base_loss
+        logits = _checked_logits(outputs, labels, indices)
+        batch = TeacherBatch(inputs, indices, labels, logits, self._events.progress, self._student.forward)
         parts = {"base": base_loss}
-        for name, term in self.teacher.loss_terms(batch).items():
-            parts[name] = self.reduce_distillation(term.per_example, num_items_in_batch)
+        scale = self.distillation_scale(len(indices), num_items_in_batch)
+        terms = self.teacher.loss_terms(batch)
+        weight = self.teacher.base_loss_weight(batch)
+        loss = base_loss if weight == 1 else base_loss * weight
+        for name, term in terms.items():
+            parts[name] = term.per_example.mean() * scale
             loss = torch.add(loss, parts[name], alpha=term.weight)
         self.teacher.observe(batch)
         self._met_teacher = True
+        self._step_distils |= bool(terms)
         self._accumulate(parts, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def reduce_distillation(self, per_example: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        """Reduces a term as Trainer reduces the base loss; see the table in the class docstring.
+    def distillation_scale(self, batch_size: int, num_items_in_batch: Tensor | int | None) -> Tensor | float:
+        """By what Trainer's base loss differs from a mean over the micro-batch; see the table in the class docstring.
 
         Args:
-            per_example: One value for each example of the micro-batch, `(batch_size,)`.
+            batch_size: Examples in the micro-batch (B).
             num_items_in_batch: Labels in the whole optimizer step (N), or `None` where Trainer does not count them.
 
         Returns:
-            A scalar.
+            The factor on the mean of each term.
         """
+        if num_items_in_batch is None:
+            return 1.0
         is_overridden = self._parent_compute_loss is not Trainer.compute_loss
         if is_overridden:
             divides_by_items = bool(getattr(self, "loss_is_scaled_for_ga", None))
         else:
             divides_by_items = self.compute_loss_func is not None or self.label_smoother is not None
-        if num_items_in_batch is None:
-            return per_example.mean()
-        reduced = per_example.sum() / num_items_in_batch if divides_by_items else per_example.mean()
+        scale = batch_size / num_items_in_batch if divides_by_items else 1.0
         if is_overridden or not self.args.average_tokens_across_devices:
-            return reduced
-        return reduced * (self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes)
+            return scale
+        return scale * (self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes)
+
+    # ---- Evaluation ----
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """The parent's; where the teacher declares an ensemble or copies to score, they predict in the same pass."""
+        options = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        ensemble, copies = self.teacher.ensemble(), self.teacher.scored_copies()
+        if not ensemble and not copies:
+            return super().evaluation_loop(*options)
+        if self.args.batch_eval_metrics:
+            raise InputError(
+                f"`batch_eval_metrics` must be False with {type(self.teacher).__name__}, got True: several predictions "
+                "are scored in one pass. Leave it out."
+            )
+        joint = self._joint_prediction = JointPrediction(ensemble, copies, self._student)
+        compute_metrics, preprocess = self.compute_metrics, self.preprocess_logits_for_metrics
+        if compute_metrics is not None:
+            self.compute_metrics = joint.score_all(compute_metrics)
+        if preprocess is not None:
+            self.preprocess_logits_for_metrics = preprocess_each(preprocess)
+        try:
+            output = super().evaluation_loop(*options)
+        finally:
+            self._joint_prediction = None
+            self.compute_metrics, self.preprocess_logits_for_metrics = compute_metrics, preprocess
+        return output._replace(predictions=output.predictions[0]) if output.predictions is not None else output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The parent's; the indices are dropped should the batch come from the training loader."""
         inputs, _ = _split_indices(inputs)
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        joint = self._joint_prediction
+        if joint is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys=ignore_keys)
+        predictions = joint.predict(logits_of(logits), self._prepare_inputs(inputs))
+        if joint.replaces_student and loss is not None:
+            loss = cross_entropy(predictions[0], labels)
+        return (loss, None, None) if prediction_loss_only else (loss, predictions, labels)
 
     # ---- Logs ----
 
@@ -205,27 +263,58 @@ class SelfDistillationMixin:
         # Entered anew for each `train()`, trial and batch size tried; a checkpoint is loaded further in.
         if self.teacher.needs_batches and self.train_dataset is not None:
             check_has_indices(self.train_dataset)
-            self.teacher.reset(len(self.train_dataset))
+        if self.teacher.runs_model:
+            self._check_weights_are_whole()
+        self.teacher.reset(len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0)
+        self.teacher.distilled_steps = 0
+        self._step_distils = False
         self._loss_sums = {}
         self._loss_sums_since_step = 0
         return super()._inner_training_loop(*args, **kwargs)
 
+    def _check_weights_are_whole(self) -> None:
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        is_zero3 = self.is_deepspeed_enabled and plugin is not None and plugin.zero_stage == 3
+        if self.is_fsdp_enabled or is_zero3:
+            raise InputError(
+                f"{type(self.teacher).__name__} must have the model's whole weights on every process, got "
+                f"{'DeepSpeed ZeRO-3' if is_zero3 else 'FSDP'}, which shards them. Use DistributedDataParallel "
+                "(torchrun without --fsdp), DeepSpeed ZeRO-1 or 2, or a method that keeps predictions only, such as "
+                "`LSTSDConfig()`."
+            )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The parent's, unless the teacher declares a learning rate of its own."""
+        factor = self.teacher.learning_rate_factor
+        if factor is None:
+            return super().create_scheduler(num_training_steps=num_training_steps, optimizer=optimizer)
+        if self.lr_scheduler is not None:
+            raise InputError(
+                f"{type(self.teacher).__name__} sets the learning rate itself, got a scheduler in `optimizers` too. "
+                "Pass `optimizers=(optimizer, None)`, or set `cyclic_learning_rate=False` in its config."
+            )
+        # A plain function: the state of a scheduler contains the attributes of any other callable.
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: factor(step))
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if not self.teacher.needs_batches:
+        if not self.teacher.is_stateful:
             return
-        state = self.teacher.state_dict()
+        state = {**self.teacher.state_dict(), "distilled_steps": self.teacher.distilled_steps}
         if self.args.should_save:
             run = describe_run(self.teacher, self.train_dataset)
             save_teacher_state(state, run, self.state.global_step, output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.teacher.needs_batches:
+        if checkpoint is None or not self.teacher.is_stateful:
             return
         if os.path.isdir(checkpoint):
             run = describe_run(self.teacher, self.train_dataset)
             state = load_teacher_state(run, self.state.global_step, checkpoint)
+            self.teacher.distilled_steps = state.pop("distilled_steps")
             self.teacher.load_state_dict(state, self.args.device)
             self._loss_sums_since_step = self.state.global_step
 
@@ -242,21 +331,9 @@ def _split_indices(inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor
     return inputs, inputs.pop(EXAMPLE_INDEX)
 
 
-def _student_logits(outputs: Any, labels: Tensor | None, indices: Tensor) -> Tensor:
-    """The logits `(batch_size, num_labels)` in a model's outputs, at least fp32: a KL in "
-    "bf16 loses its small values."""
-    if isinstance(outputs, Mapping):
-        logits = outputs.get("logits")
-    elif isinstance(outputs, Tensor):
-        logits = outputs
-    else:
-        # A tuple starts with the loss, but not where Trainer computes the loss itself.
-        logits = next((output for output in outputs if isinstance(output, Tensor) and output.dim() > 1), None)
-    if logits is None:
-        raise ValueError(
-            "The model's outputs must contain `logits`, or be a tuple with them in the first place after the loss; "
-            f"got {sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__}."
-        )
+def _checked_logits(outputs: Any, labels: Tensor | None, indices: Tensor) -> Tensor:
+    """The logits `(batch_size, num_labels)` in a model's outputs, one row for each example."""
+    logits = logits_of(outputs)
     is_single_label = labels is None or (labels.dim() == 1 and not labels.is_floating_point())
     if logits.dim() != 2 or logits.size(1) < 2 or not is_single_label:
         _refuse(
@@ -269,7 +346,7 @@ def _student_logits(outputs: Any, labels: Tensor | None, indices: Tensor) -> Ten
             f"model returned {len(logits)} rows. Collators that drop, merge or pack examples cannot be used with "
             "sample distillation."
         )
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return logits
 
 
 def _check_single_label(config: Any) -> None:

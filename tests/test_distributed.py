@@ -35,7 +35,7 @@ def one_process(tmp_path_factory):
     return launch(tmp_path_factory.mktemp("one") / "run")[0]
 
 
-TABLES = ("logits", "written", "staged")
+TABLES = ("rows", "written", "staged")
 
 
 @pytest.mark.parametrize("training", ["trained", "frozen"])

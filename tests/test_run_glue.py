@@ -18,6 +18,7 @@ from transformers import (
 )
 
 import run_glue
+from lstsd_hf import TEACHERS
 from lstsd_hf.errors import InputError
 from lstsd_hf.glue.models import load_model, resolve_model
 from lstsd_hf.glue.results import results_schema
@@ -233,7 +234,7 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "magic", "--task", "rte"], "`method` must be of vanilla, lstsd, got 'magic'."),
+        (["--method", "magic", "--task", "rte"], f"`method` must be of {', '.join(TEACHERS)}, got 'magic'."),
         (
             ["--method", "lstsd", "--task", "wnli"],
             "`task` must be one of rte, mrpc, sst2, cola, got 'wnli'. Own data: `--train_file`.",
@@ -289,7 +290,7 @@ def test_errors_are_short_and_options_are_listed(workplace):
     command = [sys.executable, str(ROOT / "run_glue.py")]
     failed = subprocess.run([*command, "--task", "rte", "--method", "magic"], capture_output=True, text=True)
     assert failed.returncode == 1
-    assert failed.stderr == "run_glue.py: error: `method` must be of vanilla, lstsd, got 'magic'.\n"
+    assert failed.stderr == f"run_glue.py: error: `method` must be of {', '.join(TEACHERS)}, got 'magic'.\n"
     shown = subprocess.run([*command, "--method", "lstsd", "--help"], capture_output=True, text=True)
     for option in ("--lambda_short", "--mini_generation_epochs", "--teacher_floor", "--learning_rate", "--resume"):
         assert option in shown.stdout

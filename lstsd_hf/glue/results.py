@@ -1,11 +1,12 @@
 """What a finished run leaves behind: `results.json` by a published schema, and the summary table."""
 
 import json
-import os
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
+
+from ..files import replacing
 
 SCHEMA_VERSION = 1
 RESULTS_NAME = "results.json"
@@ -24,9 +25,8 @@ def package_versions() -> dict[str, str]:
 
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Writes a JSON file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

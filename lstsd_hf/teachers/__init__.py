@@ -1,10 +1,34 @@
 """Methods by name: the only map from a name to its config."""
 
 from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+from .dlb import DLB, DLBConfig
+from .label_smoothing import LabelSmoothing, LabelSmoothingConfig
 from .lstsd import LSTSD, LSTSDConfig
+from .lstsd_no_long import LSTSDNoLongConfig
+from .lstsd_no_short import LSTSDNoShortConfig
+from .lstsd_single import LSTSDSingle, LSTSDSingleConfig
+from .mean_teacher import MeanTeacher, MeanTeacherConfig
+from .snapshot_distillation import SnapshotDistillation, SnapshotDistillationConfig
+from .snapshot_ensemble import SnapshotEnsemble, SnapshotEnsembleConfig
+from .temporal_ensemble import TemporalEnsemble, TemporalEnsembleConfig
 from .vanilla import NoTeacher, NoTeacherConfig
 
-TEACHERS: dict[str, type[TeacherConfig]] = {config.name: config for config in (NoTeacherConfig, LSTSDConfig)}
+TEACHERS: dict[str, type[TeacherConfig]] = {
+    config.name: config
+    for config in (
+        NoTeacherConfig,
+        LSTSDConfig,
+        LSTSDSingleConfig,
+        LSTSDNoLongConfig,
+        LSTSDNoShortConfig,
+        TemporalEnsembleConfig,
+        MeanTeacherConfig,
+        SnapshotEnsembleConfig,
+        SnapshotDistillationConfig,
+        DLBConfig,
+        LabelSmoothingConfig,
+    )
+}
 
 
 def build_teacher(teacher: Teacher | TeacherConfig | None) -> Teacher:
@@ -29,14 +53,30 @@ def build_teacher(teacher: Teacher | TeacherConfig | None) -> Teacher:
 
 
 __all__ = [
+    "DLB",
     "LSTSD",
     "TEACHERS",
+    "DLBConfig",
     "DistillationTerm",
     "LSTSDConfig",
+    "LSTSDNoLongConfig",
+    "LSTSDNoShortConfig",
+    "LSTSDSingle",
+    "LSTSDSingleConfig",
+    "LabelSmoothing",
+    "LabelSmoothingConfig",
+    "MeanTeacher",
+    "MeanTeacherConfig",
     "NoTeacher",
     "NoTeacherConfig",
+    "SnapshotDistillation",
+    "SnapshotDistillationConfig",
+    "SnapshotEnsemble",
+    "SnapshotEnsembleConfig",
     "Teacher",
     "TeacherBatch",
     "TeacherConfig",
+    "TemporalEnsemble",
+    "TemporalEnsembleConfig",
     "build_teacher",
 ]

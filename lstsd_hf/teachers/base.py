@@ -1,29 +1,80 @@
 """The one interface: a `Teacher` supplies distillation terms and remembers what it needs to supply the next ones."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..memory import TeacherMemory
+from ..errors import InputError
+from ..label_errors import LabelErrorCandidate, rank_label_errors
+from ..memory import ExampleMemory
+from ..model_copy import ModelCopy
 from ..schedules import Progress, TrainingPlan
+from ..student import Student
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Base of every method's options. A subclass is a frozen dataclass whose fields become command-line options."""
+    """Base of every method's options. A subclass is a frozen dataclass whose fields become command-line options.
+
+    Attributes:
+        name: Name in the registry.
+        search_space: What a search tunes: for each field its candidate values.
+    """
 
     name: ClassVar[str]
+    search_space: ClassVar[Mapping[str, tuple]] = {}
 
     @classmethod
     def paper(cls) -> "TeacherConfig":
         """The options that reproduce the method's paper; where they are the defaults, `cls()`."""
         return cls()
 
+    @classmethod
+    def neutral(cls) -> "TeacherConfig":
+        """The options under which training is the parent Trainer's, bit for bit."""
+        raise NotImplementedError(f"{cls.__name__} does not define `neutral`.")
+
     def build(self) -> "Teacher":
         """The teacher that these options describe."""
         raise TypeError(f"{type(self).__name__} does not define `build`.")
+
+    def _check_weight(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"`{name}` must be a finite number of at least 0, got {value}. 0 drops the term.")
+
+    def _check_temperature(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(f"`temperature` must be positive, got {self.temperature}. 1 leaves the logits unchanged.")
+
+    def _check_choice(self, name: str, choices: Mapping[str, Any]) -> None:
+        if getattr(self, name) not in choices:
+            raise InputError(f"`{name}` must be one of {sorted(choices)}, got {getattr(self, name)!r}.")
+
+    def _check_decay(self, name: str) -> None:
+        if not 0 <= getattr(self, name) < 1:
+            raise InputError(
+                f"`{name}` is the weight of the old value and must be from 0 to below 1, got {getattr(self, name)}."
+            )
+
+    def _check_epochs(self, name: str) -> None:
+        length = getattr(self, name)
+        if length is not None and (not isinstance(length, int) or length < 1):
+            raise InputError(
+                f"`{name}` must be a whole number of at least 1, got {length}. "
+                "Leave it out to fit it to the number of epochs."
+            )
+
+    def _check_rampup(self) -> None:
+        length = self.rampup_epochs
+        if length is not None and not (math.isfinite(length) and length >= 0):
+            raise InputError(
+                f"`rampup_epochs` must be a finite number of at least 0, got {length}. 0: full weight at once."
+            )
 
 
 @dataclass(frozen=True)
@@ -35,12 +86,17 @@ class TeacherBatch:
         indices: Positions in the training set, int64 `(batch_size,)`.
         labels: Class indices `(batch_size,)`, or `None` if the batch has none.
         student_logits: The student's output for the update, at least fp32, with gradient, `(batch_size, num_labels)`.
+        progress: Where training is.
+        forward: Runs the student again, with gradient: inputs to logits. Safe under DistributedDataParallel and
+            gradient accumulation.
     """
 
     inputs: Mapping[str, Any]
     indices: Tensor
     labels: Tensor | None
     student_logits: Tensor
+    progress: Progress
+    forward: Callable[[Mapping[str, Any]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +104,8 @@ class DistillationTerm:
     """One weighted part of the loss, unreduced: only the trainer knows by what the base loss was divided.
 
     Attributes:
-        per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only.
+        per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only; of other examples
+            than the batch's, as many as there are.
         weight: λ, the factor in the total loss. The log shows the term without it.
     """
 
@@ -59,25 +116,36 @@ class DistillationTerm:
 class Teacher:
     """What stands between plain fine-tuning and a self-distillation method. Override what your method needs.
 
-    Order of calls: `on_train_begin` once (`load_state_dict` before it when a run is resumed); `on_epoch_begin`; for
-    each micro-batch `loss_terms`, then `observe`; after each optimizer step `on_step_end`; `on_train_end` once. One
-    object may train several times: `reset` is called before each.
+    Order of calls: `reset`; `load_state_dict` when a run is resumed; `on_train_begin`; `on_epoch_begin`; for each
+    micro-batch `loss_terms` and `base_loss_weight`, then `observe`; after each optimizer step `on_step_end`;
+    `on_train_end` once. One object may train several times.
 
     Attributes:
-        needs_batches: Whether the trainer hands over the training batches (example indices and student logits). False
-            makes it the parent Trainer.
-        memory: The teacher memory, where the method keeps one and a first batch was seen.
-        distilled_steps: Optimizer steps whose loss contained a distillation term; kept up by the method.
+        needs_batches: Whether the trainer hands over the training batches (example indices and student logits).
+        is_stateful: Whether checkpoints must carry the teacher. Without batches and state it is the parent Trainer.
+        runs_model: Whether it runs the model, or a copy of its weights, beside the training forward. Such a teacher is
+            refused where the weights are sharded (FSDP, DeepSpeed ZeRO-3).
+        learning_rate_factor: Optimizer steps done -> factor on the base learning rate, in the place of the scheduler
+            that `TrainingArguments` ask for; `None` leaves that one.
+        memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
+        distilled_steps: Optimizer steps whose loss contained a distillation term; counted by the trainer.
+        student: The model being trained, set by the trainer before `on_train_begin`.
     """
 
     needs_batches: bool = True
-    memory: TeacherMemory | None = None
+    is_stateful: bool = True
+    runs_model: bool = False
+    learning_rate_factor: Callable[[int], float] | None = None
+    memory: ExampleMemory | None = None
     distilled_steps: int = 0
+    student: Student | None = None
 
     @property
     def config(self) -> TeacherConfig | None:
         """The options it was built from; a resumed run must have the same."""
         return None
+
+    # ---- Training ----
 
     def reset(self, num_examples: int) -> None:
         """Forgets everything, before a training run over `num_examples` examples."""
@@ -87,6 +155,10 @@ class Teacher:
 
     def on_epoch_begin(self, progress: Progress) -> None:
         """Called on every process before the first batch of an epoch, also of an epoch that is resumed half-way."""
+
+    def base_loss_weight(self, batch: TeacherBatch) -> float:
+        """Factor on the base loss."""
+        return 1.0
 
     def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
         """Terms to add to the base loss, by the name that follows `loss_` in the log; `{}` is plain fine-tuning."""
@@ -104,6 +176,42 @@ class Teacher:
     def log_metrics(self) -> dict[str, float]:
         """Plain numbers to add to each training log. Called on every process; keep it free of device waits."""
         return {}
+
+    # ---- Prediction ----
+
+    def ensemble(self) -> list[ModelCopy]:
+        """Copies whose softmax is averaged with the student's in `evaluate` and `predict`.
+
+        The student alone is then scored too, as `eval_student_…`.
+        """
+        return []
+
+    def scored_copies(self) -> dict[str, ModelCopy]:
+        """Copies that `evaluate` scores beside the student, as `eval_<name>_…`."""
+        return {}
+
+    # ---- What the memory knows ----
+
+    def example_probabilities(self) -> tuple[Tensor, Tensor]:
+        """What the memory predicts for each training example.
+
+        Returns:
+            Probabilities `(num_examples, num_labels)` and which examples have them, bool `(num_examples,)`.
+
+        Raises:
+            InputError: If the method keeps no predictions or has none yet.
+        """
+        raise InputError(
+            f"{type(self).__name__} must keep predictions for each training example, but has none. Train first, with "
+            "a method that keeps them (README: methods)."
+        )
+
+    def rank_label_errors(self) -> list[LabelErrorCandidate]:
+        """The training examples by how little the memory believes their given label, the least believed first."""
+        probabilities, written = self.example_probabilities()
+        return rank_label_errors(probabilities, written, self.student.train_dataset, self.student.processing_class)
+
+    # ---- Checkpoints ----
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
         """Tensors and plain numbers for a checkpoint, by name; `{}` needs none. Called on every process."""

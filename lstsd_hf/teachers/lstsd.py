@@ -1,8 +1,7 @@
 """Long Short-Term Sample Distillation."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -61,21 +60,17 @@ class LSTSDConfig(TeacherConfig):
     t_squared: bool = field(default=False, metadata={"help": "Multiply the terms by the temperature squared."})
     teacher_floor: float = field(default=1e-4, metadata={"help": "Lower bound of a teacher's probabilities; 0: none."})
 
+    search_space: ClassVar = {
+        "lambda_short": (0.25, 0.5, 1.0, 2.0, 4.0),
+        "lambda_long": (0.25, 0.5, 1.0, 2.4),
+        "mini_generation_epochs": (1, 2, 3, 6),
+    }
+
     def __post_init__(self):
-        for name in ("lambda_short", "lambda_long"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"`{name}` must be a finite number of at least 0, got {value}. 0 drops the term.")
-        length = self.mini_generation_epochs
-        if length is not None and (not isinstance(length, int) or length < 1):
-            raise InputError(
-                f"`mini_generation_epochs` must be a whole number of at least 1, got {length}. "
-                "Leave it out to fit it to the number of epochs."
-            )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise InputError(f"`temperature` must be positive, got {self.temperature}. 1 leaves the logits unchanged.")
-        if self.kl_direction not in KL_DIRECTIONS:
-            raise InputError(f"`kl_direction` must be one of {sorted(KL_DIRECTIONS)}, got {self.kl_direction!r}.")
+        self._check_weight("lambda_short", "lambda_long")
+        self._check_epochs("mini_generation_epochs")
+        self._check_temperature()
+        self._check_choice("kl_direction", KL_DIRECTIONS)
         if not 0 <= self.teacher_floor < 1:
             raise InputError(
                 f"`teacher_floor` must be a probability from 0 to below 1, got {self.teacher_floor}. 0 means no floor."
@@ -85,6 +80,11 @@ class LSTSDConfig(TeacherConfig):
     def paper(cls) -> "LSTSDConfig":
         """The literal paper: λS 4.0, λL 2.4, E 6, T 1 (its setting for GLUE), KL[student ‖ teacher], no floor."""
         return cls(lambda_short=4.0, lambda_long=2.4, mini_generation_epochs=6, teacher_floor=0.0)
+
+    @classmethod
+    def neutral(cls) -> "LSTSDConfig":
+        """Both weights zero."""
+        return cls(lambda_short=0.0, lambda_long=0.0)
 
     def build(self) -> "LSTSD":
         return LSTSD(self)
@@ -100,12 +100,10 @@ class LSTSD(Teacher):
 
     Attributes:
         memory: The teacher memory, `None` until the first training batch.
-        distilled_steps: Optimizer steps whose loss contained a distillation term.
     """
 
     def __init__(self, config: LSTSDConfig | None = None):
         self._config = config if config is not None else LSTSDConfig()
-        self._num_examples = 0
         self.reset(0)
 
     @property
@@ -117,34 +115,26 @@ class LSTSD(Teacher):
         self._mini_generations: MiniGenerations | None = None
         self._distils = False
         self.memory = None
-        self.distilled_steps = 0
 
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
         config = self.config
         length = config.mini_generation_epochs or MiniGenerations.default_length(plan.num_epochs)
         self._mini_generations = schedule = MiniGenerations(length, plan.num_epochs)
-        if not (config.lambda_short or config.lambda_long):
+        if not self._has_weight:
             return "LSTSD: both weights are 0: plain fine-tuning."
-        if length >= plan.num_epochs:
-            remedy = (
-                f"Train for more epochs, or set `mini_generation_epochs` to at most {plan.num_epochs - 1}"
-                if plan.num_epochs > 1
-                else "Train for at least 2 epochs"
-            )
-            raise InputError(
-                f"`mini_generation_epochs` must be less than the number of planned epochs, or no epoch distils: got "
-                f"{length} with {plan.num_epochs} planned ({plan.max_steps} optimizer steps at {plan.steps_per_epoch} "
-                f"an epoch). {remedy}; for plain fine-tuning use `NoTeacherConfig()`."
-            )
+        plan.check_length("mini_generation_epochs", length)
         return (
             f"LSTSD: {schedule.count} mini-generations of {length} epoch{'s' * (length > 1)} in {plan.num_epochs} "
             f"epochs; distillation begins in epoch {length + 1}."
         )
 
+    @property
+    def _has_weight(self) -> bool:
+        return self.config.lambda_short > 0 or self.config.lambda_long > 0
+
     def on_epoch_begin(self, progress: Progress) -> None:
         self._transition(progress)
-        has_weight = self.config.lambda_short > 0 or self.config.lambda_long > 0
-        self._distils = has_weight and self._mini_generations.has_teachers(progress.epoch)
+        self._distils = self._has_weight and self._mini_generations.has_teachers(progress.epoch)
 
     def on_train_end(self, progress: Progress) -> None:
         self._transition(progress)
@@ -172,24 +162,26 @@ class LSTSD(Teacher):
         return {name: term for name, term in terms.items() if term.weight}
 
     def observe(self, batch: TeacherBatch) -> None:
-        logits = batch.student_logits
+        self._stage(batch.indices, batch.student_logits)
+
+    def _stage(self, indices: Tensor, logits: Tensor) -> None:
         if self.memory is None:
             self.memory = TeacherMemory(self._num_examples, logits.size(-1), logits.device, logits.dtype)
-        self.memory.stage(batch.indices, logits)
-
-    def on_step_end(self, progress: Progress) -> None:
-        if self._distils:
-            self.distilled_steps += 1
+        self.memory.stage(indices, logits)
 
     def log_metrics(self) -> dict[str, float]:
-        return {"teacher_coverage": self.memory.coverage}
+        return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
+
+    def example_probabilities(self) -> tuple[Tensor, Tensor]:
+        """The mean of both teachers' probabilities."""
+        if self.memory is None:
+            return super().example_probabilities()
+        short, long = self.memory.short_term_logits.softmax(-1), self.memory.long_term_logits.softmax(-1)
+        has_long = self.memory.long_term_written[:, None]
+        return (short + long * has_long) / (1 + has_long.to(short.dtype)), self.memory.short_term_written
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
-        if self.memory is None:
-            return {}
-        return {**self.memory.state_dict(), "distilled_steps": self.distilled_steps}
+        return {} if self.memory is None else self.memory.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        state = dict(state)
-        self.distilled_steps = state.pop("distilled_steps")
-        self.memory = TeacherMemory.from_state_dict(state, device)
+        self.memory = TeacherMemory.from_state_dict(state, device) if state else None

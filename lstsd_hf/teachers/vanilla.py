@@ -11,6 +11,10 @@ class NoTeacherConfig(TeacherConfig):
 
     name = "vanilla"
 
+    @classmethod
+    def neutral(cls) -> "NoTeacherConfig":
+        return cls()
+
     def build(self) -> "NoTeacher":
         return NoTeacher()
 
@@ -19,6 +23,7 @@ class NoTeacher(Teacher):
     """Plain fine-tuning: the trainer behaves as its parent Trainer, for every kind of task."""
 
     needs_batches = False
+    is_stateful = False
 
     @property
     def config(self) -> NoTeacherConfig:

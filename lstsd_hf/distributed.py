@@ -1,0 +1,24 @@
+"""The processes that train together, if several do."""
+
+from typing import Any
+
+import torch.distributed as dist
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def gather_objects(mine: Any) -> list[Any]:
+    """Every process's object, in the order of their ranks. All processes must call it."""
+    if not is_distributed():
+        return [mine]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone

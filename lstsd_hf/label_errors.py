@@ -1,0 +1,72 @@
+"""Which training examples are probably mislabelled, by what a memory predicts for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LABEL_NAMES = ("label", "labels", "label_ids")
+
+
+@dataclass(frozen=True)
+class LabelErrorCandidate:
+    """A training example and how far its label is believed.
+
+    Attributes:
+        index: Position in the training set.
+        given_label: The label in the training set.
+        believed_label: The label with the largest predicted probability.
+        given_probability: Predicted probability of the given label.
+        text: The example's text columns, joined, or its decoded tokens; `None` where there are neither.
+    """
+
+    index: int
+    given_label: int
+    believed_label: int
+    given_probability: float
+    text: str | None
+
+
+def rank_label_errors(
+    probabilities: Tensor, written: Tensor, dataset: Any, tokenizer: Any = None
+) -> list[LabelErrorCandidate]:
+    """Orders examples by the predicted probability of their given label, the smallest first (self-confidence).
+
+    Source: Northcutt et al., "Confident Learning", JAIR 2021, arXiv 1911.00068, Sec. 4. Predictions from training are
+    not out of sample: a model that has memorised a wrong label believes it.
+
+    Args:
+        probabilities: `(num_examples, num_labels)`.
+        written: Which examples have a prediction, bool `(num_examples,)`; the others are left out.
+        dataset: The training set; its examples are mappings with a label.
+        tokenizer: Decodes `input_ids` where an example has no text.
+    """
+    examples = [dataset[index] for index in range(len(dataset))]
+    labels = torch.tensor([_label_of(example) for example in examples])
+    probabilities = probabilities.cpu()
+    given = probabilities.gather(1, labels[:, None]).squeeze(1)
+    believed = probabilities.argmax(dim=1)
+    order = torch.argsort(given, stable=True)
+    return [
+        LabelErrorCandidate(index, int(labels[index]), int(believed[index]), float(given[index]), text)
+        for index in order[written.cpu()[order]].tolist()
+        for text in [_text_of(examples[index], tokenizer)]
+    ]
+
+
+def _label_of(example: Mapping[str, Any]) -> int:
+    for name in LABEL_NAMES:
+        if name in example:
+            return int(example[name])
+    raise KeyError(f"A training example must have one of {', '.join(LABEL_NAMES)}, found {sorted(example)}.")
+
+
+def _text_of(example: Mapping[str, Any], tokenizer: Any) -> str | None:
+    texts = [value for value in example.values() if isinstance(value, str)]
+    if texts:
+        return " | ".join(texts)
+    if tokenizer is not None and "input_ids" in example:
+        return tokenizer.decode(example["input_ids"], skip_special_tokens=True)
+    return None

@@ -1,0 +1,83 @@
+"""A second set of a model's weights, run through the model itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .student import Student
+
+
+class ModelCopy:
+    """What training changes in a model (trainable parameters and buffers), as it was at another moment.
+
+    Frozen parameters are shared with the model: under LoRA a copy is as small as the adapters. Floating-point tensors
+    are held in at least fp32, for an average over many steps would stand still in half precision.
+
+    Args:
+        tensors: Parameters and buffers by name.
+
+    Attributes:
+        tensors: The same, without gradient.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self.tensors = dict(tensors)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "ModelCopy":
+        """A copy of a model as it is now."""
+        return cls({name: _at_least_fp32(tensor.detach()).clone() for name, tensor in _changing(model)})
+
+    @torch.no_grad()
+    def average(self, model: nn.Module, decay: float) -> None:
+        """Moves each parameter: `copy <- decay · copy + (1 - decay) · model`. Buffers stay.
+
+        Args:
+            model: The model that the copy was made of.
+            decay: Weight of the old value, from 0 to 1.
+        """
+        for name, parameter in model.named_parameters():
+            if name in self.tensors:
+                self.tensors[name].lerp_(parameter.to(self.tensors[name].dtype), 1.0 - decay)
+
+    @torch.no_grad()
+    def forward(self, student: Student, inputs: Mapping[str, Any], training: bool = False) -> Tensor:
+        """Runs the student's model with these weights.
+
+        Args:
+            student: The model's view.
+            inputs: The model's inputs.
+            training: Run in training mode (with dropout) instead of evaluation mode.
+
+        Returns:
+            Logits `(batch_size, num_labels)`, without gradient.
+        """
+        model = student.model
+        tensors = {name: self.tensors[name].to(own.dtype) for name, own in _changing(model)}
+        was_training = model.training
+        model.train(training)
+        try:
+            return student.forward(inputs, tensors)
+        finally:
+            model.train(was_training)
+
+    @torch.no_grad()
+    def load_into(self, model: nn.Module) -> None:
+        """Overwrites a model's weights with these, for saving or serving it."""
+        for name, own in _changing(model):
+            own.copy_(self.tensors[name])
+
+    def to(self, device: torch.device | str) -> "ModelCopy":
+        """The same on another device."""
+        return type(self)({name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+
+def _changing(model: nn.Module):
+    yield from ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    yield from model.named_buffers()
+
+
+def _at_least_fp32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

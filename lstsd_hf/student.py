@@ -1,0 +1,118 @@
+"""The model being trained, as a teacher may use it: whole, without the wrappers of distributed training."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Student:
+    """A view of a Trainer's model and training set, for teachers that run the model beside the training forward.
+
+    Forwards go through the bare module, under the precision that training uses: inside DistributedDataParallel a second
+    forward before the backward would overwrite buffers that the first one still needs, while gradients of the bare
+    module are reduced with the others.
+
+    Args:
+        trainer: The `transformers.Trainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self._trainer = trainer
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare module, on its device."""
+        return self._trainer.model
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the run keeps its files."""
+        return Path(self._trainer.args.output_dir)
+
+    @property
+    def writes_files(self) -> bool:
+        """Whether this process is one that writes files."""
+        return self._trainer.args.should_save
+
+    @property
+    def step_was_skipped(self) -> bool:
+        """Whether the last optimizer step did not happen, because of an overflow in mixed precision."""
+        return self._trainer.accelerator.optimizer_step_was_skipped
+
+    @property
+    def train_dataset(self) -> Any:
+        """The training set as the user gave it."""
+        return self._trainer.train_dataset
+
+    @property
+    def processing_class(self) -> Any:
+        """The trainer's tokenizer or processor, or `None`."""
+        return self._trainer.processing_class
+
+    def wait_for_everyone(self) -> None:
+        """Returns when every process has arrived here."""
+        self._trainer.accelerator.wait_for_everyone()
+
+    def forward(self, inputs: Mapping[str, Any], tensors: dict[str, Tensor] | None = None) -> Tensor:
+        """Runs the model, in the mode (training or evaluation) that it is in.
+
+        Args:
+            inputs: The model's inputs; labels are left out.
+            tensors: Parameters and buffers to use in the place of the model's own, by name.
+
+        Returns:
+            Logits `(batch_size, num_labels)`, at least fp32.
+        """
+        inputs = {name: value for name, value in inputs.items() if name not in self._trainer.label_names}
+        if tensors is None:
+            return logits_of(self.model(**inputs))
+        return logits_of(torch.func.functional_call(self.model, tensors, kwargs=inputs))
+
+    @torch.no_grad()
+    def predict_training_set(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Predicts every training example once, in the order of the training set and in evaluation mode.
+
+        Each process predicts its share. No random numbers are drawn, so training goes on as if it had not happened.
+
+        Yields:
+            Example indices `(batch_size,)` and logits `(batch_size, num_labels)`.
+        """
+        trainer = self._trainer
+        size, device = trainer.args.eval_batch_size, trainer.args.device
+        rank, count = trainer.args.process_index, trainer.args.world_size
+        dataset, collate = trainer.training_examples()
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                for start in range(rank * size, len(dataset), count * size):
+                    rows = list(range(start, min(start + size, len(dataset))))
+                    batch = trainer._prepare_inputs(collate([dataset[row] for row in rows]))
+                    yield torch.tensor(rows, device=device), self.forward(batch)
+        finally:
+            self.model.train(was_training)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits in a model's outputs (a mapping, a tensor or a tuple), at least fp32: a KL in bf16 loses its small
+    values.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if isinstance(outputs, Mapping):
+        logits = outputs.get("logits")
+    elif isinstance(outputs, Tensor):
+        logits = outputs
+    else:
+        # A tuple starts with the loss, but not where Trainer computes the loss itself.
+        logits = next((output for output in outputs if isinstance(output, Tensor) and output.dim() > 1), None)
+    if logits is None:
+        raise ValueError(
+            "The model's outputs must contain `logits`, or be a tuple with them in the first place after the loss; "
+            f"got {sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__}."
+        )
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,46 @@
+"""What the snapshot methods share: training in cycles of the learning rate."""
+
+from dataclasses import dataclass, field
+
+from ..schedules import CosineCycles, TrainingPlan
+from .base import Teacher, TeacherConfig
+
+
+@dataclass(frozen=True)
+class CyclicConfig(TeacherConfig):
+    """Options of a method that trains in cycles; see the methods for their meaning."""
+
+    cycle_epochs: int | None = field(
+        default=None, metadata={"help": "Epochs in a learning-rate cycle; unset: a fifth of the planned epochs."}
+    )
+    cyclic_learning_rate: bool = field(
+        default=True, metadata={"help": "Cosine cycles in the place of lr_scheduler_type and its warm-up."}
+    )
+
+    def __post_init__(self):
+        self._check_epochs("cycle_epochs")
+
+
+class CyclicTeacher(Teacher):
+    """A teacher whose mini-generations are cycles of the learning rate."""
+
+    _cycles: CosineCycles | None = None
+
+    def reset(self, num_examples: int) -> None:
+        # The scheduler asks before training begins, and a cycle begins at the base rate.
+        self._cycles = None
+
+    @property
+    def learning_rate_factor(self):
+        return self._factor if self.config.cyclic_learning_rate else None
+
+    def _factor(self, step: int) -> float:
+        return 1.0 if self._cycles is None else self._cycles.factor(step)
+
+    def on_train_begin(self, plan: TrainingPlan) -> str | None:
+        length = self.config.cycle_epochs or max(1, plan.num_epochs // 5)
+        plan.check_length("cycle_epochs", length)
+        self._cycle_epochs = length
+        self._cycles = cycles = CosineCycles(length * plan.steps_per_epoch, plan.max_steps)
+        rate = "the learning rate falls along a cosine in each" if self.config.cyclic_learning_rate else "no restarts"
+        return f"{self.config.name}: {cycles.count} cycles of {length} epoch{'s' * (length > 1)}; {rate}."

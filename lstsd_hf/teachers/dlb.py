@@ -1,0 +1,161 @@
+"""DLB: the previous batch is run again and distilled from what the model said of it one step before."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..distributed import gather_objects, rank
+from ..errors import InputError
+from ..losses import kl_teacher_student, teacher_log_probs
+from ..schedules import Progress
+from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+
+
+@dataclass(frozen=True)
+class DLBConfig(TeacherConfig):
+    """Options of DLB (self-distillation from the last mini-batch).
+
+    Source: Shen et al., "Self-Distillation from the Last Mini-Batch for Consistency Regularization", CVPR 2022, arXiv
+    2203.16172.
+
+    Attributes:
+        alpha: Weight of the distillation term; 0 is plain fine-tuning, without the second pass.
+        temperature: T of both sides; the term is multiplied by T².
+        carry_over_epochs: Whether the last batch of an epoch is run again in the next one, as in the authors' code.
+
+    Differences from the paper:
+        Text has no second augmented view: the second pass differs by its dropout.
+        The authors' code states no default for T and α; these are read off a tag in it.
+        Under gradient accumulation a micro-batch is paired with the same one of the last optimizer step, so that
+            teacher and student are one update apart.
+    """
+
+    name = "dlb"
+    search_space: ClassVar = {"alpha": (0.25, 0.5, 1.0, 2.0), "temperature": (1.0, 3.0)}
+
+    alpha: float = field(default=0.5, metadata={"help": "Weight of the distillation term; 0: plain fine-tuning."})
+    temperature: float = field(default=3.0, metadata={"help": "Temperature of both sides; multiplied by its square."})
+    carry_over_epochs: bool = field(
+        default=True, metadata={"help": "Run an epoch's last batch again at the beginning of the next epoch."}
+    )
+
+    def __post_init__(self):
+        self._check_weight("alpha")
+        self._check_temperature()
+
+    @classmethod
+    def neutral(cls) -> "DLBConfig":
+        """No weight."""
+        return cls(alpha=0.0)
+
+    def build(self) -> "DLB":
+        return DLB(self)
+
+
+class _Remembered(NamedTuple):
+    inputs: dict[str, Any]
+    labels: Tensor
+    logits: Tensor
+
+
+class DLB(Teacher):
+    """Each batch is trained on twice: when it is drawn, and with the next batch, distilled from its first outputs.
+
+    Source: Shen et al., "Self-Distillation from the Last Mini-Batch for Consistency Regularization", CVPR 2022, arXiv
+    2203.16172, Eq. 5, in the form of the authors' code. Cross-entropy is the mean over both batches; that of the
+    previous batch is the plain one, whatever the base loss.
+
+    Args:
+        config: Options; `None` is `DLBConfig()`.
+    """
+
+    runs_model = True
+
+    def __init__(self, config: DLBConfig | None = None):
+        self._config = config if config is not None else DLBConfig()
+        self.reset(0)
+
+    @property
+    def config(self) -> DLBConfig:
+        return self._config
+
+    def reset(self, num_examples: int) -> None:
+        self._epoch = 0
+        # Micro-batches of the last optimizer step and of the current one.
+        self._previous: list[_Remembered] = []
+        self._current: list[_Remembered] = []
+
+    def on_epoch_begin(self, progress: Progress) -> None:
+        if progress.epoch != self._epoch and not self.config.carry_over_epochs:
+            self._previous = []
+        self._epoch = progress.epoch
+
+    def base_loss_weight(self, batch: TeacherBatch) -> float:
+        partner = self._partner
+        if partner is None:
+            return 1.0
+        return len(batch.indices) / (len(batch.indices) + len(partner.labels))
+
+    @property
+    def _partner(self) -> _Remembered | None:
+        position = len(self._current)
+        return self._previous[position] if position < len(self._previous) else None
+
+    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+        partner = self._partner
+        if partner is None:
+            return {}
+        temperature = self.config.temperature
+        logits = batch.forward(partner.inputs)
+        targets = teacher_log_probs(partner.logits, temperature)
+        divergences = kl_teacher_student(logits, targets, temperature) * temperature**2
+        return {
+            "previous_labels": DistillationTerm(
+                cross_entropy(logits, partner.labels, reduction="none"), 1.0 - self.base_loss_weight(batch)
+            ),
+            "previous": DistillationTerm(divergences, self.config.alpha),
+        }
+
+    def observe(self, batch: TeacherBatch) -> None:
+        if not self.config.alpha:
+            return
+        if batch.labels is None:
+            raise InputError("A training batch must have labels for DLB, got none. Name them in `label_names`.")
+        inputs = {name: value for name, value in batch.inputs.items() if value is not batch.labels}
+        self._current.append(_Remembered(inputs, batch.labels, batch.student_logits.detach()))
+
+    def on_step_end(self, progress: Progress) -> None:
+        self._previous, self._current = self._current, []
+
+    def state_dict(self) -> dict[str, Tensor | int | float]:
+        """Each process remembers batches of its own, so the checkpoint has those of all."""
+        state: dict[str, Tensor | int | float] = {"epoch": self._epoch}
+        mine = [
+            {"labels": item.labels.cpu(), "logits": item.logits.cpu()}
+            | {f"inputs.{name}": value.cpu() for name, value in item.inputs.items()}
+            for item in self._previous
+        ]
+        for process, items in enumerate(gather_objects(mine)):
+            for position, item in enumerate(items):
+                state |= {f"{process}.{position}.{name}": value for name, value in item.items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
+        self._epoch = state["epoch"]
+        items: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            process, _, rest = key.partition(".")
+            if rest and int(process) == rank():
+                position, _, name = rest.partition(".")
+                items.setdefault(int(position), {})[name] = torch.as_tensor(value).to(device)
+        self._previous = [
+            _Remembered(
+                {name.removeprefix("inputs."): v for name, v in item.items() if name.startswith("inputs.")},
+                item["labels"],
+                item["logits"],
+            )
+            for _, item in sorted(items.items())
+        ]

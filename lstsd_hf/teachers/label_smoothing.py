@@ -1,0 +1,65 @@
+"""Label smoothing, the control for every method that softens its targets."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from ..errors import InputError
+from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+
+
+@dataclass(frozen=True)
+class LabelSmoothingConfig(TeacherConfig):
+    """Options of label smoothing.
+
+    Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016, arXiv 1512.00567, Sec. 7.
+
+    Attributes:
+        smoothing: ε, the share of the target that is spread evenly over all labels; 0 is plain fine-tuning.
+    """
+
+    name = "label_smoothing"
+    search_space: ClassVar = {"smoothing": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4)}
+
+    smoothing: float = field(default=0.1, metadata={"help": "Share of the target spread evenly over all labels."})
+
+    def __post_init__(self):
+        if not 0 <= self.smoothing <= 1:
+            raise InputError(f"`smoothing` must be from 0 to 1, got {self.smoothing}. 0 is plain fine-tuning.")
+
+    @classmethod
+    def neutral(cls) -> "LabelSmoothingConfig":
+        """Nothing spread."""
+        return cls(smoothing=0.0)
+
+    def build(self) -> "LabelSmoothing":
+        return LabelSmoothing(self)
+
+
+class LabelSmoothing(Teacher):
+    """(1 - ε) times the base loss plus ε times the cross-entropy to the uniform distribution.
+
+    Unlike `TrainingArguments.label_smoothing_factor` the base loss is any.
+
+    Source: Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016, arXiv 1512.00567, Sec. 7.
+
+    Args:
+        config: Options; `None` is `LabelSmoothingConfig()`.
+    """
+
+    def __init__(self, config: LabelSmoothingConfig | None = None):
+        self._config = config if config is not None else LabelSmoothingConfig()
+
+    @property
+    def config(self) -> LabelSmoothingConfig:
+        return self._config
+
+    def base_loss_weight(self, batch: TeacherBatch) -> float:
+        return 1.0 - self.config.smoothing
+
+    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+        if not self.config.smoothing:
+            return {}
+        per_example = -torch.log_softmax(batch.student_logits, dim=-1).mean(dim=-1)
+        return {"uniform": DistillationTerm(per_example, self.config.smoothing)}

@@ -1,0 +1,31 @@
+"""LSTSD without its long-term teacher, a row of the paper's ablation."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from .lstsd import LSTSDConfig
+
+
+@dataclass(frozen=True)
+class LSTSDNoLongConfig(LSTSDConfig):
+    """Options of LSTSD (w/o Long): λL is 0, the others are those of `LSTSDConfig`.
+
+    Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Table 3.
+    """
+
+    name = "lstsd_no_long"
+    search_space: ClassVar = {
+        name: values for name, values in LSTSDConfig.search_space.items() if name != "lambda_long"
+    }
+
+    lambda_long: float = field(default=0.0, init=False)
+
+    @classmethod
+    def paper(cls) -> "LSTSDNoLongConfig":
+        """λS 4.0, E 6, T 1, KL[student ‖ teacher], no floor."""
+        return cls(lambda_short=4.0, mini_generation_epochs=6, teacher_floor=0.0)
+
+    @classmethod
+    def neutral(cls) -> "LSTSDNoLongConfig":
+        """The remaining weight zero."""
+        return cls(lambda_short=0.0)

@@ -1,0 +1,133 @@
+"""Snapshot Ensembles: the models at the ends of learning-rate cycles predict together."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import replacing
+from ..model_copy import ModelCopy
+from ..schedules import Progress
+from .cyclic import CyclicConfig, CyclicTeacher
+
+SNAPSHOT_FOLDER = "snapshots"
+
+
+@dataclass(frozen=True)
+class SnapshotEnsembleConfig(CyclicConfig):
+    """Options of Snapshot Ensembles.
+
+    Source: Huang et al., "Snapshot Ensembles: Train 1, Get M for Free", ICLR 2017, arXiv 1704.00109.
+
+    Attributes:
+        cycle_epochs: Epochs in a learning-rate cycle; `None` is a fifth of the planned epochs (5 snapshots).
+        cyclic_learning_rate: Restart the learning rate with each cycle; `False` keeps the schedule of
+            `TrainingArguments`, to tell the ensemble from its schedule.
+        max_snapshots: How many of the newest snapshots predict; `None` is all, 1 the model alone.
+
+    Differences from the paper:
+        Cycles are whole epochs; a last cycle that is cut short falls along its own length.
+        Before a cycle has ended the current model stands for its snapshot.
+    """
+
+    name = "snapshot_ensemble"
+    search_space: ClassVar = {"cycle_epochs": (1, 2, 3, 5, 10)}
+
+    max_snapshots: int | None = field(default=None, metadata={"help": "How many of the newest snapshots predict."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_snapshots is not None and self.max_snapshots < 1:
+            raise InputError(f"`max_snapshots` must be at least 1, got {self.max_snapshots}. 1: the model alone.")
+
+    @classmethod
+    def paper(cls) -> "SnapshotEnsembleConfig":
+        """Cycles of 10 epochs: 5 snapshots in the LSTSD paper's 50 epochs, as many as the source takes."""
+        return cls(cycle_epochs=10)
+
+    @classmethod
+    def neutral(cls) -> "SnapshotEnsembleConfig":
+        """No cycles, and the model predicts alone."""
+        return cls(cyclic_learning_rate=False, max_snapshots=1, cycle_epochs=1)
+
+    def build(self) -> "SnapshotEnsemble":
+        return SnapshotEnsemble(self)
+
+
+class SnapshotEnsemble(CyclicTeacher):
+    """Plain cross-entropy with a cyclic learning rate; `evaluate` and `predict` average the softmax of the snapshots.
+
+    The snapshots are files in `<output_dir>/snapshots`, one for each cycle: the trainable parameters and buffers.
+
+    Source: Huang et al., "Snapshot Ensembles: Train 1, Get M for Free", ICLR 2017, arXiv 1704.00109, Sec. 3.
+
+    Args:
+        config: Options; `None` is `SnapshotEnsembleConfig()`.
+    """
+
+    needs_batches = False
+    runs_model = True
+
+    def __init__(self, config: SnapshotEnsembleConfig | None = None):
+        self._config = config if config is not None else SnapshotEnsembleConfig()
+        self.reset(0)
+
+    @property
+    def config(self) -> SnapshotEnsembleConfig:
+        return self._config
+
+    def reset(self, num_examples: int) -> None:
+        super().reset(num_examples)
+        self._finished = 0
+        self._steps_done = 0
+
+    def on_step_end(self, progress: Progress) -> None:
+        self._steps_done = progress.global_step
+        if self._cycles.ends_after(progress.global_step) and self.config.max_snapshots != 1:
+            if self.student.writes_files:
+                path = self._path(self._finished)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tensors = {name: value.contiguous() for name, value in ModelCopy.of(self.student.model).tensors.items()}
+                with replacing(path) as temporary:
+                    save_file(tensors, temporary, {"global_step": str(progress.global_step)})
+            self.student.wait_for_everyone()
+            self._finished += 1
+
+    def _path(self, cycle: int):
+        return self.student.output_dir / SNAPSHOT_FOLDER / f"cycle-{cycle + 1}.safetensors"
+
+    def ensemble(self) -> list[ModelCopy]:
+        """The snapshots of the cycles before the current one; the current model stands for its own cycle."""
+        if self._cycles is None:
+            return []
+        current = self._cycles.of_last_step(self._steps_done)
+        limit = self.config.max_snapshots
+        oldest = 0 if limit is None else max(0, current + 1 - limit)
+        return [self._load(cycle) for cycle in range(oldest, current)]
+
+    def _load(self, cycle: int) -> ModelCopy:
+        path = self._path(cycle)
+        last_step = (cycle + 1) * self._cycles.length
+        if not path.is_file():
+            raise InputError(
+                f"The snapshot {path} must exist, found none: it was moved or deleted, or the run was resumed with "
+                "another `output_dir`. Put it back, or start a new run."
+            )
+        device = next(self.student.model.parameters()).device
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            found = int(file.metadata()["global_step"])
+            if found != last_step:
+                raise InputError(
+                    f"The snapshot {path} must be of optimizer step {last_step}, found step {found}: another run wrote "
+                    "into this `output_dir`. Start a new run in an empty one."
+                )
+            return ModelCopy({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+
+    def state_dict(self) -> dict[str, Tensor | int | float]:
+        return {"finished": self._finished, "steps_done": self._steps_done}
+
+    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
+        self._finished, self._steps_done = state["finished"], state["steps_done"]

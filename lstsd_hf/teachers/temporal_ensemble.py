@@ -1,0 +1,140 @@
+"""Temporal Ensembling: a moving average of each example's own predictions."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..losses import DIVERGENCES
+from ..memory import MovingAverageMemory
+from ..schedules import Progress, TrainingPlan, ramp_up
+from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+
+
+@dataclass(frozen=True)
+class TemporalEnsembleConfig(TeacherConfig):
+    """Options of Temporal Ensembling.
+
+    Source: Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017, arXiv 1610.02242.
+
+    Attributes:
+        prediction_decay: α, weight of the old average in each epoch's update.
+        consistency_weight: Weight of the term once it is fully ramped up; 0 is plain fine-tuning.
+        divergence: "student_teacher" is KL[student ‖ teacher] as the LSTSD paper has it, "teacher_student" the reverse,
+            "mse" the mean squared difference of the probabilities as in the source.
+        rampup_epochs: Epochs until the full weight; `None` is a tenth of the planned epochs, 0 none.
+
+    Differences from the paper:
+        The loss is a KL by default, and every example is labelled, as in the LSTSD paper's comparison; that paper does
+            not give the weight, nor whether it ramps it up.
+        Only examples that were seen in an epoch are updated and each average is divided by its sum, the sparse form of
+            the authors' code; a plain average lets unseen examples decay to nothing.
+        The learning rate and Adam's β1 are left to `TrainingArguments`.
+    """
+
+    name = "temporal_ensemble"
+    search_space: ClassVar = {
+        "consistency_weight": (0.25, 0.5, 1.0, 2.0, 4.0, 6.4),
+        "prediction_decay": (0.3, 0.6, 0.9),
+    }
+
+    prediction_decay: float = field(default=0.6, metadata={"help": "Weight of the old average in an epoch's update."})
+    consistency_weight: float = field(default=1.0, metadata={"help": "Weight of the consistency term; 0 drops it."})
+    divergence: Literal["student_teacher", "teacher_student", "mse"] = field(
+        default="student_teacher", metadata={"help": "KL[student || teacher], the reverse, or mean squared error."}
+    )
+    rampup_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs until the full weight; unset: a tenth of the planned epochs."}
+    )
+
+    def __post_init__(self):
+        self._check_decay("prediction_decay")
+        self._check_weight("consistency_weight")
+        self._check_choice("divergence", DIVERGENCES)
+        self._check_rampup()
+
+    @classmethod
+    def neutral(cls) -> "TemporalEnsembleConfig":
+        """No weight."""
+        return cls(consistency_weight=0.0)
+
+    def build(self) -> "TemporalEnsemble":
+        return TemporalEnsemble(self)
+
+
+class TemporalEnsemble(Teacher):
+    """Each example is taught by the moving average of its own predictions in earlier epochs, from epoch 2 on.
+
+    Source: Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017, arXiv 1610.02242, Algorithm 2.
+
+    Args:
+        config: Options; `None` is `TemporalEnsembleConfig()`.
+    """
+
+    def __init__(self, config: TemporalEnsembleConfig | None = None):
+        self._config = config if config is not None else TemporalEnsembleConfig()
+
+    @property
+    def config(self) -> TemporalEnsembleConfig:
+        return self._config
+
+    def reset(self, num_examples: int) -> None:
+        self._num_examples = num_examples
+        self._weight = 0.0
+        self.memory = None
+
+    def on_train_begin(self, plan: TrainingPlan) -> str | None:
+        rampup = self.config.rampup_epochs
+        self._rampup_epochs = rampup if rampup is not None else plan.num_epochs / 10
+        if self.config.consistency_weight:
+            plan.check_length("num_train_epochs", 1)
+
+    def on_epoch_begin(self, progress: Progress) -> None:
+        self._transition(progress)
+        ramp = ramp_up(progress.epoch, self._rampup_epochs)
+        self._weight = self.config.consistency_weight * ramp if progress.epoch > 0 else 0.0
+
+    def on_train_end(self, progress: Progress) -> None:
+        self._transition(progress)
+
+    def _transition(self, progress: Progress) -> None:
+        if self.memory is not None:
+            self.memory.transition(progress.epoch, self.config.prediction_decay)
+
+    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+        if not self._weight:
+            return {}
+        averages, written = (table.squeeze(0) for table in self.memory.read(batch.indices))
+        targets = _normalised(averages).log()
+        divergences = DIVERGENCES[self.config.divergence](batch.student_logits, targets)
+        return {"consistency": DistillationTerm(divergences * written, self._weight)}
+
+    def observe(self, batch: TeacherBatch) -> None:
+        probabilities = batch.student_logits.detach().softmax(dim=-1)
+        if self.memory is None:
+            self.memory = MovingAverageMemory(
+                self._num_examples, probabilities.size(-1), probabilities.device, probabilities.dtype
+            )
+        self.memory.stage(batch.indices, probabilities)
+
+    def log_metrics(self) -> dict[str, float]:
+        return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
+
+    def example_probabilities(self) -> tuple[Tensor, Tensor]:
+        """The averages."""
+        if self.memory is None:
+            return super().example_probabilities()
+        return _normalised(self.memory.moving_average), self.memory.written
+
+    def state_dict(self) -> dict[str, Tensor | int | float]:
+        return {} if self.memory is None else self.memory.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
+        self.memory = MovingAverageMemory.from_state_dict(state, device) if state else None
+
+
+def _normalised(averages: Tensor) -> Tensor:
+    # An average that began at zero does not sum to one. The clamps keep empty rows and vanished labels finite.
+    tiny = torch.finfo(averages.dtype).tiny
+    return (averages / averages.sum(dim=-1, keepdim=True).clamp(min=tiny)).clamp(min=tiny)

@@ -1,0 +1,460 @@
+"""Literal, loop-based references of self-distillation training methods other than LSTSD's Algorithm 1, for tests.
+
+Each `train_*` is a generator that trains `model` and pauses after every epoch. They share these arguments:
+
+    model: Sequence classifier called as `model(**inputs).logits`; put in train mode before each training forward.
+    epochs: One list of mini-batches per epoch. A mini-batch is `(indices, inputs, labels)`: example ids, the
+        model's inputs without labels, and a LongTensor of shape (batch,). An id may occur twice in an epoch or
+        not at all.
+    optimizer: Optimizer over the model's parameters, stepped once per mini-batch.
+    scheduler: Learning rate scheduler stepped after every update, or None.
+    max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+and yield `(epoch, losses, targets)`: the 0-based epoch number, the total loss of each of its steps, and whatever
+the method keeps for the next epoch to read (copies). A term whose weight is zero is left out together with its
+teacher: no extra forward is made, no copy of the model is taken and nothing is stored for it. The student's forward
+on the new mini-batch always comes first within a step.
+"""
+
+import copy
+import math
+
+import torch
+
+
+def _cross_entropy_sum(logits, labels):
+    """Sum over the rows of -log softmax(row)[label]."""
+    total = 0.0
+    for row, label in zip(logits, labels.tolist(), strict=True):
+        total = total - torch.log_softmax(row, dim=-1)[label]
+    return total
+
+
+def _divergence(log_p, log_q, divergence):
+    """Divergence between one student row and one teacher row of log-probabilities, summed over classes."""
+    total = 0.0
+    for log_p_k, log_q_k in zip(log_p, log_q, strict=True):
+        p_k, q_k = log_p_k.exp(), log_q_k.exp()
+        if divergence == "student_teacher":
+            total = total + p_k * (log_p_k - log_q_k)
+        elif divergence == "teacher_student":
+            if q_k > 0:  # 0 log 0 = 0
+                total = total + q_k * (log_q_k - log_p_k)
+        elif divergence == "mse":
+            total = total + (p_k - q_k) ** 2 / len(log_p)
+        else:
+            raise ValueError(f"unknown divergence {divergence!r}")
+    return total
+
+
+def _ramp(epoch, rampup_epochs):
+    """Ramp-up factor of the consistency weight at a 0-based epoch."""
+    if epoch < rampup_epochs:
+        return math.exp(-5.0 * (1.0 - epoch / rampup_epochs) ** 2)
+    return 1.0
+
+
+def _update(model, loss, optimizer, scheduler, max_grad_norm):
+    """One optimizer step on `loss`; returns the loss as a float."""
+    loss.backward()
+    if max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+    if scheduler is not None:
+        scheduler.step()
+    model.zero_grad()
+    return loss.item()
+
+
+def train_temporal_ensemble(
+    model, epochs, optimizer, scheduler, *, prediction_decay, consistency_weight, rampup_epochs, divergence,
+    max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by temporal ensembling (arXiv 1610.02242), with a sparse table of predictions.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        prediction_decay: Decay of the accumulated predictions, once per epoch an example was seen in.
+        consistency_weight: Weight of the consistency term when fully ramped up; zero leaves it out.
+        rampup_epochs: Epochs over which the weight ramps up; 0 for none.
+        divergence: "student_teacher", "teacher_student" or "mse".
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, targets)`, where targets is example id -> target distribution for the next epoch.
+    """
+    accumulated, targets = {}, {}  # Z and Z / sum(Z)
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        drawn = {}  # example id -> list of softmax rows produced in this epoch
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            loss = _cross_entropy_sum(logits, labels) / size
+            if consistency_weight != 0 and epoch >= 1:
+                weight = consistency_weight * _ramp(epoch, rampup_epochs)
+                for index, row in zip(indices, logits, strict=True):
+                    if index in targets:  # an example without a target contributes 0
+                        log_p = torch.log_softmax(row, dim=-1)
+                        loss = loss + weight * _divergence(log_p, targets[index].log(), divergence) / size
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+
+            for index, row in zip(indices, logits, strict=True):  # the forward made before the update
+                drawn.setdefault(index, []).append(torch.softmax(row.detach(), dim=-1))
+
+        if consistency_weight != 0:
+            for index, rows in drawn.items():  # examples not drawn keep what they had
+                mean_row = sum(rows) / len(rows)
+                before = accumulated.get(index, torch.zeros_like(mean_row))
+                accumulated[index] = prediction_decay * before + (1 - prediction_decay) * mean_row
+                targets[index] = accumulated[index] / accumulated[index].sum()
+        yield epoch, losses, {index: row.clone() for index, row in targets.items()}
+
+
+def train_mean_teacher(
+    model, epochs, optimizer, scheduler, *, ema_decay, consistency_weight, rampup_epochs, divergence,
+    max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by mean teacher (arXiv 1703.01780), both networks in train mode.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        ema_decay: Upper bound on the decay of the averaged parameters; after the t-th step it is at most
+            1 - 1 / (t + 1).
+        consistency_weight: Weight of the consistency term when fully ramped up; zero leaves it out.
+        rampup_epochs: Epochs over which the weight ramps up; 0 for none.
+        divergence: "student_teacher", "teacher_student" or "mse".
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, teacher_parameters)`, the last name -> copy of the teacher's parameter ({} when the
+        consistency weight is zero, as there is no teacher).
+    """
+    teacher = copy.deepcopy(model) if consistency_weight != 0 else None
+    steps_done = 0
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            loss = _cross_entropy_sum(logits, labels) / size
+            if teacher is not None:
+                teacher.train()
+                with torch.no_grad():
+                    teacher_logits = teacher(**inputs).logits
+                weight = consistency_weight * _ramp(epoch, rampup_epochs)
+                for row, teacher_row in zip(logits, teacher_logits, strict=True):
+                    log_p, log_q = torch.log_softmax(row, dim=-1), torch.log_softmax(teacher_row, dim=-1)
+                    loss = loss + weight * _divergence(log_p, log_q, divergence) / size
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+            steps_done += 1
+
+            if teacher is not None:
+                decay = min(1.0 - 1.0 / (steps_done + 1), ema_decay)
+                student_parameters = dict(model.named_parameters())
+                with torch.no_grad():  # buffers are not averaged
+                    for name, parameter in teacher.named_parameters():
+                        parameter.copy_(decay * parameter + (1.0 - decay) * student_parameters[name])
+
+        teacher_parameters = {}
+        if teacher is not None:
+            for name, parameter in teacher.named_parameters():
+                teacher_parameters[name] = parameter.detach().clone()
+        yield epoch, losses, teacher_parameters
+
+
+def _cycle(step, cycle_steps, total_steps):
+    """Start and length of the cycle the 0-based step is in; the last cycle may be shorter than the others."""
+    start = 0
+    while start + cycle_steps <= step:
+        start += cycle_steps
+    return start, min(cycle_steps, total_steps - start)
+
+
+def cyclic_factor(step, cycle_steps, total_steps):
+    """Factor on the base learning rate of a cosine that restarts every `cycle_steps` steps.
+
+    Args:
+        step: 0-based step.
+        cycle_steps: Steps in a full cycle.
+        total_steps: Steps in the whole training.
+
+    Returns:
+        A float in (0, 1]: 1 at the first step of every cycle.
+    """
+    start, length = _cycle(step, cycle_steps, total_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * (step - start) / length))
+
+
+def train_snapshot_ensemble(
+    model, epochs, optimizer, scheduler, *, cycle_epochs, snapshots, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` on the cross-entropy with a cyclic learning rate, keeping snapshots (arXiv 1704.00109).
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch, all of the same length.
+        optimizer: Optimizer whose learning rates at the start are the base of the cosine.
+        scheduler: Ignored; pass None.
+        cycle_epochs: Epochs in a cycle; the last cycle may be shorter.
+        snapshots: List that a copy of the model is appended to after the last step of each cycle, the final
+            one included.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, {})` after each epoch.
+    """
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    cycle_steps, total_steps = cycle_epochs * len(epochs[0]), len(epochs) * len(epochs[0])
+    step = 0
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = base_rate * cyclic_factor(step, cycle_steps, total_steps)
+
+            model.train()
+            loss = _cross_entropy_sum(model(**inputs).logits, labels) / len(indices)
+            losses.append(_update(model, loss, optimizer, None, max_grad_norm))
+
+            start, length = _cycle(step, cycle_steps, total_steps)
+            if step == start + length - 1:
+                snapshots.append(copy.deepcopy(model))
+            step += 1
+        yield epoch, losses, {}
+
+
+def ensemble_probabilities(snapshots, model, inputs):
+    """Mean of the softmax outputs of all the snapshots given and of the model, in eval mode.
+
+    Args:
+        snapshots: List of models.
+        model: One more member. Where the list holds a copy of its present state, that counts twice.
+        inputs: The inputs of one mini-batch, without labels.
+
+    Returns:
+        Tensor of shape (batch, num_labels) without gradient. Each member is put back in the mode it was in.
+    """
+    members = [*snapshots, model]
+    total = 0.0
+    for member in members:
+        was_training = member.training
+        member.eval()
+        with torch.no_grad():
+            total = total + torch.softmax(member(**inputs).logits, dim=-1)
+        member.train(was_training)
+    return total / len(members)
+
+
+def train_snapshot_distillation(
+    model, epochs, optimizer, scheduler, *, cycle_epochs, temperature, lambda_student, lambda_teacher, cyclic=True,
+    max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by snapshot distillation (arXiv 1812.00123): each cycle learns from the end of the one before.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch, all of the same length.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None; ignored when `cyclic`.
+        cycle_epochs: Epochs in a cycle; the last cycle may be shorter.
+        temperature: Divides the teacher's logits only; the term is not multiplied by its square.
+        lambda_student: Weight of the cross-entropy from the second cycle on.
+        lambda_teacher: Weight of the distillation term; zero leaves it out.
+        cyclic: Whether the learning rate follows `cyclic_factor` rather than `scheduler`.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, {})` after each epoch.
+    """
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    cycle_steps, total_steps = cycle_epochs * len(epochs[0]), len(epochs) * len(epochs[0])
+    teacher = None
+    step = 0
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            if cyclic:
+                for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+                    group["lr"] = base_rate * cyclic_factor(step, cycle_steps, total_steps)
+
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            loss = _cross_entropy_sum(logits, labels) / size
+            if step >= cycle_steps:  # from the second cycle on
+                loss = lambda_student * loss
+                if lambda_teacher != 0:
+                    with torch.no_grad():
+                        teacher_logits = teacher(**inputs).logits
+                    for row, teacher_row in zip(logits, teacher_logits, strict=True):
+                        log_p = torch.log_softmax(row, dim=-1)
+                        q = torch.softmax(teacher_row / temperature, dim=-1)
+                        for log_p_k, q_k in zip(log_p, q, strict=True):
+                            loss = loss - lambda_teacher * q_k * log_p_k / size
+
+            losses.append(_update(model, loss, optimizer, None if cyclic else scheduler, max_grad_norm))
+
+            start, length = _cycle(step, cycle_steps, total_steps)
+            if step == start + length - 1 and lambda_teacher != 0:
+                teacher = copy.deepcopy(model)
+                teacher.eval()
+            step += 1
+        yield epoch, losses, {}
+
+
+def train_lstsd_single(
+    model, epochs, optimizer, scheduler, *, all_inputs, mini_generation_epochs, lambda_short, lambda_long,
+    max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by LSTSD with teachers from a separate pass over all examples in eval mode after each epoch.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        all_inputs: Example id -> the inputs of a mini-batch of that example alone.
+        mini_generation_epochs: Epochs in a mini-generation (E in the paper).
+        lambda_short: Weight of the short-term term; zero leaves it out, with its table.
+        lambda_long: Weight of the long-term term; zero leaves it out, with its table.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, (short, long))`, the last two example id -> logits. The pass after an epoch is made only
+        if a table of non-zero weight takes its logits.
+    """
+    short, long = {}, {}
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            loss = _cross_entropy_sum(logits, labels) / size
+            if epoch >= mini_generation_epochs:
+                for weight, teachers in ((lambda_long, long), (lambda_short, short)):
+                    if weight == 0:
+                        continue
+                    for index, row in zip(indices, logits, strict=True):
+                        log_p, log_q = torch.log_softmax(row, dim=-1), torch.log_softmax(teachers[index], dim=-1)
+                        loss = loss + weight * _divergence(log_p, log_q, "student_teacher") / size
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+
+        keep_short = lambda_short != 0
+        keep_long = lambda_long != 0 and (epoch + 1) % mini_generation_epochs == 0
+        if keep_short or keep_long:
+            model.eval()
+            for index, inputs in all_inputs.items():
+                with torch.no_grad():
+                    row = model(**inputs).logits[0]
+                if keep_short:
+                    short[index] = row.clone()
+                if keep_long:
+                    long[index] = row.clone()
+            model.train()
+        yield (
+            epoch,
+            losses,
+            (
+                {index: row.clone() for index, row in short.items()},
+                {index: row.clone() for index, row in long.items()},
+            ),
+        )
+
+
+def train_dlb(
+    model, epochs, optimizer, scheduler, *, alpha, temperature, carry_over_epochs, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by self-distillation from the last mini-batch (arXiv 2203.16172), in its official form.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        alpha: Weight of the distillation term; zero means plain cross-entropy on the new mini-batch, without a
+            second forward.
+        temperature: Divides student and teacher logits in the distillation term, which is multiplied by its square.
+        carry_over_epochs: Whether an epoch's first step still has the last mini-batch of the epoch before.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, {})` after each epoch.
+    """
+    previous = None  # (inputs, labels, logits given before the update) of the step before
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        if not carry_over_epochs:
+            previous = None
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            if previous is None or alpha == 0:
+                loss = _cross_entropy_sum(logits, labels) / size
+            else:
+                previous_inputs, previous_labels, previous_logits = previous
+                previous_size = len(previous_labels)
+                logits_again = model(**previous_inputs).logits  # with gradient
+                loss = _cross_entropy_sum(logits, labels) + _cross_entropy_sum(logits_again, previous_labels)
+                loss = loss / (size + previous_size)
+                for row, teacher_row in zip(logits_again, previous_logits, strict=True):
+                    log_p = torch.log_softmax(row / temperature, dim=-1)
+                    log_q = torch.log_softmax(teacher_row / temperature, dim=-1)
+                    kl = _divergence(log_p, log_q, "teacher_student")
+                    loss = loss + alpha * temperature**2 * kl / previous_size
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+            previous = (inputs, labels, logits.detach().clone())  # the forward made before the update
+        yield epoch, losses, {}
+
+
+def train_label_smoothing(
+    model, epochs, optimizer, scheduler, *, smoothing, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` on the cross-entropy with uniformly smoothed labels.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        smoothing: Probability mass spread over all classes, the label's included.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, {})` after each epoch.
+    """
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            loss = 0.0
+            for row, label in zip(logits, labels.tolist(), strict=True):
+                log_p = torch.log_softmax(row, dim=-1)
+                for k in range(len(row)):
+                    target_k = (1 - smoothing) * (1.0 if k == label else 0.0) + smoothing / len(row)
+                    loss = loss - target_k * log_p[k] / size
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+        yield epoch, losses, {}

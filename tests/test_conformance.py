@@ -1,0 +1,302 @@
+"""What holds for every registered method; a new one is covered the moment it is registered."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback
+
+from lstsd_hf import TEACHERS, LSTSDTrainer
+
+from .conftest import assert_same_weights, make_examples, make_model, weights
+
+CONFIGS = sorted(TEACHERS.values(), key=lambda config: config.name)
+DISTILLING = [config for config in CONFIGS if config.name not in ("vanilla", "snapshot_ensemble")]
+every_method = pytest.mark.parametrize("config_class", CONFIGS, ids=lambda config: config.name)
+every_distilling_method = pytest.mark.parametrize("config_class", DISTILLING, ids=lambda config: config.name)
+
+STEPS_PER_EPOCH = 4  # 14 examples in batches of 4, the last one of 2
+EPOCHS = 6
+
+
+def active(config_class):
+    """Options under which a method acts early: periods of one or two epochs, no ramp-up."""
+    fields = config_class.__dataclass_fields__
+    early = {"mini_generation_epochs": 2, "cycle_epochs": 2, "rampup_epochs": 0.0}
+    return config_class(**{name: value for name, value in early.items() if name in fields})
+
+
+def accuracy(prediction):
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
+def make_trainer(make_args, teacher, trainer_class=LSTSDTrainer, model=None, num_examples=14, **options):
+    own = {} if trainer_class is Trainer else {"teacher": teacher}
+    extra = {name: options.pop(name) for name in ("callbacks", "data_collator") if name in options}
+    dataset = options.pop("train_dataset", None)
+    torch.manual_seed(5)
+    return trainer_class(
+        model=model if model is not None else make_model(),
+        args=make_args(**{"num_train_epochs": EPOCHS, "learning_rate": 1e-2, **options}),
+        train_dataset=dataset if dataset is not None else make_examples(num_examples),
+        eval_dataset=make_examples(6, seed=1),
+        compute_metrics=accuracy,
+        **own,
+        **extra,
+    )
+
+
+class CountsForwards(nn.Module):
+    """Counts the forwards of the model it wraps."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config, self.forwards = model, model.config, 0
+
+    def forward(self, input_ids, labels=None):
+        self.forwards += 1
+        return self.model(input_ids=input_ids, labels=labels)
+
+
+@every_method
+def test_the_neutral_setting_is_stock_trainer_bit_for_bit(make_args, config_class):
+    outcomes = []
+    for trainer_class in (Trainer, LSTSDTrainer):
+        trainer = make_trainer(
+            make_args,
+            config_class.neutral(),
+            trainer_class,
+            CountsForwards(make_model()),
+            eval_strategy="steps",
+            eval_steps=3,
+            gradient_accumulation_steps=2,
+        )
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        scores = [
+            (entry["eval_loss"], entry["eval_accuracy"]) for entry in trainer.state.log_history if "eval_loss" in entry
+        ]
+        outcomes.append((trainer.model, losses, scores, trainer.model.forwards, torch.get_rng_state()))
+    (stock, *stock_numbers, stock_rng), (ours, *our_numbers, our_rng) = outcomes
+    assert_same_weights(stock, ours)
+    # The same number of forwards, too: a zero weight skips its passes.
+    assert stock_numbers == our_numbers
+    assert torch.equal(stock_rng, our_rng)
+
+
+@every_method
+def test_two_steps_change_every_trainable_parameter(make_args, config_class):
+    trainer = make_trainer(make_args, active(config_class), optim="sgd", weight_decay=0.0)
+    before = weights(trainer.model)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            # Two steps of distillation, where the method distils.
+            if trainer.teacher.distilled_steps == 2 or state.global_step == STEPS_PER_EPOCH * 4:
+                control.should_training_stop = True
+
+    trainer.add_callback(Stop())
+    trainer.train()
+    after = weights(trainer.model)
+    for name, parameter in trainer.model.named_parameters():
+        if "position_embeddings" in name or "token_type" in name or "word_embeddings" in name:
+            assert not torch.equal(before[name], after[name])  # some rows are never looked up
+        elif not name.endswith("key.bias"):  # a softmax does not see it
+            assert (before[name] != after[name]).float().mean() > 0.9, name
+        assert parameter.requires_grad
+
+
+@every_distilling_method
+def test_the_term_has_gradient_for_the_student_and_none_for_the_teacher(make_args, config_class):
+    trainer = make_trainer(make_args, active(config_class))
+    teacher, seen = trainer.teacher, []
+    loss_terms = teacher.loss_terms
+
+    def spy(batch):
+        terms = loss_terms(batch)
+        for name, term in terms.items():
+            assert term.per_example.shape == (len(batch.indices),) or name.startswith("previous")
+            parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(
+                term.per_example.mean(), parameters, retain_graph=True, allow_unused=True
+            )
+            size = max(float(g.abs().max()) for g in gradients if g is not None)
+            assert math.isfinite(size)
+            seen.append(size)
+        state = {name: value for name, value in teacher.state_dict().items() if torch.is_tensor(value)}
+        assert not any(value.requires_grad for value in state.values())
+        return terms
+
+    teacher.loss_terms = spy
+    trainer.train()
+    assert len(seen) >= STEPS_PER_EPOCH
+    assert max(seen) > 1e-4
+    assert teacher.distilled_steps > 0
+
+
+@every_method
+def test_evaluation_leaves_the_teacher_and_training_alone(make_args, config_class):
+    outcomes = []
+    for evaluates in (False, True):
+        trainer = make_trainer(make_args, active(config_class), model=make_model(dropout=0.0))
+
+        class Evaluate(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                before = copy.deepcopy(trainer.teacher.state_dict())
+                if evaluates:
+                    trainer.evaluate()
+                    trainer.predict(trainer.eval_dataset)
+                    trainer.model.train()
+                    assert_same_state(before, trainer.teacher.state_dict())
+
+        trainer.add_callback(Evaluate())
+        trainer.train()
+        outcomes.append((trainer.model, trainer.teacher.state_dict()))
+    # Evaluation draws a seed for its loader, so training draws other batches from the second epoch on unless seeded.
+    assert_same_weights(outcomes[0][0], outcomes[1][0])
+    assert_same_state(outcomes[0][1], outcomes[1][1])
+
+
+def assert_same_state(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]) if torch.is_tensor(value) else value == second[name], name
+
+
+@every_method
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_interrupted_equals_uninterrupted_bit_for_bit(make_args, config_class, accumulation):
+    options = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "gradient_accumulation_steps": accumulation,
+        "eval_strategy": "epoch",
+    }
+    per_epoch = -(-STEPS_PER_EPOCH // accumulation)
+    whole = make_trainer(make_args, active(config_class), **options)
+    whole.train()
+    # Within an epoch, at the end of one, at the end of a period and in its middle.
+    for step in (per_epoch + 1, per_epoch * 2, per_epoch * 3, per_epoch * 4 + 1):
+        resumed = make_trainer(make_args, active(config_class), **options)
+        resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
+        assert_same_weights(whole.model, resumed.model)
+        assert_same_state(whole.teacher.state_dict(), resumed.teacher.state_dict())
+        assert whole.teacher.distilled_steps == resumed.teacher.distilled_steps
+        histories = [
+            [
+                {name: value for name, value in entry.items() if "second" not in name and "runtime" not in name}
+                for entry in trainer.state.log_history[:-1]
+            ]
+            for trainer in (whole, resumed)
+        ]
+        assert histories[0] == histories[1]
+
+
+@every_method
+def test_any_change_of_options_is_refused_on_resume(make_args, config_class):
+    if not config_class.__dataclass_fields__:
+        pytest.skip("has no options")
+    trainer = make_trainer(make_args, active(config_class), save_strategy="epoch", num_train_epochs=3)
+    trainer.train()
+    other = make_trainer(make_args, config_class.neutral(), num_train_epochs=3)
+    with pytest.raises(ValueError, match=r"must be what it was when .* was saved"):
+        other.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{STEPS_PER_EPOCH}")
+
+
+@every_method
+@pytest.mark.parametrize("num_examples", [1, 5])
+def test_a_batch_of_one(make_args, config_class, num_examples):
+    trainer = make_trainer(make_args, active(config_class), num_examples=num_examples)
+    assert math.isfinite(trainer.train().training_loss)
+
+
+@every_method
+def test_repeated_and_unvisited_examples(make_args, config_class):
+    """A sampler that repeats some examples and never draws others."""
+
+    class Repeats(LSTSDTrainer):
+        def _get_train_sampler(self, train_dataset=None):
+            return [0, 1, 1, 2, 3, 3, 3, 4, 0]
+
+    trainer = make_trainer(make_args, active(config_class), Repeats)
+    assert math.isfinite(trainer.train().training_loss)
+    for value in trainer.teacher.state_dict().values():
+        assert not torch.is_tensor(value) or value.isfinite().all()
+
+
+@every_method
+def test_frozen_layers_stay_and_are_not_copied(make_args, config_class):
+    model = make_model()
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[0].requires_grad_(False)
+    before = weights(model)
+    trainer = make_trainer(make_args, active(config_class), model=model)
+    trainer.train()
+    assert torch.equal(before["bert.embeddings.word_embeddings.weight"], model.bert.embeddings.word_embeddings.weight)
+    assert not torch.equal(before["classifier.weight"], model.classifier.weight)
+    assert not any("word_embeddings" in name for name in trainer.teacher.state_dict())
+
+
+@every_method
+def test_lora(make_args, config_class):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        make_model(), peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    )
+    before = weights(model)
+    trainer = make_trainer(make_args, active(config_class), model=model, eval_strategy="epoch")
+    trainer.train()
+    adapters = [name for name in before if "lora_B" in name]
+    assert adapters
+    assert all(not torch.equal(before[name], weights(trainer.model)[name]) for name in adapters)
+    size = sum(value.numel() for value in trainer.teacher.state_dict().values() if torch.is_tensor(value))
+    assert size < sum(value.numel() for value in before.values()) / 2
+
+
+@every_method
+def test_bf16_autocast(make_args, config_class):
+    trainer = make_trainer(make_args, active(config_class), bf16=True, eval_strategy="epoch")
+    assert math.isfinite(trainer.train().training_loss)
+    for name, value in trainer.teacher.state_dict().items():
+        assert not torch.is_tensor(value) or value.dtype != torch.bfloat16, name
+
+
+@every_method
+def test_a_model_in_bf16(make_args, config_class):
+    trainer = make_trainer(make_args, active(config_class), model=make_model().to(torch.bfloat16))
+    assert math.isfinite(trainer.train().training_loss)
+
+
+@every_method
+@pytest.mark.parametrize("mode", ["FSDP", "DeepSpeed ZeRO-3"])
+def test_sharded_weights_are_refused_by_what_runs_the_model(make_args, config_class, mode):
+    trainer = make_trainer(make_args, active(config_class))
+    if mode == "FSDP":
+        trainer.is_fsdp_enabled = True
+    else:
+        trainer.is_deepspeed_enabled = True
+        trainer.accelerator.state.deepspeed_plugins = {"default": type("Plugin", (), {"zero_stage": 3})()}
+        trainer.accelerator.state.deepspeed_plugins["default"].selected = True
+    try:
+        if trainer.teacher.runs_model:
+            with pytest.raises(ValueError, match=f"must have the model's whole weights on every process, got {mode}"):
+                trainer._inner_training_loop()
+        else:
+            trainer._check_weights_are_whole if not trainer.teacher.runs_model else None
+    finally:
+        trainer.accelerator.state.deepspeed_plugins = None
+
+
+@every_method
+def test_every_option_can_be_searched_and_printed(config_class):
+    fields = config_class.__dataclass_fields__
+    for name, choices in config_class.search_space.items():
+        if name in fields:
+            for choice in choices:
+                config_class(**{name: choice})
+    for name, field in fields.items():
+        if field.init:
+            assert field.metadata.get("help"), name
+    assert config_class.paper() == config_class.paper()
