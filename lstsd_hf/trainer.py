@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .callback import TeacherMemoryCallback
 from .checkpoint import describe_run, load_teacher_state, save_teacher_state
@@ -273,8 +274,7 @@ class SelfDistillationMixin:
         return super()._inner_training_loop(*args, **kwargs)
 
     def _check_weights_are_whole(self) -> None:
-        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        is_zero3 = self.is_deepspeed_enabled and plugin is not None and plugin.zero_stage == 3
+        is_zero3 = is_deepspeed_zero3_enabled()
         if self.is_fsdp_enabled or is_zero3:
             raise InputError(
                 f"{type(self.teacher).__name__} must have the model's whole weights on every process, got "

@@ -4,6 +4,8 @@ import copy
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The models are tiny: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
