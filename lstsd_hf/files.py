@@ -1,8 +1,10 @@
 """Files that are written whole or not at all."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -15,3 +17,21 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new temporary folder beside `path` to fill; renamed to `path` if the block succeeds, else removed.
+
+    Where another process has made `path` in the meantime, its folder stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        with suppress(OSError):
+            temporary.rename(path)
+        if not path.exists():
+            raise OSError(f"{temporary} could not be renamed to {path}.")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

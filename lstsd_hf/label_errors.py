@@ -43,7 +43,8 @@ def rank_label_errors(
         dataset: The training set; its examples are mappings with a label.
         tokenizer: Decodes `input_ids` where an example has no text.
     """
-    examples = [dataset[index] for index in range(len(dataset))]
+    # Iterating over a `datasets.Dataset` is much faster than indexing it.
+    examples = list(dataset) if hasattr(dataset, "column_names") else [dataset[row] for row in range(len(dataset))]
     labels = torch.tensor([_label_of(example) for example in examples])
     probabilities = probabilities.cpu()
     given = probabilities.gather(1, labels[:, None]).squeeze(1)

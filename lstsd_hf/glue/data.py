@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from datasets import Dataset, DatasetDict, load_dataset
 
 from ..errors import InputError
-from .synthetic import generate_pairs
+from .synthetic import SYNTHETIC_TASKS
 from .tasks import GlueTask
 
 HUB_DATASET = "nyu-mll/glue"
@@ -22,7 +22,7 @@ def load_task(task: GlueTask, source: str) -> DatasetDict:
 
     Args:
         task: The task.
-        source: "hub", "synthetic" (RTE only), or a folder with GLUE's TSV files (`RTE/train.tsv`, …).
+        source: "hub", "synthetic" (RTE and CoLA only), or a folder with GLUE's TSV files (`RTE/train.tsv`, …).
 
     Raises:
         InputError: If the data cannot be had or is malformed.
@@ -30,9 +30,11 @@ def load_task(task: GlueTask, source: str) -> DatasetDict:
     if source == "hub":
         return _load_from_hub(task)
     if source == "synthetic":
-        if task.name != "rte":
-            raise InputError(f"`data` can be 'synthetic' for the task rte only, got task {task.name!r}.")
-        return DatasetDict({name: Dataset.from_list(rows) for name, rows in generate_pairs().items()})
+        if task.name not in SYNTHETIC_TASKS:
+            raise InputError(
+                f"`data` can be 'synthetic' for the tasks {' and '.join(SYNTHETIC_TASKS)} only, got task {task.name!r}."
+            )
+        return DatasetDict({name: Dataset.from_list(rows) for name, rows in SYNTHETIC_TASKS[task.name]().items()})
     return _load_from_tsv(task, Path(source))
 
 

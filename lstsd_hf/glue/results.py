@@ -6,10 +6,13 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESULTS_NAME = "results.json"
+PREDICTIONS_NAME = "predictions.npz"
 PACKAGES = ("lstsd-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers")
 
 
@@ -27,6 +30,12 @@ def write_json(content: dict[str, Any], path: Path) -> None:
     """Writes a JSON file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_predictions(logits: np.ndarray, labels: np.ndarray, path: Path) -> None:
+    """Writes the validation split's `logits` `(num_examples, num_labels)` and `labels`, in the data's order."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, logits=np.asarray(logits, dtype=np.float32), labels=np.asarray(labels))
 
 
 def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Generated sentence pairs in RTE's format, for trying things out without any download. Not a benchmark."""
+"""Generated sentences in the format of RTE and CoLA, for trying things out without any download. Not a benchmark."""
 
 import random
 from collections.abc import Callable
@@ -92,3 +92,30 @@ def generate_pairs(num_train: int = 400, num_validation: int = 160, seed: int = 
         pairs.setdefault(rng.choice(GENERATORS)(rng, label == 0), label)
     rows = [{"sentence1": first, "sentence2": second, "label": label} for (first, second), label in pairs.items()]
     return {"train": rows[:num_train], "validation": rows[num_train:]}
+
+
+def generate_sentences(num_train: int = 400, num_validation: int = 160, seed: int = 0) -> dict[str, list[dict]]:
+    """Different sentences with CoLA's columns and labels; half of them have two neighbouring words swapped.
+
+    Args:
+        num_train: Rows of the training split.
+        num_validation: Rows of the validation split; no sentence occurs in both.
+        seed: The same seed gives the same rows.
+
+    Returns:
+        The splits `train` and `validation`, as rows with `sentence` and `label` (1 = acceptable).
+    """
+    rng = random.Random(seed)
+    sentences: dict[str, int] = {}
+    while len(sentences) < num_train + num_validation:
+        label = len(sentences) % 2
+        words = rng.choice(GENERATORS)(rng, True)[0].split()
+        if label == 0:
+            position = rng.randrange(len(words) - 1)
+            words[position : position + 2] = reversed(words[position : position + 2])
+        sentences.setdefault(" ".join(words), label)
+    rows = [{"sentence": sentence, "label": label} for sentence, label in sentences.items()]
+    return {"train": rows[:num_train], "validation": rows[num_train:]}
+
+
+SYNTHETIC_TASKS: dict[str, Callable[[], dict[str, list[dict]]]] = {"rte": generate_pairs, "cola": generate_sentences}

@@ -3,30 +3,36 @@
 import hashlib
 import json
 import logging
+import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
+from sklearn.metrics import roc_auc_score
 from torch.utils.data import SequentialSampler
-from transformers import (
-    DataCollatorWithPadding,
-    EvalPrediction,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 
 from ..errors import InputError
-from ..teachers import TeacherConfig
+from ..files import replacing
+from ..label_errors import rank_label_errors
+from ..schedules import TrainingPlan
+from ..teachers import Teacher, TeacherConfig
 from ..trainer import LSTSDTrainer
 from .metrics import ClassificationMetrics
-from .models import load_model
-from .results import RESULTS_NAME, SCHEMA_VERSION, epochs_from_log, package_versions, write_json
+from .preparation import DataOptions, Prepared, prepare
+from .results import (
+    PREDICTIONS_NAME,
+    RESULTS_NAME,
+    SCHEMA_VERSION,
+    epochs_from_log,
+    package_versions,
+    write_json,
+    write_predictions,
+)
 from .tasks import GlueTask
 
 logger = logging.getLogger(__name__)
@@ -50,8 +56,7 @@ class GlueRun:
         model_name_or_path: Model as named on the command line.
         teacher: The method's options.
         args: Training arguments; `output_dir` is set by `folder`.
-        max_seq_length: Tokens beyond it are cut off.
-        max_train_samples: Rows of the training split to use, from its beginning; `None` for all.
+        options: What is done to the data before training.
     """
 
     task: GlueTask
@@ -60,20 +65,25 @@ class GlueRun:
     model_name_or_path: str
     teacher: TeacherConfig
     args: TrainingArguments
-    max_seq_length: int
-    max_train_samples: int | None
+    options: DataOptions = field(default_factory=DataOptions)
 
     @property
     def config(self) -> dict[str, Any]:
         """What the result depends on, apart from the seed; JSON."""
         training = {name: value for name, value in self.args.to_dict().items() if not name.startswith(_IRRELEVANT)}
+        defaults = asdict(DataOptions())
+        # What was added later is left out where it does nothing, so that the digests of older runs stay.
+        options = {
+            name: value
+            for name, value in asdict(self.options).items()
+            if value != defaults[name] or name in ("max_seq_length", "max_train_samples")
+        }
         config = {
             "method": {"name": self.teacher.name, **asdict(self.teacher)},
             "task": self.task.name,
             "data": self.data_source,
             "model": self.model_name_or_path,
-            "max_seq_length": self.max_seq_length,
-            "max_train_samples": self.max_train_samples,
+            **options,
             "training": training,
         }
         return json.loads(json.dumps(config, default=str))
@@ -95,10 +105,28 @@ class GlueRun:
 
 
 class GlueTrainer(LSTSDTrainer):
-    """Keeps evaluation in the data's order: with length grouping Trainer would reorder predictions too."""
+    """Keeps evaluation in the data's order, for with length grouping Trainer would reorder predictions too; and keeps
+    the logits and labels of the last evaluation in `last_evaluation`.
+    """
+
+    last_evaluation: tuple[np.ndarray, np.ndarray] | None = None
+    _keeps_predictions = False
 
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def evaluate(self, *args, **kwargs):
+        self._keeps_predictions = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._keeps_predictions = False
+
+    def evaluation_loop(self, *args, **kwargs):
+        output = super().evaluation_loop(*args, **kwargs)
+        if self._keeps_predictions:
+            self.last_evaluation = output.predictions, output.label_ids
+        return output
 
 
 class DurationEstimate(TrainerCallback):
@@ -119,14 +147,37 @@ class DurationEstimate(TrainerCallback):
         self._first_step = state.global_step
 
 
-def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any]:
-    """Trains, evaluates, saves the model and writes `results.json`.
+class EpochTimer(TrainerCallback):
+    """Measures the training part of each epoch, the teacher's passes included."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+def check_plan(run: GlueRun) -> None:
+    """Raises an `InputError` if the method does not fit the length of the run, before anything is loaded."""
+    args, limit = run.args, run.options.max_train_samples
+    examples = len(run.splits["train"]) if limit is None else min(limit, len(run.splits["train"]))
+    steps = max(1, math.ceil(examples / (args.train_batch_size * args.world_size * args.gradient_accumulation_steps)))
+    max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
+    run.teacher.check_plan(TrainingPlan(math.ceil(max_steps / steps), steps, max_steps))
+
+
+def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache: Path) -> dict[str, Any]:
+    """Trains, evaluates, saves the model, the predictions and, last, `results.json`.
 
     Args:
         run: What to run.
         folder: Where everything goes; an existing run there is never mixed with this one.
         resume: Continue an interrupted run there, or start where there is none; a finished one is left as it is.
         overwrite: Delete what is there.
+        cache: Folder for tokens and hidden states, shared by all runs.
 
     Returns:
         The content of `results.json`.
@@ -134,38 +185,43 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool) -> dic
     Raises:
         InputError: If the folder holds a run and neither was asked for, or one that cannot be continued.
     """
-    if resume and _is_finished(run, folder):
+    if resume and is_finished(run, folder):
         return json.loads((folder / RESULTS_NAME).read_text())
     checkpoint = _prepare_folder(run, folder, resume, overwrite)
     run.args.output_dir = str(folder)
     start = time.perf_counter()
     set_seed(run.args.seed)
-    model, tokenizer = load_model(run.model_name_or_path, run.task)
-    tokenized = _tokenize(run, tokenizer)
-    trainer = GlueTrainer(
-        model=model,
-        args=run.args,
-        train_dataset=tokenized["train"],
-        eval_dataset=tokenized["validation"],
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=_metrics_function(run.task),
-        callbacks=[DurationEstimate()],
-        teacher=run.teacher,
-    )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if not _was_just_evaluated(trainer):
-        trainer.evaluate()
+    prepared = prepare(run.task, run.splits, run.model_name_or_path, run.options, run.args, cache)
+    timer = EpochTimer()
+    with prepared.training_form():
+        trainer = GlueTrainer(
+            model=prepared.model,
+            args=run.args,
+            train_dataset=prepared.splits["train"],
+            eval_dataset=prepared.splits["validation"],
+            data_collator=prepared.collator,
+            processing_class=prepared.tokenizer,
+            compute_metrics=_metrics_function(run.task),
+            callbacks=[DurationEstimate(), timer],
+            teacher=run.teacher,
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if not _was_just_evaluated(trainer):
+            trainer.evaluate()
+        if "test" in prepared.splits and run.args.do_predict:
+            _write_submission(trainer, prepared.splits["test"], run.task, folder)
     trainer.save_model()
-    if "test" in tokenized and run.args.do_predict:
-        _write_submission(trainer, tokenized["test"], run.task, folder)
     results = _results(run, trainer, time.perf_counter() - start, resumed=checkpoint is not None)
+    results["seconds_per_epoch"] = float(np.mean(timer.seconds)) if timer.seconds else None
     if trainer.is_world_process_zero():
+        results["label_errors"] = _write_label_errors(trainer.teacher, prepared, run, folder)
+        write_predictions(*trainer.last_evaluation, folder / PREDICTIONS_NAME)
         write_json(results, folder / RESULTS_NAME)
     return results
 
 
-def _is_finished(run: GlueRun, folder: Path) -> bool:
+def is_finished(run: GlueRun, folder: Path) -> bool:
+    """Whether a folder holds the results of this very run."""
     paths = folder / RESULTS_NAME, folder / RUN_NAME
     return all(path.exists() for path in paths) and json.loads(paths[1].read_text()) == run.state
 
@@ -206,20 +262,6 @@ def _last_complete_checkpoint(folder: Path) -> str | None:
     return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
 
 
-def _tokenize(run: GlueRun, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    splits = DatasetDict(run.splits)
-    if run.max_train_samples is not None:
-        splits["train"] = splits["train"].select(range(min(run.max_train_samples, len(splits["train"]))))
-    max_length = min(run.max_seq_length, tokenizer.model_max_length)
-
-    def encode(rows: dict[str, list[str]]) -> dict[str, Any]:
-        encoded = tokenizer(*(rows[name] for name in run.task.text_columns), truncation=True, max_length=max_length)
-        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-        return encoded
-
-    return splits.map(encode, batched=True, keep_in_memory=True, remove_columns=list(run.task.text_columns))
-
-
 def _metrics_function(task: GlueTask):
     metrics = ClassificationMetrics(task)
 
@@ -230,7 +272,8 @@ def _metrics_function(task: GlueTask):
 
 
 def _was_just_evaluated(trainer: GlueTrainer) -> bool:
-    return any(
+    # A run that was interrupted after its last evaluation has the scores in its log, but no predictions.
+    return trainer.last_evaluation is not None and any(
         "eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in trainer.state.log_history
     )
 
@@ -239,12 +282,37 @@ def _write_submission(trainer: GlueTrainer, test, task: GlueTask, folder: Path) 
     predictions = np.argmax(trainer.predict(test, metric_key_prefix="test").predictions, axis=-1)
     if not trainer.is_world_process_zero():
         return
-    path = folder / f"{task.folder}.tsv"
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
+    with replacing(folder / f"{task.folder}.tsv") as temporary, temporary.open("w") as file:
         file.write("index\tprediction\n")
         file.writelines(f"{index}\t{task.spelled_label(int(label))}\n" for index, label in enumerate(predictions))
-    temporary.replace(path)
+
+
+def _write_label_errors(teacher: Teacher, prepared: Prepared, run: GlueRun, folder: Path) -> dict[str, Any] | None:
+    """Records the replaced labels and how well the memory finds them."""
+    if not run.options.label_noise:
+        return None
+    names, true_labels = run.task.label_names, run.splits["train"]["label"][:]
+    noisy = set(prepared.noisy_rows)
+    record = {"rate": run.options.label_noise, "seed": run.options.label_noise_seed, "rows": prepared.noisy_rows}
+    write_json(record, folder / "label_noise.json")
+    if teacher.memory is None:
+        return None
+    ranking = rank_label_errors(*teacher.example_probabilities(), prepared.train)
+    with replacing(folder / "label_errors.jsonl") as temporary, temporary.open("w") as file:
+        for candidate in ranking:
+            line = asdict(candidate) | {
+                "given_label": names[candidate.given_label],
+                "believed_label": names[candidate.believed_label],
+                "true_label": names[true_labels[candidate.index]],
+            }
+            file.write(json.dumps(line) + "\n")
+    is_noisy = [candidate.index in noisy for candidate in ranking]
+    count = sum(is_noisy)
+    return {
+        "count": count,
+        "roc_auc": float(roc_auc_score(is_noisy, [-candidate.given_probability for candidate in ranking])),
+        "precision_at_count": sum(is_noisy[:count]) / count,
+    }
 
 
 def _results(run: GlueRun, trainer: GlueTrainer, seconds: float, resumed: bool) -> dict[str, Any]:

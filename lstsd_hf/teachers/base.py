@@ -37,6 +37,9 @@ class TeacherConfig:
         """The options under which training is the parent Trainer's, bit for bit."""
         raise NotImplementedError(f"{cls.__name__} does not define `neutral`.")
 
+    def check_plan(self, plan: TrainingPlan) -> None:
+        """Raises an `InputError` if the options do not fit the length of a run."""
+
     def build(self) -> "Teacher":
         """The teacher that these options describe."""
         raise TypeError(f"{type(self).__name__} does not define `build`.")

@@ -20,6 +20,13 @@ class CyclicConfig(TeacherConfig):
     def __post_init__(self):
         self._check_epochs("cycle_epochs")
 
+    def planned_length(self, plan: TrainingPlan) -> int:
+        """Epochs in a cycle of a run."""
+        return self.cycle_epochs or max(1, plan.num_epochs // 5)
+
+    def check_plan(self, plan: TrainingPlan) -> None:
+        plan.check_length("cycle_epochs", self.planned_length(plan))
+
 
 class CyclicTeacher(Teacher):
     """A teacher whose mini-generations are cycles of the learning rate."""
@@ -38,9 +45,8 @@ class CyclicTeacher(Teacher):
         return 1.0 if self._cycles is None else self._cycles.factor(step)
 
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
-        length = self.config.cycle_epochs or max(1, plan.num_epochs // 5)
-        plan.check_length("cycle_epochs", length)
-        self._cycle_epochs = length
+        self.config.check_plan(plan)
+        self._cycle_epochs = length = self.config.planned_length(plan)
         self._cycles = cycles = CosineCycles(length * plan.steps_per_epoch, plan.max_steps)
         rate = "the learning rate falls along a cosine in each" if self.config.cyclic_learning_rate else "no restarts"
         return f"{self.config.name}: {cycles.count} cycles of {length} epoch{'s' * (length > 1)}; {rate}."

@@ -86,6 +86,19 @@ class LSTSDConfig(TeacherConfig):
         """Both weights zero."""
         return cls(lambda_short=0.0, lambda_long=0.0)
 
+    @property
+    def has_weight(self) -> bool:
+        """Whether any term has weight."""
+        return self.lambda_short > 0 or self.lambda_long > 0
+
+    def planned_length(self, plan: TrainingPlan) -> int:
+        """Epochs in a mini-generation of a run."""
+        return self.mini_generation_epochs or MiniGenerations.default_length(plan.num_epochs)
+
+    def check_plan(self, plan: TrainingPlan) -> None:
+        if self.has_weight:
+            plan.check_length("mini_generation_epochs", self.planned_length(plan))
+
     def build(self) -> "LSTSD":
         return LSTSD(self)
 
@@ -117,24 +130,19 @@ class LSTSD(Teacher):
         self.memory = None
 
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
-        config = self.config
-        length = config.mini_generation_epochs or MiniGenerations.default_length(plan.num_epochs)
+        self.config.check_plan(plan)
+        length = self.config.planned_length(plan)
         self._mini_generations = schedule = MiniGenerations(length, plan.num_epochs)
-        if not self._has_weight:
+        if not self.config.has_weight:
             return "LSTSD: both weights are 0: plain fine-tuning."
-        plan.check_length("mini_generation_epochs", length)
         return (
             f"LSTSD: {schedule.count} mini-generations of {length} epoch{'s' * (length > 1)} in {plan.num_epochs} "
             f"epochs; distillation begins in epoch {length + 1}."
         )
 
-    @property
-    def _has_weight(self) -> bool:
-        return self.config.lambda_short > 0 or self.config.lambda_long > 0
-
     def on_epoch_begin(self, progress: Progress) -> None:
         self._transition(progress)
-        self._distils = self._has_weight and self._mini_generations.has_teachers(progress.epoch)
+        self._distils = self.config.has_weight and self._mini_generations.has_teachers(progress.epoch)
 
     def on_train_end(self, progress: Progress) -> None:
         self._transition(progress)

@@ -42,7 +42,7 @@ class LSTSDSingle(LSTSD):
 
     def _transition(self, progress: Progress) -> None:
         is_ready = self.memory is not None and self.memory.epoch == progress.epoch
-        if self._has_weight and progress.epoch > 0 and not is_ready:
+        if self.config.has_weight and progress.epoch > 0 and not is_ready:
             for indices, logits in self.student.predict_training_set():
                 self._stage(indices, logits)
             super()._transition(progress)

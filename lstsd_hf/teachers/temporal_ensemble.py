@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..losses import DIVERGENCES
 from ..memory import MovingAverageMemory
 from ..schedules import Progress, TrainingPlan, ramp_up
@@ -59,6 +60,13 @@ class TemporalEnsembleConfig(TeacherConfig):
         """No weight."""
         return cls(consistency_weight=0.0)
 
+    def check_plan(self, plan: TrainingPlan) -> None:
+        if self.consistency_weight and plan.num_epochs < 2:
+            raise InputError(
+                f"`num_train_epochs` must be at least 2, or no epoch distils: got {plan.num_epochs} planned. Train for "
+                "at least 2 epochs; for plain fine-tuning use `NoTeacherConfig()`."
+            )
+
     def build(self) -> "TemporalEnsemble":
         return TemporalEnsemble(self)
 
@@ -85,10 +93,9 @@ class TemporalEnsemble(Teacher):
         self.memory = None
 
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
+        self.config.check_plan(plan)
         rampup = self.config.rampup_epochs
         self._rampup_epochs = rampup if rampup is not None else plan.num_epochs / 10
-        if self.config.consistency_weight:
-            plan.check_length("num_train_epochs", 1)
 
     def on_epoch_begin(self, progress: Progress) -> None:
         self._transition(progress)

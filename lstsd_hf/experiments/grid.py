@@ -1,0 +1,65 @@
+"""Many runs: what is missing is run, what is finished is left alone."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError
+from ..glue.training import GlueRun, execute, is_finished
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run and where it goes.
+
+    Attributes:
+        run: The run.
+        folder: Its folder.
+        is_own_folder: Whether the folder is named by the run's settings, so that it can hold no other run and an
+            interrupted one is continued without asking.
+    """
+
+    run: GlueRun
+    folder: Path
+    is_own_folder: bool
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its results are there."""
+        return self.is_own_folder and is_finished(self.run, self.folder)
+
+
+def take_shard(items: Sequence[T], shard: str | None) -> list[T]:
+    """Every n-th item from the i-th on, for the shard `i/n` (i from 1); all of them without one.
+
+    Raises:
+        InputError: If the shard is not of that form.
+    """
+    if shard is None:
+        return list(items)
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"`shard` must be i/n with i from 1 to n, such as 1/4, got {shard!r}.")
+    index, count = int(match[1]), int(match[2])
+    return list(items[index - 1 :: count])
+
+
+def run_if_missing(item: PlannedRun, *, resume: bool, overwrite: bool, cache: Path) -> tuple[dict[str, Any], bool]:
+    """Executes a run unless it is finished.
+
+    Args:
+        item: The run.
+        resume: Continue an interrupted run in a folder that the user named.
+        overwrite: Delete an earlier run.
+        cache: Folder for tokens and hidden states.
+
+    Returns:
+        The content of its `results.json`, and whether it had been finished before.
+    """
+    was_finished = item.is_finished and not overwrite
+    resumes = (resume or item.is_own_folder) and not overwrite
+    return execute(item.run, item.folder, resume=resumes, overwrite=overwrite, cache=cache), was_finished

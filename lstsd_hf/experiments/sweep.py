@@ -1,0 +1,158 @@
+"""Searching a method's options, on a held-out slice of the training split and with the same budget for every method."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from datasets import DatasetDict
+
+from ..errors import InputError
+from ..glue.noise import flip_labels
+from ..glue.results import write_json
+from ..glue.training import GlueRun, check_plan, execute
+
+HELD_OUT_SHARE = 0.15
+SPLIT_SEED = 0
+# For methods without options of their own: what a practitioner would tune instead.
+TRAINING_SEARCH_SPACE: Mapping[str, tuple] = {
+    "learning_rate_factor": (0.25, 0.5, 1.0, 2.0, 4.0),
+    "dropout": (0.1, 0.2, 0.3, 0.5),
+}
+
+
+def hold_out(run: GlueRun) -> GlueRun:
+    """The run with a part of its training split, labels as noisy as those, in the place of the validation split."""
+    options, train = run.options, run.splits["train"]
+    if options.max_train_samples is not None:
+        train = train.select(range(min(options.max_train_samples, len(train))))
+    if options.label_noise:
+        labels, _ = flip_labels(
+            train["label"][:], len(run.task.label_names), options.label_noise, options.label_noise_seed
+        )
+        train = train.remove_columns("label").add_column("label", labels)
+    parts = train.train_test_split(test_size=HELD_OUT_SHARE, seed=SPLIT_SEED)
+    return dataclasses.replace(
+        run,
+        splits=DatasetDict(train=parts["train"], validation=parts["test"]),
+        options=dataclasses.replace(options, max_train_samples=None, label_noise=0.0),
+    )
+
+
+def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> dict[str, Any]:
+    """Searches the options of a run's method and returns the best ones, for `with_options`.
+
+    The first trial has the run's own options. The score is the headline metric of the last epoch on 15 % of the
+    training split, which the trials do not train on; the validation split is never looked at. Several processes or
+    machines can share a study through its storage; only the first `trials` completed trials count.
+
+    Args:
+        run: The run.
+        trials: Completed trials of the study.
+        storage: URL of an Optuna storage.
+        root: Folder for the trials' files and the result `<study>.json`.
+        cache: Folder for tokens and hidden states.
+
+    Raises:
+        InputError: If `trials` is not positive.
+    """
+    if trials < 1:
+        raise InputError(f"`sweep` must be a number of trials of at least 1, got {trials}.")
+    inner = hold_out(run)
+    space = _fitting_space(inner)
+    name = _study_name(run)
+    if storage.startswith("sqlite:///"):
+        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=optuna.samplers.TPESampler(seed=run.args.seed, n_startup_trials=max(5, trials // 2)),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    start = {key: value for key in space if (value := _current(run, key)) in space[key]}
+    study.enqueue_trial(start, skip_if_exists=True)
+    objective = _objective(inner, space, root / name, cache)
+    while len(_completed(study)) < trials:
+        study.optimize(objective, n_trials=1)
+    counted = _completed(study)[:trials]
+    best = max(counted, key=lambda trial: trial.value)
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(
+        {
+            "study": name,
+            "method": run.teacher.name,
+            "task": run.task.name,
+            "budget": trials,
+            "held_out_share": HELD_OUT_SHARE,
+            "search_space": {key: list(values) for key, values in space.items()},
+            "best": {"params": best.params, "score": best.value},
+            "trials": [{"params": trial.params, "score": trial.value} for trial in counted],
+        },
+        root / f"{name}.json",
+    )
+    return best.params
+
+
+def with_options(run: GlueRun, params: Mapping[str, Any]) -> GlueRun:
+    """The run with some options of its method, its dropout, or its learning rate (by a factor) replaced."""
+    params = dict(params)
+    args = copy.copy(run.args)
+    args.learning_rate *= params.pop("learning_rate_factor", 1.0)
+    options = run.options
+    if "dropout" in params:
+        options = dataclasses.replace(options, dropout=params.pop("dropout"))
+    return dataclasses.replace(run, args=args, options=options, teacher=dataclasses.replace(run.teacher, **params))
+
+
+def _objective(inner: GlueRun, space: Mapping[str, list], folder: Path, cache: Path) -> Callable[[optuna.Trial], float]:
+    def objective(trial: optuna.Trial) -> float:
+        params = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
+        run = with_options(inner, params)
+        run.args.save_strategy = "no"
+        run.args.eval_strategy = "no"
+        run.args.load_best_model_at_end = False
+        place = folder / f"trial-{trial.number}"
+        results = execute(run, place, resume=False, overwrite=True, cache=cache)
+        shutil.rmtree(place)
+        return results["last_epoch"][f"eval_{run.task.headline_metric}"]
+
+    return objective
+
+
+def _fitting_space(run: GlueRun) -> dict[str, list]:
+    """The search space without values that do not fit the run's length."""
+    space: dict[str, list] = {}
+    for name, values in (run.teacher.search_space or TRAINING_SEARCH_SPACE).items():
+        space[name] = [value for value in values if _fits(with_options(run, {name: value}))]
+    return {name: values for name, values in space.items() if values}
+
+
+def _fits(run: GlueRun) -> bool:
+    try:
+        check_plan(run)
+    except InputError:
+        return False
+    return True
+
+
+def _current(run: GlueRun, name: str) -> Any:
+    if name == "learning_rate_factor":
+        return 1.0
+    return run.options.dropout if name == "dropout" else getattr(run.teacher, name)
+
+
+def _completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+
+
+def _study_name(run: GlueRun) -> str:
+    config = json.dumps({"config": run.config, "seed": run.args.seed}, sort_keys=True)
+    digest = hashlib.sha256(config.encode()).hexdigest()[:10]
+    return f"{run.task.name}-{run.model_name_or_path.rstrip('/').split('/')[-1]}-{run.teacher.name}-{digest}"

@@ -1,0 +1,160 @@
+"""From raw splits to what a Trainer takes: label noise, tokens, and hidden states of a frozen encoder."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_from_disk
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from ..errors import InputError
+from ..files import replacing_folder
+from ..models import PooledMLPConfig, PooledMLPForSequenceClassification
+from .frozen import EncoderSplit, FrozenStates, collate_states, compute_states
+from .models import load_model
+from .noise import flip_labels
+from .tasks import GlueTask
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is done to the data before training.
+
+    Attributes:
+        max_seq_length: Tokens beyond it are cut off.
+        max_train_samples: Rows of the training split to use, from its beginning; `None` for all.
+        label_noise: Share of the training labels that are replaced by another one.
+        label_noise_seed: Seed of the replacement, apart from the run's own.
+        trainable_layers: Train the head and so many top layers of the encoder; 0 is an MLP on pooled features, `None`
+            the whole model.
+        dropout: Dropout probability in the place of the model's own.
+    """
+
+    max_seq_length: int = 128
+    max_train_samples: int | None = None
+    label_noise: float = 0.0
+    label_noise_seed: int = 0
+    trainable_layers: int | None = None
+    dropout: float | None = None
+
+    def __post_init__(self):
+        # Shorter inputs would hold little but the separators.
+        for name, least in (("max_seq_length", 8), ("max_train_samples", 1), ("trainable_layers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"`{name}` must be at least {least}, got {value}.")
+        for name in ("label_noise", "dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise InputError(f"`{name}` must be from 0 to below 1, got {value}.")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model and data that fit together.
+
+    Attributes:
+        model: What is trained.
+        tokenizer: The model's tokenizer.
+        splits: Data sets by split.
+        collator: For their examples.
+        train: The training split's raw rows, with the labels that are trained on.
+        noisy_rows: Rows of the training split with a replaced label.
+        training_form: A context in which the model takes these data; outside of it, it is whole.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    splits: dict[str, Any]
+    collator: Callable[[list[Any]], dict[str, Any]]
+    train: Dataset
+    noisy_rows: list[int]
+    training_form: Callable[[], AbstractContextManager]
+
+
+def prepare(
+    task: GlueTask, splits: DatasetDict, model_name: str, options: DataOptions, args: TrainingArguments, cache: Path
+) -> Prepared:
+    """Loads the model and brings the splits into its form; what is slow is kept in `cache`.
+
+    Args:
+        task: The task.
+        splits: Raw splits.
+        model_name: Model as named on the command line.
+        options: What is done to the data.
+        args: Training arguments; the random state must have been seeded.
+        cache: Folder for tokens and hidden states, shared by all runs.
+    """
+    train = splits["train"]
+    if options.max_train_samples is not None:
+        train = train.select(range(min(options.max_train_samples, len(train))))
+    labels, noisy_rows = train["label"][:], []
+    if options.label_noise:
+        labels, noisy_rows = flip_labels(labels, len(task.label_names), options.label_noise, options.label_noise_seed)
+        train = train.remove_columns("label").add_column("label", labels)
+    texts = (text for name in task.text_columns for text in train[name])
+    model, tokenizer = load_model(model_name, task, texts, options.dropout)
+    raw = {**splits, "train": train}
+    # Once: tokenizing leaves its settings in the tokenizer.
+    fingerprint = f"{tokenizer.model_input_names} {tokenizer.backend_tokenizer.to_str()}"
+    with args.main_process_first(desc="tokens"):
+        tokens = {name: _tokenize(rows, task, tokenizer, fingerprint, options, cache) for name, rows in raw.items()}
+    if options.trainable_layers is None:
+        data = {name: _with_labels(tokens[name], rows) for name, rows in raw.items()}
+        return Prepared(model, tokenizer, data, DataCollatorWithPadding(tokenizer), train, noisy_rows, nullcontext)
+    if args.train_sampling_strategy == "group_by_length":
+        raise InputError(
+            "`train_sampling_strategy` must not be group_by_length with `trainable_layers`: hidden states have no "
+            "lengths to sort by. Leave one of them out."
+        )
+    pooled = options.trainable_layers == 0
+    model.to(args.device)
+    split = EncoderSplit(model, options.trainable_layers)
+    pad = DataCollatorWithPadding(tokenizer)
+    data = {}
+    with args.main_process_first(desc="hidden states"):
+        for name, rows in raw.items():
+            inputs = tokens[name].remove_columns("length")
+            folder = compute_states(split, inputs, pad, cache, args.device, pooled=pooled)
+            data[name] = FrozenStates(folder, rows["label"][:] if "label" in rows.column_names else None, pooled)
+    if not pooled:
+        split.freeze()
+        return Prepared(model, tokenizer, data, collate_states, train, noisy_rows, split.top)
+    config = PooledMLPConfig(
+        feature_size=model.config.hidden_size,
+        id2label=model.config.id2label,
+        label2id=model.config.label2id,
+        **({} if options.dropout is None else {"dropout": options.dropout}),
+    )
+    head = PooledMLPForSequenceClassification(config)
+    return Prepared(head, tokenizer, data, collate_states, train, noisy_rows, nullcontext)
+
+
+def _tokenize(
+    rows: Dataset,
+    task: GlueTask,
+    tokenizer: PreTrainedTokenizerBase,
+    fingerprint: str,
+    options: DataOptions,
+    cache: Path,
+) -> Dataset:
+    """Token columns and `length`, kept in `cache` by a digest of texts, tokenizer and limit."""
+    columns = [rows[name][:] for name in task.text_columns]
+    max_length = min(options.max_seq_length, tokenizer.model_max_length)
+    digest = hashlib.sha256(f"{max_length} {fingerprint}".encode())
+    for texts in columns:
+        digest.update("\0".join(texts).encode())
+    folder = cache / f"tokens-{digest.hexdigest()[:20]}"
+    if not folder.exists():
+        encoded = dict(tokenizer(*columns, truncation=True, max_length=max_length))
+        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+        with replacing_folder(folder) as temporary:
+            Dataset.from_dict(encoded).save_to_disk(temporary)
+    return load_from_disk(folder)
+
+
+def _with_labels(tokens: Dataset, rows: Dataset) -> Dataset:
+    return tokens.add_column("label", rows["label"][:]) if "label" in rows.column_names else tokens
