@@ -80,10 +80,10 @@ def error_of(arguments):
 
 
 def test_two_methods_side_by_side(workplace, options, capsys):
-    run_glue.main(["--method", "vanilla", "lstsd", *options, "--mini_generation_epochs", "2", "--seed", "3"])
+    run_glue.main(["--method", "vanilla", "lstsd", *options, "--lstsd.mini_generation_epochs", "2", "--seed", "3"])
     output = capsys.readouterr().out
-    assert "GENERATED DATA: sentence pairs from a template grammar, not RTE." in output
-    assert "Generated data, not RTE: scores of the last epoch" in output
+    assert "GENERATED DATA: sentences from a template grammar, not GLUE." in output
+    assert "Generated data, not GLUE: rte, scores of the last epoch" in output
     vanilla, _ = only_results(workplace, "vanilla")
     lstsd, folder = only_results(workplace, "lstsd")
     assert folder.name == f"{lstsd['config_hash']}-seed3"

@@ -1,0 +1,79 @@
+"""The statistics of a comparison over seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Differences of one method to another, paired by seed.
+
+    Attributes:
+        count: Seeds that both have.
+        mean: Mean difference.
+        low: Lower end of the 95 % confidence interval of the mean (Student's t); not a number below 2 seeds.
+        high: Its upper end.
+        p_value: Of the two-sided paired t-test; not a number where it is not defined.
+    """
+
+    count: int
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (ddof 1); the latter is not a number for a single value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def paired_difference(
+    scores: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
+) -> PairedDifference:
+    """Compares two methods over the seeds that both were run with.
+
+    Args:
+        scores: Score by seed.
+        baseline: Score of the other method by seed.
+        confidence: Level of the interval.
+
+    Raises:
+        InputError: If they have no seed in common.
+    """
+    seeds = sorted(scores.keys() & baseline.keys())
+    if not seeds:
+        raise InputError(
+            f"Two methods can only be paired over common seeds, got {sorted(scores)} and {sorted(baseline)}. Run both "
+            "with the same `seeds`."
+        )
+    differences = np.array([scores[seed] - baseline[seed] for seed in seeds])
+    mean = float(differences.mean())
+    if len(seeds) < 2:
+        return PairedDifference(1, mean, math.nan, math.nan, math.nan)
+    error = float(differences.std(ddof=1)) / math.sqrt(len(seeds))
+    if error == 0:  # equal differences: there is no spread to test against
+        return PairedDifference(len(seeds), mean, mean, mean, math.nan if mean else 1.0)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(seeds) - 1)) * error
+    p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    return PairedDifference(len(seeds), mean, mean - half, mean + half, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusts p-values for the number of comparisons; those that are not numbers are passed over.
+
+    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics, 1979.
+    """
+    adjusted = [math.nan] * len(p_values)
+    order = sorted((p, position) for position, p in enumerate(p_values) if not math.isnan(p))
+    largest = 0.0
+    for rank, (p, position) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        adjusted[position] = largest
+    return adjusted
