@@ -119,22 +119,30 @@ def test_the_saved_model_loads_in_a_pipeline(workplace, options):
     assert trained.config.id2label == {0: "entailment", 1: "not_entailment"}
 
 
-def test_a_finished_run_is_not_overwritten(workplace, options):
+def test_a_finished_run_is_not_repeated(workplace, options, capsys):
     command = ["--method", "vanilla", *options]
     run_glue.main(command)
     _, folder = only_results(workplace)
-    relative = folder.relative_to(workplace)
-    message = f"{relative} holds a finished run. Use --overwrite to delete it, or another --output_dir."
-    assert error_of(command) == message
-    # Resuming leaves it as it is.
     written = (folder / "results.json").stat().st_mtime_ns
-    run_glue.main([*command, "--resume"])
+    capsys.readouterr()
+    run_glue.main(command)
+    assert f"Finished before in {folder.relative_to(workplace)}" in capsys.readouterr().out
     assert (folder / "results.json").stat().st_mtime_ns == written
     run_glue.main([*command, "--overwrite"])
+    assert (folder / "results.json").stat().st_mtime_ns > written
     # Another seed or setting is another folder.
     run_glue.main([*command, "--seed", "7"])
     run_glue.main([*command, "--weight_decay", "0.1"])
     assert len(list(workplace.glob("runs/rte/*/vanilla/*/results.json"))) == 3
+
+
+def test_a_finished_run_in_a_folder_of_ones_own_is_not_overwritten(workplace, options):
+    command = ["--method", "vanilla", *options, "--output_dir", "mine"]
+    run_glue.main(command)
+    written = (workplace / "mine" / "results.json").stat().st_mtime_ns
+    assert error_of(command) == ("mine holds a finished run. Use --overwrite to delete it, or another --output_dir.")
+    run_glue.main([*command, "--resume"])
+    assert (workplace / "mine" / "results.json").stat().st_mtime_ns == written
 
 
 def test_a_folder_of_something_else_is_left_alone(workplace, options):
@@ -222,7 +230,8 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
         *("--num_train_epochs", "1", "--output_dir", "mine", "--do_predict", "--use_cpu", "true"),
     ]
     assert (
-        error_of(command) == "`do_predict` needs a test split, found ['train', 'validation']. Add one, or leave it out."
+        error_of(command)
+        == "`do_predict` needs a test split of rte, found ['train', 'validation']. Add one, or leave it out."
     )
     (folder / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tA man.\tA person.\n1\tNo man.\tA person.\n")
     run_glue.main(command)
@@ -245,12 +254,39 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
             "`train_file` and `validation_file` go together and without `task`.",
         ),
         (
-            ["--method", "lstsd", "--task", "cola", "--data", "synthetic"],
-            "`data` can be 'synthetic' for the task rte only, got task 'cola'.",
+            ["--method", "lstsd", "--task", "mrpc", "--data", "synthetic"],
+            "`data` can be 'synthetic' for the tasks rte and cola only, got task 'mrpc'.",
         ),
         (
             ["--method", "lstsd", "vanilla", "lstsd", "--task", "rte"],
-            "`method` must name each method once, got lstsd vanilla lstsd.",
+            "`method` must name each one once, got lstsd vanilla lstsd.",
+        ),
+        (
+            ["--method", "lstsd", "vanilla", "--task", "rte", "--dlb.alpha", "1"],
+            "`--dlb.` must begin with a method of this command, got methods ['lstsd', 'vanilla'].",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--seeds", "1", "2", "--seed", "3"],
+            "`seed` and `seeds` were both given. Give one of them.",
+        ),
+        (["--method", "lstsd", "--task", "rte", "--seeds", "1", "1"], "`seeds` must name each one once, got 1 1."),
+        (
+            ["--method", "lstsd", "--task", "rte", "--data", "synthetic", "--shard", "3/2"],
+            "`shard` must be i/n with i from 1 to n, such as 1/4, got '3/2'.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--label_noise", "1.5"],
+            "`label_noise` must be from 0 to below 1, got 1.5.",
+        ),
+        (
+            # Before the first of several methods is run.
+            [
+                *("--method", "vanilla", "lstsd", "--task", "rte", "--data", "synthetic", "--num_train_epochs", "4"),
+                *("--lstsd.mini_generation_epochs", "4"),
+            ],
+            "`mini_generation_epochs` must be less than the number of planned epochs, or no epoch distils: got 4 with "
+            "4 planned (28 optimizer steps at 7 an epoch). Train for more epochs, or set `mini_generation_epochs` to "
+            "at most 3; for plain fine-tuning use `NoTeacherConfig()`.",
         ),
         (
             ["--method", "lstsd", "--task", "rte", "--max_train_samples", "0"],
@@ -316,22 +352,58 @@ def test_minilm_is_a_real_pretrained_encoder():
 
 
 def test_settings_with_task_and_method_alone():
-    run, args, (config,), output_dir = run_glue.parse(["--task", "rte", "--method", "lstsd"])
+    parsed = run_glue.parse(["--task", "rte", "--method", "lstsd"])
+    run, args, (config,) = parsed.run, parsed.args, parsed.teachers
     assert run.model_name_or_path == "google-bert/bert-base-uncased"
     assert (args.learning_rate, args.per_device_train_batch_size, args.num_train_epochs) == (5e-5, 64, 50)
     assert (args.weight_decay, args.warmup_steps, args.lr_scheduler_type) == (0.0, 0.1, "linear")
     assert args.train_sampling_strategy == "random"
     assert config == config.paper()
     assert run.max_seq_length == 128
-    assert output_dir is None
+    assert (parsed.output_dir, parsed.seeds) == (None, [42])
+
+
+def described(*arguments):
+    parsed = run_glue.parse(["--task", "rte", *arguments])
+    run = parsed.run
+    task, (config,) = TASKS["rte"], parsed.teachers
+    return run_glue.describe(GlueRun(task, {}, "hub", run.model_name_or_path, config, parsed.args, run.data_options()))
+
+
+def test_the_cnn_has_the_papers_settings_too():
+    assert described("--method", "vanilla", "--model_name_or_path", "cnn") == (
+        "rte · vanilla · cnn: the paper's settings; where it is silent, linear decay after 10 % warm-up and 128 "
+        "tokens: 50 epochs, batch 32, sgd (weight decay 0) at 0.008, seed 42"
+    )
+
+
+def test_options_of_several_methods_have_the_methods_name_in_front():
+    parsed = run_glue.parse(
+        [
+            *("--task", "rte", "--method", "lstsd", "lstsd_single", "dlb", "--lstsd.lambda_short", "2.5"),
+            *("--lstsd_single.mini_generation_epochs=3", "--dlb.carry_over_epochs", "false", "--seeds", "1", "2"),
+            *("--lstsd.t_squared", "--learning_rate", "1e-3"),
+        ]
+    )
+    lstsd, single, dlb = parsed.teachers
+    assert (lstsd.lambda_short, lstsd.lambda_long, lstsd.mini_generation_epochs, lstsd.t_squared) == (2.5, 2.4, 6, True)
+    assert (single.lambda_short, single.mini_generation_epochs, single.t_squared) == (4.0, 3, False)
+    assert not dlb.carry_over_epochs
+    assert (parsed.seeds, parsed.args.learning_rate) == ([1, 2], 1e-3)
+    # One method's options may have the name in front, too.
+    (alone,) = run_glue.parse(["--task", "rte", "--method", "lstsd", "--lstsd.lambda_short", "2.5"]).teachers
+    assert alone.lambda_short == 2.5
+
+
+def test_all_methods_and_tasks():
+    parsed = run_glue.parse(["--task", "all", "--method", "all"])
+    assert [config.name for config in parsed.teachers] == list(TEACHERS)
+    assert all(config == config.paper() for config in parsed.teachers)
 
 
 def test_the_paper_settings_are_said_in_one_line():
     def line(*arguments):
-        run, args, (config,), _ = run_glue.parse(["--task", "rte", "--method", "lstsd", *arguments])
-        task = TASKS["rte"]
-        model = run.model_name_or_path
-        return run_glue.describe(GlueRun(task, {}, "hub", model, config, args, run.max_seq_length, None))
+        return described("--method", "lstsd", *arguments)
 
     assert line() == (
         "rte · lstsd · google-bert/bert-base-uncased: the paper's settings; where it is silent, linear decay after "

@@ -144,6 +144,7 @@ def compute_states(
     device: torch.device,
     *,
     pooled: bool,
+    dtype: type = np.float32,
 ) -> Path:
     """Runs the frozen part over tokenised examples, unless that was done before.
 
@@ -154,11 +155,12 @@ def compute_states(
         cache: Folder for such results; each has a subfolder named by a digest of weights and tokens.
         device: Where to run.
         pooled: Keep the mean over each example's tokens instead of a state for each token.
+        dtype: Of the kept states.
 
     Returns:
         The folder with the states.
     """
-    digest = hashlib.sha256(f"{split.fingerprint()} {pooled}".encode())
+    digest = hashlib.sha256(f"{split.fingerprint()} {pooled} {np.dtype(dtype)}".encode())
     for ids in tokens["input_ids"]:
         digest.update(np.asarray(ids).tobytes() + b";")
     folder = cache / f"states-{digest.hexdigest()[:20]}"
@@ -173,10 +175,10 @@ def compute_states(
         for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
             batch = collate([tokens[int(row)] for row in rows])
-            hidden = run(**{name: value.to(device) for name, value in batch.items()}).float().cpu().numpy()
+            hidden = run(**{name: value.to(device) for name, value in batch.items()}).cpu().numpy().astype(dtype)
             if states is None:
                 shape = (int(offsets[-1]), hidden.shape[-1])
-                states = np.lib.format.open_memmap(temporary / STATES_NAME, "w+", np.float32, shape)
+                states = np.lib.format.open_memmap(temporary / STATES_NAME, "w+", dtype, shape)
             for position, row in enumerate(rows):
                 own = hidden[position, : lengths[row]]
                 states[offsets[row] : offsets[row + 1]] = own.mean(axis=0, keepdims=True) if pooled else own

@@ -1,0 +1,93 @@
+"""Label noise, and finding it again."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from sklearn.metrics import roc_auc_score
+
+import run_glue
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, TemporalEnsembleConfig
+from lstsd_hf.errors import InputError
+from lstsd_hf.glue.noise import flip_labels
+from lstsd_hf.label_errors import LabelErrorCandidate, rank_label_errors
+
+from .conftest import make_examples, make_model
+from .test_run_glue import encoder, options, workplace  # noqa: F401 (fixtures)
+
+
+@pytest.mark.parametrize(("num_labels", "rate", "count"), [(2, 0.2, 20), (5, 0.4, 40), (3, 0.0, 0)])
+def test_the_given_share_of_labels_is_replaced_by_others(num_labels, rate, count):
+    labels = [index % num_labels for index in range(100)]
+    noisy, rows = flip_labels(labels, num_labels, rate, seed=3)
+    assert rows == [index for index in range(100) if noisy[index] != labels[index]]
+    assert len(rows) == count
+    assert set(noisy) <= set(range(num_labels))
+    assert flip_labels(labels, num_labels, rate, seed=3) == (noisy, rows)
+    if rate:
+        assert flip_labels(labels, num_labels, rate, seed=4)[1] != rows
+
+
+def test_every_other_label_is_as_likely():
+    noisy, rows = flip_labels([1] * 9000, 4, 0.9999, seed=0)
+    counts = torch.bincount(torch.tensor([noisy[row] for row in rows]), minlength=4)
+    assert counts[1] == 0
+    assert all(abs(int(count) - 3000) < 150 for count in counts[[0, 2, 3]])
+
+
+def test_ranking_by_hand():
+    probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
+    written = torch.tensor([True, True, True, False])
+    data = Dataset.from_dict({"text": list("abcd"), "pair": list("wxyz"), "label": [1, 1, 0, 0]})
+    ranking = rank_label_errors(probabilities, written, data)
+    assert [item.index for item in ranking] == [0, 2, 1]
+    assert ranking[0] == LabelErrorCandidate(0, 1, 0, pytest.approx(0.1), "a | w")
+    assert ranking[2].given_probability == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("config", [LSTSDConfig(mini_generation_epochs=2), TemporalEnsembleConfig()])
+def test_the_memory_finds_labels_that_contradict_the_rest(make_args, config):
+    rows = make_examples(120)
+    wrong = {5, 40, 77, 101}
+    for index in wrong:
+        rows[index] = {**rows[index], "labels": 1 - rows[index]["labels"]}
+    trainer = LSTSDTrainer(
+        model=make_model(),
+        args=make_args(num_train_epochs=8, learning_rate=5e-3),
+        train_dataset=rows,
+        teacher=config,
+    )
+    with pytest.raises(InputError, match=r"must keep predictions for each training example, but has none\. Train"):
+        trainer.teacher.rank_label_errors()
+    trainer.train()
+    ranking = trainer.teacher.rank_label_errors()
+    assert len(ranking) == 120
+    assert roc_auc_score([item.index in wrong for item in ranking], range(120, 0, -1)) > 0.8
+    assert [item.given_probability for item in ranking] == sorted(item.given_probability for item in ranking)
+    assert all((item.believed_label != item.given_label) == (item.given_probability < 0.5) for item in ranking)
+
+
+def test_a_noisy_run_records_its_rows_and_how_well_they_are_found(workplace, options):  # noqa: F811
+    run_glue.main(
+        [
+            *("--method", "lstsd", *options, "--mini_generation_epochs", "1", "--label_noise", "0.25"),
+            *("--label_noise_seed", "2", "--output_dir", "noisy"),
+        ]
+    )
+    results = json.loads((workplace / "noisy" / "results.json").read_text())
+    record = json.loads((workplace / "noisy" / "label_noise.json").read_text())
+    assert (record["rate"], record["seed"], len(record["rows"])) == (0.25, 2, 12)
+    lines = [json.loads(line) for line in (workplace / "noisy" / "label_errors.jsonl").read_text().splitlines()]
+    assert sorted(line["index"] for line in lines) == list(range(48))
+    replaced = {line["index"] for line in lines if line["given_label"] != line["true_label"]}
+    assert sorted(replaced) == record["rows"]
+    assert " | " in lines[0]["text"]
+    errors = results["label_errors"]
+    # By hand: the share of pairs (noisy, clean) in the right order.
+    position = {line["index"]: rank for rank, line in enumerate(lines)}
+    pairs = [(position[a], position[b]) for a in replaced for b in range(48) if b not in replaced]
+    assert errors["roc_auc"] == pytest.approx(sum(a < b for a, b in pairs) / len(pairs))
+    assert errors["count"] == 12
+    assert errors["precision_at_count"] == pytest.approx(sum(line["index"] in replaced for line in lines[:12]) / 12)
+    assert results["config"]["label_noise"] == 0.25

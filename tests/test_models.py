@@ -1,0 +1,94 @@
+"""The convolutional network and its tokenizer, as any other model."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from lstsd_hf.errors import InputError
+from lstsd_hf.glue.models import _set_dropout, load_model, train_word_tokenizer
+from lstsd_hf.glue.tasks import TASKS
+from lstsd_hf.models import TextCNNConfig, TextCNNForSequenceClassification
+
+TEXTS = ["The dog saw the cat.", "The cat saw a dog!", "A dog, a cat"]
+
+
+def make_cnn(**options):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "embedding_size": 6, "num_filters": 4, "filter_widths": (2, 3)}
+    return TextCNNForSequenceClassification(TextCNNConfig(**(sizes | options))).eval()
+
+
+def test_max_over_time_by_hand():
+    """One filter of width 2 that adds up the first coordinate of two neighbouring words."""
+    model = make_cnn(embedding_size=1, num_filters=1, filter_widths=(2,), vocab_size=4)
+    with torch.no_grad():
+        model.embedding.weight.copy_(torch.tensor([[0.0], [1.0], [2.0], [5.0]]))
+        model.convolutions[0].weight.fill_(1.0)
+        model.convolutions[0].bias.fill_(-1.0)
+        model.classifier.weight.copy_(torch.tensor([[1.0], [-2.0]]))
+        model.classifier.bias.zero_()
+    # Windows 1+2, 2+5, 5+nothing, less the bias of 1: the largest is 6.
+    logits = model(torch.tensor([[1, 2, 3]])).logits
+    torch.testing.assert_close(logits, torch.tensor([[6.0, -12.0]]))
+    # A single word: its one window reaches beyond the end.
+    torch.testing.assert_close(model(torch.tensor([[3]])).logits, torch.tensor([[4.0, -8.0]]))
+
+
+def test_padding_changes_nothing():
+    model = make_cnn()
+    alone = model(torch.tensor([[3, 7, 2]]), torch.ones(1, 3, dtype=torch.long)).logits
+    padded = torch.tensor([[3, 7, 2, 0, 0, 0], [4, 5, 6, 7, 8, 9]])
+    torch.testing.assert_close(model(padded, (padded > 0).long()).logits[:1], alone)
+    torch.testing.assert_close(model(padded).logits[:1], alone)
+    assert model(torch.zeros(1, 4, dtype=torch.long)).logits.isfinite().all()
+
+
+def test_it_is_saved_and_loaded_like_any_model(tmp_path):
+    model, tokenizer = load_model("cnn", TASKS["mrpc"], TEXTS)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert type(again) is TextCNNForSequenceClassification
+    assert AutoConfig.from_pretrained(tmp_path).id2label == {0: "not_equivalent", 1: "equivalent"}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    words = AutoTokenizer.from_pretrained(tmp_path)
+    assert words("The DOG, unseen")["input_ids"] == tokenizer("the dog , another")["input_ids"]
+    answer = pipeline("text-classification", model=again, tokenizer=words)("The dog saw the cat")
+    assert answer[0]["label"] in TASKS["mrpc"].label_names
+
+
+def test_words_of_a_pair_are_separated_and_rare_ones_unknown():
+    tokenizer = train_word_tokenizer(TEXTS)
+    encoded = tokenizer("The dog", "a zebra saw")
+    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    assert tokens == ["the", "dog", "[SEP]", "a", "[UNK]", "saw"]
+    assert sorted(encoded) == ["attention_mask", "input_ids"]
+    padded = tokenizer(["the dog", "the"], padding=True)
+    assert padded["input_ids"][1][1] == tokenizer.pad_token_id == 0
+
+
+def test_the_new_embedding_of_padding_is_zero_and_stays():
+    model = make_cnn().train()
+    model(torch.tensor([[3, 0]]), labels=torch.tensor([1])).loss.backward()
+    assert torch.equal(model.embedding.weight[0], torch.zeros(6))
+    assert torch.equal(model.embedding.weight.grad[0], torch.zeros(6))
+    assert model.embedding.weight.grad[3].abs().sum() > 0
+
+
+def test_dropout_can_be_set():
+    model, _ = load_model("minilm", TASKS["rte"], dropout=0.35)
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.35}
+    cnn, _ = load_model("cnn", TASKS["rte"], TEXTS, dropout=0.2)
+    assert cnn.dropout.p == 0.2
+
+
+def test_dropout_of_a_model_without_any():
+    with pytest.raises(InputError) as error:
+        _set_dropout(SimpleNamespace(hidden_size=8), 0.1)
+    assert str(error.value) == (
+        "`dropout` needs a model whose config has one of hidden_dropout_prob, attention_probs_dropout_prob, "
+        "classifier_dropout, dropout, attention_dropout, seq_classif_dropout, got SimpleNamespace. Leave it out."
+    )
