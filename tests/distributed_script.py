@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from lstsd_hf import LSTSDConfig, LSTSDTrainer
+from lstsd_hf import TEACHERS, LSTSDConfig, LSTSDTrainer
 from tests.conftest import make_examples, make_model
+from tests.test_conformance import active
 from tests.test_trainer import CrossEntropyTeacher, gradients
 
 # transformers 5.17 loads the optimizer onto "cpu:0" on two CPU processes, a name that torch does not know by itself.
@@ -52,8 +53,43 @@ def train(folder, model, *, resume=None, num_examples=13, **options):
     return outcome(trainer)
 
 
+def train_method(folder, config, resume=None):
+    """A run with accumulation, evaluation and checkpoints, whole or resumed."""
+    trainer = LSTSDTrainer(
+        model=make_model(),
+        args=arguments(
+            folder,
+            num_train_epochs=4,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            save_strategy="steps",
+            save_steps=1,
+            eval_strategy="steps",
+            eval_steps=4,
+        ),
+        train_dataset=make_examples(13),
+        eval_dataset=make_examples(5, seed=1),
+        compute_metrics=lambda prediction: {"mean": float(prediction.predictions.mean())},
+        teacher=config,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return {
+        "weights": trainer.model.state_dict(),
+        "teacher": trainer.teacher.state_dict(),
+        "distilled_steps": trainer.teacher.distilled_steps,
+        "scores": [entry for entry in trainer.state.log_history if "eval_loss" in entry],
+    }
+
+
 def main(folder: Path):
     results = {}
+    for name, config_class in TEACHERS.items():
+        config = active(config_class)
+        results[f"method-{name}"] = [
+            train_method(folder / name, config),
+            # Within an epoch and after its last step: two processes take 2 steps an epoch, one takes 4.
+            *(train_method(folder / name, config, str(folder / name / f"checkpoint-{step}")) for step in (5, 4)),
+        ]
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
     results["frozen"] = train(folder / "frozen", make_model(dropout=0.0), learning_rate=0.0)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lstsd_hf import TEACHERS
+
 from .conftest import assert_same_weights
 
 ROOT = Path(__file__).parent.parent
@@ -82,3 +84,35 @@ def test_terms_have_the_scale_of_the_base_loss(two_processes, accumulation, smoo
             assert max(gradient.abs().max() for gradient in first.values()) > 1e-3
             for name, gradient in first.items():
                 torch.testing.assert_close(second[name], 2 * gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_every_method_trains_alike_on_both_ranks_and_resumes(two_processes, name):
+    first, second = (rank[f"method-{name}"] for rank in two_processes)
+    for whole, other in zip(first, second, strict=True):
+        assert_same_weights(whole["weights"], other["weights"])
+        assert whole["distilled_steps"] == other["distilled_steps"]
+        assert whole["teacher"].keys() == other["teacher"].keys()
+        for key, value in whole["teacher"].items():
+            assert (
+                torch.equal(value, other["teacher"][key]) if torch.is_tensor(value) else value == other["teacher"][key]
+            )
+    for rank in (first, second):
+        whole, *resumed = rank
+        assert (whole["distilled_steps"] > 0) == (name not in ("vanilla", "snapshot_ensemble"))
+        for run in resumed:
+            assert_same_weights(whole["weights"], run["weights"])
+            assert whole["distilled_steps"] == run["distilled_steps"]
+            assert whole["scores"][-1]["eval_loss"] == run["scores"][-1]["eval_loss"]
+            assert whole["scores"][-1]["eval_mean"] == run["scores"][-1]["eval_mean"]
+
+
+def test_two_processes_are_taught_by_what_teaches_one(two_processes, one_process):
+    """Snapshots count as one model, whatever the number of processes: the names and shapes of all state agree."""
+    for name in TEACHERS:
+        if name == "dlb":  # it remembers the batches of each process
+            continue
+        one, two = one_process[f"method-{name}"][0]["teacher"], two_processes[0][f"method-{name}"][0]["teacher"]
+        assert one.keys() == two.keys(), name
+        for key, value in one.items():
+            assert not torch.is_tensor(value) or value.shape == two[key].shape, (name, key)
