@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	$(BIN)/python run_glue.py --task rte --method vanilla lstsd --demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -188,8 +188,9 @@ def parse(arguments: list[str]) -> Parsed:
             own = HfArgumentParser(config_class, prog=f"--{config_class.name}.…", allow_abbrev=False)
             own.set_defaults(**_method_defaults(config_class, known.demo))
             configs += own.parse_args_into_dataclasses(prefixed[config_class.name], look_for_args_file=False)
-    except ValueError as error:  # what the dataclasses say of their fields
-        raise InputError(str(error)) from error
+    except ValueError as error:  # what the dataclasses say of their fields, and options that nobody has
+        hint = "" if is_single else " With several methods, an option has its method in front: --lstsd.lambda_short."
+        raise InputError(f"{error}{hint if 'not used by' in str(error) else ''}") from error
     if args.resume_from_checkpoint is not None:
         raise InputError("`resume_from_checkpoint` is not used here. Give --resume, and --output_dir if it was given.")
     if run.seeds is not None and known.seed is not None:
@@ -269,7 +270,7 @@ def plan(parsed: Parsed) -> list[PlannedRun]:
     if run.sweep is not None:
         planned = _searched(planned, parsed)
     root = Path(parsed.output_dir or "runs")
-    is_single = len(loaded) * len(parsed.seeds) * len(parsed.teachers) == 1
+    is_single = len(loaded) * len(parsed.seeds) * len(parsed.teachers) == 1 and run.sweep is None
     if parsed.output_dir is not None and is_single:
         return [PlannedRun(item, root, is_own_folder=False) for item in planned]
     return [PlannedRun(item, item.default_folder(root), is_own_folder=True) for item in planned]
@@ -286,7 +287,11 @@ def _searched(runs: list[GlueRun], parsed: Parsed) -> list[GlueRun]:
     for item in runs:
         key = item.task.name, item.teacher.name
         if key not in found:
-            found[key] = search(item, parsed.run.sweep, storage, root, Path(parsed.run.cache_dir))
+            # One study for all seeds and shards.
+            args = copy.copy(item.args)
+            args.seed = parsed.seeds[0]
+            first = dataclasses.replace(item, args=args)
+            found[key] = search(first, parsed.run.sweep, storage, root, Path(parsed.run.cache_dir))
             print(f"{key[0]} · {key[1]}: searched {parsed.run.sweep} trials, best {found[key]}", flush=True)
         searched.append(with_options(item, found[key]))
     return searched

@@ -1,6 +1,6 @@
 """A second set of a model's weights, run through the model itself."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,11 +28,16 @@ class ModelCopy:
     @classmethod
     def of(cls, model: nn.Module) -> "ModelCopy":
         """A copy of a model as it is now."""
-        return cls({name: _at_least_fp32(tensor.detach()).clone() for name, tensor in _changing(model)})
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        return cls(
+            {name: _at_least_fp32(own.detach()).clone() for name, own in _all_tensors(model) if name not in frozen}
+        )
 
     @torch.no_grad()
     def average(self, model: nn.Module, decay: float) -> None:
         """Moves each parameter: `copy <- decay · copy + (1 - decay) · model`. Buffers stay.
+
+        A parameter that has become trainable since the copy was made joins it as it is now.
 
         Args:
             model: The model that the copy was made of.
@@ -41,6 +46,8 @@ class ModelCopy:
         for name, parameter in model.named_parameters():
             if name in self.tensors:
                 self.tensors[name].lerp_(parameter.to(self.tensors[name].dtype), 1.0 - decay)
+            elif parameter.requires_grad:
+                self.tensors[name] = _at_least_fp32(parameter.detach()).clone()
 
     @torch.no_grad()
     def forward(self, student: Student, inputs: Mapping[str, Any], training: bool = False) -> Tensor:
@@ -55,7 +62,7 @@ class ModelCopy:
             Logits `(batch_size, num_labels)`, without gradient.
         """
         model = student.model
-        tensors = {name: self.tensors[name].to(own.dtype) for name, own in _changing(model)}
+        tensors = {name: self.tensors[name].to(own.dtype) for name, own in _all_tensors(model) if name in self.tensors}
         was_training = model.training
         model.train(training)
         try:
@@ -66,16 +73,17 @@ class ModelCopy:
     @torch.no_grad()
     def load_into(self, model: nn.Module) -> None:
         """Overwrites a model's weights with these, for saving or serving it."""
-        for name, own in _changing(model):
-            own.copy_(self.tensors[name])
+        for name, own in _all_tensors(model):
+            if name in self.tensors:
+                own.copy_(self.tensors[name])
 
     def to(self, device: torch.device | str) -> "ModelCopy":
         """The same on another device."""
         return type(self)({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
-def _changing(model: nn.Module):
-    yield from ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
     yield from model.named_buffers()
 
 

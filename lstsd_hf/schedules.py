@@ -20,8 +20,8 @@ class TrainingPlan:
     steps_per_epoch: int
     max_steps: int
 
-    def check_length(self, field: str, length: int) -> None:
-        """Raises an `InputError` unless a second period of `length` epochs begins, where distillation would start."""
+    def check_length(self, field: str, length: int, consequence: str = "no epoch distils") -> None:
+        """Raises an `InputError` unless a second period of `length` epochs begins; without it `consequence` holds."""
         if length < self.num_epochs:
             return
         remedy = (
@@ -30,10 +30,19 @@ class TrainingPlan:
             else "Train for at least 2 epochs"
         )
         raise InputError(
-            f"`{field}` must be less than the number of planned epochs, or no epoch distils: got {length} with "
+            f"`{field}` must be less than the number of planned epochs, or {consequence}: got {length} with "
             f"{self.num_epochs} planned ({self.max_steps} optimizer steps at {self.steps_per_epoch} an epoch). "
             f"{remedy}; for plain fine-tuning use `NoTeacherConfig()`."
         )
+
+    @staticmethod
+    def check_resumed(field: str, length: int, saved: int | None) -> None:
+        """Raises an `InputError` if a resumed run has periods of another length, as one fitted to other epochs has."""
+        if saved is not None and saved != length:
+            raise InputError(
+                f"`{field}` must be what it was when the checkpoint was saved: it was {saved}, now it is {length}, "
+                "fitted to another number of epochs. Set it, or resume with the same number of epochs."
+            )
 
 
 @dataclass(frozen=True)

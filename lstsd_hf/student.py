@@ -75,7 +75,7 @@ class Student:
     def predict_training_set(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Predicts every training example once, in the order of the training set and in evaluation mode.
 
-        Each process predicts its share. No random numbers are drawn, so training goes on as if it had not happened.
+        Each process predicts its share. Torch's random state is put back, so that training is not disturbed.
 
         Yields:
             Example indices `(batch_size,)` and logits `(batch_size, num_labels)`.

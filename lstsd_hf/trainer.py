@@ -200,11 +200,12 @@ class SelfDistillationMixin:
         ensemble, copies = self.teacher.ensemble(), self.teacher.scored_copies()
         if not ensemble and not copies:
             return super().evaluation_loop(*options)
-        if self.args.batch_eval_metrics:
-            raise InputError(
-                f"`batch_eval_metrics` must be False with {type(self.teacher).__name__}, got True: several predictions "
-                "are scored in one pass. Leave it out."
-            )
+        for name, wanted in (("batch_eval_metrics", False), ("eval_do_concat_batches", True)):
+            if getattr(self.args, name) != wanted:
+                raise InputError(
+                    f"`{name}` must be {wanted} with {type(self.teacher).__name__}, got {not wanted}: several "
+                    "predictions are scored in one pass. Leave it out."
+                )
         joint = self._joint_prediction = JointPrediction(ensemble, copies, self._student)
         compute_metrics, preprocess = self.compute_metrics, self.preprocess_logits_for_metrics
         if compute_metrics is not None:
@@ -229,6 +230,12 @@ class SelfDistillationMixin:
         if joint.replaces_student and loss is not None:
             loss = cross_entropy(predictions[0], labels)
         return (loss, None, None) if prediction_loss_only else (loss, predictions, labels)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        # What predicts together with the model must be of the same step.
+        if self.teacher.ensemble() or self.teacher.scored_copies():
+            self._load_teacher(self.state.best_model_checkpoint, self.state.best_global_step)
 
     # ---- Logs ----
 
@@ -312,11 +319,15 @@ class SelfDistillationMixin:
         if checkpoint is None or not self.teacher.is_stateful:
             return
         if os.path.isdir(checkpoint):
-            run = describe_run(self.teacher, self.train_dataset)
-            state = load_teacher_state(run, self.state.global_step, checkpoint)
-            self.teacher.distilled_steps = state.pop("distilled_steps")
-            self.teacher.load_state_dict(state, self.args.device)
+            self.teacher.distilled_steps = self._load_teacher(checkpoint, self.state.global_step)
             self._loss_sums_since_step = self.state.global_step
+
+    def _load_teacher(self, checkpoint: str, global_step: int) -> int:
+        """Loads the teacher's state and returns how many steps had distilled."""
+        state = load_teacher_state(describe_run(self.teacher, self.train_dataset), global_step, checkpoint)
+        distilled_steps = state.pop("distilled_steps")
+        self.teacher.load_state_dict(state, self.args.device)
+        return distilled_steps
 
 
 class LSTSDTrainer(SelfDistillationMixin, Trainer):

@@ -291,3 +291,96 @@ def test_every_option_can_be_searched_and_printed(config_class):
     for name, field in fields.items():
         assert field.metadata.get("help"), name
     assert isinstance(config_class.paper(), config_class)
+
+
+# ---- Predictions of more than the student ----
+
+SCORED = [config for config in CONFIGS if config.name in ("mean_teacher", "snapshot_ensemble")]
+every_scored_method = pytest.mark.parametrize("config_class", SCORED, ids=lambda config: config.name)
+
+
+def scores(trainer):
+    return {name: value for name, value in trainer.evaluate().items() if name.endswith(("accuracy", "loss"))}
+
+
+@every_scored_method
+def test_scores_of_copies_do_not_depend_on_what_is_frozen_now(make_args, config_class):
+    trainer = make_trainer(make_args, active(config_class), learning_rate=0.05)
+    trainer.train()
+    before = scores(trainer)
+    trainer.model.requires_grad_(False)
+    assert scores(trainer) == before
+    assert len(before) == 3
+
+
+@every_scored_method
+def test_layers_may_be_unfrozen_in_training(make_args, config_class):
+    model = make_model()
+    model.bert.embeddings.requires_grad_(False)
+
+    class Unfreeze(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == STEPS_PER_EPOCH:
+                model.requires_grad_(True)
+
+    trainer = make_trainer(make_args, active(config_class), model=model, callbacks=[Unfreeze()])
+    assert math.isfinite(trainer.train().training_loss)
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+@every_scored_method
+def test_the_best_model_predicts_with_the_copies_of_its_own_step(make_args, config_class):
+    trainer = make_trainer(
+        make_args,
+        active(config_class),
+        learning_rate=0.05,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=True,  # an early one
+    )
+    trainer.train()
+    best = trainer.state.best_global_step
+    assert best < STEPS_PER_EPOCH * EPOCHS
+    (logged,) = (entry for entry in trainer.state.log_history if entry["step"] == best and "eval_loss" in entry)
+    for name, value in scores(trainer).items():
+        assert value == logged[name], name
+
+
+@every_scored_method
+@pytest.mark.parametrize("option", [{"batch_eval_metrics": True}, {"eval_do_concat_batches": False}])
+def test_batchwise_metrics_are_refused(make_args, config_class, option):
+    trainer = make_trainer(make_args, active(config_class), **option)
+    trainer.train()
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=f"`{name}` must be {not value} with {type(trainer.teacher).__name__}, got"):
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize("name", ["lstsd", "snapshot_distillation"])
+def test_periods_fitted_to_another_number_of_epochs_are_refused_on_resume(make_args, name):
+    trainer = make_trainer(make_args, TEACHERS[name](), num_train_epochs=10, save_strategy="epoch")
+    trainer.train()
+    longer = make_trainer(make_args, TEACHERS[name](), num_train_epochs=20)
+    with pytest.raises(ValueError, match=r"_epochs` must be what it was when the checkpoint was saved: it was"):
+        longer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{STEPS_PER_EPOCH * 4}")
+
+
+def test_snapshots_of_another_run_are_refused(make_args):
+    config = TEACHERS["snapshot_ensemble"](cycle_epochs=2)
+    first = make_trainer(make_args, config, save_strategy="epoch")
+    first.train()
+    first.evaluate()
+    make_trainer(make_args, config).train()  # writes into the same folder
+    with pytest.raises(ValueError, match="must be of the same run as the model, found another run's"):
+        first.evaluate()
+
+
+def test_label_smoothing_is_that_of_training_arguments(make_args):
+    """Up to the order of float operations."""
+    ours = make_trainer(make_args, TEACHERS["label_smoothing"](smoothing=0.2), model=make_model().double())
+    stock = make_trainer(make_args, None, Trainer, model=make_model().double(), label_smoothing_factor=0.2)
+    for trainer in (ours, stock):
+        trainer.train()
+    assert_same_weights(ours.model, stock.model, rtol=0, atol=1e-9)

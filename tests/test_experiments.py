@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import run_glue
 from lstsd_hf import TEACHERS
@@ -22,6 +23,8 @@ from lstsd_hf.experiments.grid import take_shard
 from lstsd_hf.experiments.published import published_score
 from lstsd_hf.experiments.report import CSV_COLUMNS, group_runs, read_results, section_rows
 from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
+from lstsd_hf.glue.models import load_model
+from lstsd_hf.glue.tasks import TASKS
 
 from .test_run_glue import ROOT, encoder, error_of, workplace  # noqa: F401 (fixtures)
 
@@ -128,9 +131,12 @@ def test_the_top_of_an_encoder_from_cached_states(workplace, layers, capsys):  #
         from transformers import pipeline
 
         (folder,) = workplace.glob("runs/cola/minilm/lstsd/*-seed1")
-        model = pipeline("text-classification", model=str(folder)).model
-        assert len(model.bert.encoder.layer) == 6
-        assert model.bert.embeddings.word_embeddings.weight.std() > 0
+        trained = pipeline("text-classification", model=str(folder)).model.state_dict()
+        before = load_model("minilm", TASKS["cola"])[0].state_dict()
+        assert trained.keys() == before.keys()
+        changed = {name for name, value in trained.items() if not torch.equal(value, before[name])}
+        assert any("layer.5" in name for name in changed)
+        assert all(name.startswith(("bert.encoder.layer.5", "bert.pooler", "classifier")) for name in changed)
 
 
 def test_a_search_looks_at_the_training_split_only(workplace, encoder, monkeypatch):  # noqa: F811
@@ -164,13 +170,21 @@ def test_a_search_looks_at_the_training_split_only(workplace, encoder, monkeypat
     # The first trial has the given options, and lengths that do not fit are not tried.
     assert studies["lstsd"]["trials"][0]["params"]["lambda_short"] == 4.0
     assert studies["lstsd"]["search_space"]["mini_generation_epochs"] == [1, 2]
+    assert studies["vanilla"]["trials"][0]["params"] == {"learning_rate_factor": 1.0, "dropout": None}
     assert studies["vanilla"]["trials"][0]["params"]["learning_rate_factor"] == 1.0
     results = [json.loads(path.read_text()) for path in workplace.glob("runs/rte/*/lstsd/*/results.json")]
     assert len(results) == 2
     best = studies["lstsd"]["best"]["params"]
     for result in results:
         assert {name: result["config"]["method"][name] for name in best} == best
-    # Finished trials are not repeated.
+    # Searched or not, both methods stand in one table, and the difference is paired.
+    (section,) = group_runs(read_results(workplace / "runs"))
+    labels = [row.label for row in section_rows(section)]
+    assert [label.split(" ")[0] for label in labels] == ["vanilla", "lstsd"]
+    assert all("searched=True" in label for label in labels)
+    assert section_rows(section)[1].difference.count == 2
+    # Finished trials are not repeated, by any shard.
+    run_glue.main([*command, "--shard", "2/2"])
     run_glue.main(command)
     assert len(seen) == 6
     command[command.index("--sweep") + 1] = "0"
@@ -223,7 +237,13 @@ def test_differences_that_cannot_be_tested():
     assert math.isnan(one.low)
     assert math.isnan(one.p_value)
     same = paired_difference({1: 3.0, 2: 4.0}, {1: 3.0, 2: 4.0})
-    assert (same.mean, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert same.mean == 0.0
+    assert math.isnan(same.p_value)
+    # The same gain for every seed, but for rounding: no spread, so nothing to test, and not p = 0.
+    gain = paired_difference({1: 70.1, 2: 71.3, 3: 69.7}, {1: 69.2, 2: 70.4, 3: 68.8})
+    assert gain.mean == pytest.approx(0.9)
+    assert math.isnan(gain.low)
+    assert math.isnan(gain.p_value)
     with pytest.raises(InputError, match=r"only be paired over common seeds, got \[1\] and \[2\]"):
         paired_difference({1: 3.0}, {2: 3.0})
 
@@ -243,6 +263,8 @@ def fake_run(folder, method, seed, accuracy, **changes):
     options = changes.pop("options", {})
     epoch = {"epoch": 1.0, "eval_loss": 0.5, "eval_accuracy": accuracy, "eval_nll": 0.5, "eval_ece": 0.1}
     result = {
+        "schema_version": 2,
+        "config_hash": "0123456789",
         "task": "rte",
         "method": method,
         "model": "cnn",
@@ -304,10 +326,10 @@ def test_runs_of_different_settings_are_never_averaged(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"versions": {"torch": "3"}}, "must differ in the seed only, but `versions` is {'torch': '2'} in"),
+        ({"versions": {"torch": "3"}}, "must have the same `versions`, but it is {'torch': '2'} in"),
         (
             {"data": {"source": "tsv", "generated": False, "train_examples": 11, "validation_examples": 5}},
-            "must differ in the seed only, but `data` is",
+            "must have the same `data`, but it is",
         ),
     ],
 )
@@ -324,6 +346,12 @@ def test_the_same_run_twice_is_refused(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.9)
     with pytest.raises(InputError, match=r"are the same run with seed 1\. Move one of them elsewhere"):
         group_runs(read_results(tmp_path))
+
+
+def test_results_of_another_version_are_refused(tmp_path):
+    fake_run(tmp_path, "vanilla", 1, 0.7, schema_version=1)
+    with pytest.raises(InputError, match=r"`schema_version` of .* must be 2, got 1: another version of lstsd_hf"):
+        read_results(tmp_path)
 
 
 def test_nothing_to_report(tmp_path):

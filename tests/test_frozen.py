@@ -13,6 +13,8 @@ from transformers import (
     DataCollatorWithPadding,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
     MPNetConfig,
     MPNetForSequenceClassification,
     RobertaConfig,
@@ -163,6 +165,18 @@ def test_the_cache_is_reused_and_told_apart(tmp_path, pad, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         folder(rows=tokens([4, 4]))
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_an_encoder_that_is_more_than_a_stack_is_refused():
+    config = ElectraConfig(**SIZES, embedding_size=8)
+    model = ElectraForSequenceClassification(config)
+    batch = {"input_ids": torch.tensor([[3, 4, 5]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    with pytest.raises(InputError, match="ElectraForSequenceClassification predicts otherwise when it is cut"):
+        EncoderSplit(model, 2).check(model, batch)
+    assert len(model.electra.encoder.layer) == 4  # whole again
+    plain = bert().train()
+    EncoderSplit(plain, 2).check(plain, batch)
+    assert plain.training
 
 
 def test_unsuitable_models_are_refused():

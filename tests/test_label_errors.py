@@ -91,3 +91,21 @@ def test_a_noisy_run_records_its_rows_and_how_well_they_are_found(workplace, opt
     assert errors["count"] == 12
     assert errors["precision_at_count"] == pytest.approx(sum(line["index"] in replaced for line in lines[:12]) / 12)
     assert results["config"]["label_noise"] == 0.25
+
+
+def test_stored_predictions_of_a_snapshot_rank_too(workplace, options):  # noqa: F811
+    run_glue.main(
+        [
+            *("--method", "snapshot_distillation", *options, "--cycle_epochs", "1", "--store_predictions"),
+            *("--label_noise", "0.25", "--output_dir", "noisy"),
+        ]
+    )
+    assert 0 <= json.loads((workplace / "noisy" / "results.json").read_text())["label_errors"]["roc_auc"] <= 1
+
+
+def test_noise_that_replaces_nothing_is_refused(workplace, options):  # noqa: F811
+    with pytest.raises(InputError) as error:
+        run_glue.main(["--method", "vanilla", *options, "--label_noise", "0.005"])
+    assert str(error.value) == (
+        "`label_noise` must replace at least one label, got 0.005 of 48 rows. Use more noise or more rows."
+    )

@@ -93,6 +93,7 @@ def test_two_methods_side_by_side(workplace, options, capsys):
     assert lstsd["coverage"] == 1.0
     assert lstsd["data"] == {
         "source": "synthetic",
+        "digest": vanilla["data"]["digest"],
         "generated": True,
         "train_examples": 48,
         "validation_examples": 160,
@@ -368,6 +369,43 @@ def described(*arguments):
     run = parsed.run
     task, (config,) = TASKS["rte"], parsed.teachers
     return run_glue.describe(GlueRun(task, {}, "hub", run.model_name_or_path, config, parsed.args, run.data_options()))
+
+
+def test_other_data_under_the_same_name_are_another_run(workplace, encoder):
+    rows = [{"text": "dull" if index % 2 else "fine", "label": index % 2} for index in range(12)]
+    for name in ("train", "dev"):
+        write_rows(workplace / f"{name}.jsonl", rows)
+    command = [
+        *("--method", "vanilla", "--train_file", "train.jsonl", "--validation_file", "dev.jsonl"),
+        *("--model_name_or_path", encoder, "--num_train_epochs", "1", "--use_cpu", "true"),
+    ]
+    run_glue.main(command)
+    write_rows(workplace / "train.jsonl", rows[::-1])
+    assert "holds a finished run. Use --overwrite to delete it" in error_of(command)
+
+
+def test_a_submission_asked_for_later_is_not_passed_over(workplace, options, encoder):
+    folder = workplace / "glue" / "RTE"
+    folder.mkdir(parents=True)
+    for name in ("train", "dev"):
+        row = "{}\tA man sleeps.\tA person sleeps.\t{}\n"
+        lines = [row.format(index, ("entailment", "not_entailment")[index % 2]) for index in range(8)]
+        (folder / f"{name}.tsv").write_text("index\tsentence1\tsentence2\tlabel\n" + "".join(lines))
+    (folder / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tA man.\tA person.\n")
+    command = [
+        *("--method", "vanilla", "--task", "rte", "--data", "glue", "--model_name_or_path", encoder),
+        *("--num_train_epochs", "1", "--use_cpu", "true"),
+    ]
+    run_glue.main(command)
+    assert "holds a finished run. Use --overwrite" in error_of([*command, "--do_predict"])
+    run_glue.main([*command, "--do_predict", "--overwrite"])
+    assert len(list(workplace.glob("runs/rte/*/*/*/RTE.tsv"))) == 1
+
+
+def test_an_unprefixed_option_of_several_methods_is_explained(workplace):
+    message = error_of(["--task", "rte", "--method", "vanilla", "lstsd", "--lambda_short", "2"])
+    assert "['--lambda_short', '2']" in message
+    assert message.endswith("With several methods, an option has its method in front: --lstsd.lambda_short.")
 
 
 def test_the_cnn_has_the_papers_settings_too():

@@ -1,5 +1,6 @@
 """Figures from finished runs: learning curves, the length of a mini-generation, reliability."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
     paths = []
     for section in sections:
         stem = re.sub(r"[^\w.=]+", "-", section.title).strip("-")
+        stem += f"-{section.first_hash}" if [other.title for other in sections].count(section.title) > 1 else ""
         figures = {
             "curves": learning_curves(section),
             "length": score_by_length(section),
@@ -66,8 +68,10 @@ def score_by_length(section: Section) -> Figure | None:
     """The last epoch's score against the epochs in a mini-generation (the paper's Figure 2), where several were run."""
     by_method: dict[str, list[Group]] = {}
     for group in section.groups:
-        if group.first["config"]["method"].get(LENGTH_OPTION) is not None:
-            by_method.setdefault(group.first["method"], []).append(group)
+        options = dict(group.first["config"]["method"])
+        # One line for each set of the other options.
+        if options.pop(LENGTH_OPTION, None) is not None:
+            by_method.setdefault(json.dumps(options, sort_keys=True), []).append(group)
     by_method = {
         name: groups
         for name, groups in by_method.items()
@@ -76,7 +80,8 @@ def score_by_length(section: Section) -> Figure | None:
     if not by_method:
         return None
     figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
-    for name, groups in by_method.items():
+    for groups in by_method.values():
+        name = re.sub(rf"(, )?{LENGTH_OPTION}=\d+|\(\)", "", groups[0].label).strip()
         groups = sorted(groups, key=lambda group: group.first["config"]["method"][LENGTH_OPTION])
         lengths = [group.first["config"]["method"][LENGTH_OPTION] for group in groups]
         spreads = [mean_and_std(list(group.scores(f"eval_{section.metric}").values())) for group in groups]

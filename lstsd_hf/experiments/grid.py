@@ -27,11 +27,6 @@ class PlannedRun:
     folder: Path
     is_own_folder: bool
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether its results are there."""
-        return self.is_own_folder and is_finished(self.run, self.folder)
-
 
 def take_shard(items: Sequence[T], shard: str | None) -> list[T]:
     """Every n-th item from the i-th on, for the shard `i/n` (i from 1); all of them without one.
@@ -60,6 +55,6 @@ def run_if_missing(item: PlannedRun, *, resume: bool, overwrite: bool, cache: Pa
     Returns:
         The content of its `results.json`, and whether it had been finished before.
     """
-    was_finished = item.is_finished and not overwrite
     resumes = (resume or item.is_own_folder) and not overwrite
+    was_finished = resumes and is_finished(item.run, item.folder)
     return execute(item.run, item.folder, resume=resumes, overwrite=overwrite, cache=cache), was_finished

@@ -11,12 +11,13 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import replacing
-from ..glue.results import RESULTS_NAME
+from ..glue.results import RESULTS_NAME, SCHEMA_VERSION
 from .published import published_score
 from .statistics import PairedDifference, holm, mean_and_std, paired_difference
 
 BASELINE = "vanilla"
 # Options of the data in a run's config, where they are not the default.
+_DATA_SETTINGS = ("max_seq_length", "data")
 _NAMED_SETTINGS = ("max_train_samples", "trainable_layers", "label_noise", "label_noise_seed", "dropout")
 
 
@@ -61,8 +62,13 @@ class Section:
     is_generated: bool
 
     @property
+    def first_hash(self) -> str:
+        """A digest that tells sections of the same title apart."""
+        return self.groups[0].first["config_hash"]
+
+    @property
     def baseline(self) -> Group | None:
-        """The group of plain fine-tuning, if it was run."""
+        """The group of plain fine-tuning, if it was run; the one without a search, if there are several."""
         return next((group for group in self.groups if group.first["method"] == BASELINE), None)
 
 
@@ -104,6 +110,13 @@ def read_results(root: Path) -> list[tuple[Path, dict[str, Any]]]:
         InputError: If there is none.
     """
     found = [(path.parent, json.loads(path.read_text())) for path in sorted(root.rglob(RESULTS_NAME))]
+    for folder, result in found:
+        if result["schema_version"] != SCHEMA_VERSION:
+            raise InputError(
+                f"`schema_version` of {folder / RESULTS_NAME} must be {SCHEMA_VERSION}, got "
+                f"{result['schema_version']}: another version of lstsd_hf wrote it. Run it again with --overwrite, or "
+                "move it elsewhere."
+            )
     if not found:
         raise InputError(f"{root} must contain finished runs ({RESULTS_NAME}), found none. Run run_glue.py first.")
     return found
@@ -118,16 +131,25 @@ def group_runs(found: Iterable[tuple[Path, dict[str, Any]]]) -> list[Section]:
     by_setting: dict[str, dict[str, list[tuple[Path, dict[str, Any]]]]] = {}
     for folder, result in found:
         config = result["config"]
-        setting = json.dumps({name: value for name, value in config.items() if name != "method"}, sort_keys=True)
-        method = json.dumps(config["method"], sort_keys=True)
+        setting = json.dumps(_setting(config), sort_keys=True)
+        # A search is part of the method: its runs stand beside those that it started from.
+        method = json.dumps(_method(config), sort_keys=True)
         by_setting.setdefault(setting, {}).setdefault(method, []).append((folder, result))
     sections = []
     settings = [json.loads(setting) for setting in by_setting]
     for setting, methods in zip(settings, by_setting.values(), strict=True):
         runs = list(methods.values())
-        labels = _labels([members[0][1]["config"]["method"] for members in runs])
+        _check_same_data([member for members in runs for member in members])
+        labels = _labels([_method(members[0][1]["config"]) for members in runs])
         groups = [_group(label, members) for label, members in zip(labels, runs, strict=True)]
-        groups.sort(key=lambda group: (group.first["method"] != BASELINE, group.first["method"], group.label))
+        groups.sort(
+            key=lambda group: (
+                group.first["method"] != BASELINE,
+                group.first["method"],
+                "untuned" in group.first["config"],
+                group.label,
+            )
+        )
         first = groups[0].first
         sections.append(
             Section(_title(setting, settings), groups, first["metrics"][0], bool(first["data"]["generated"]))
@@ -135,16 +157,40 @@ def group_runs(found: Iterable[tuple[Path, dict[str, Any]]]) -> list[Section]:
     return sorted(sections, key=lambda section: section.title)
 
 
-def _group(label: str, members: list[tuple[Path, dict[str, Any]]]) -> Group:
+def _setting(config: dict[str, Any]) -> dict[str, Any]:
+    """All but the method, as it was before a search."""
+    setting = {name: value for name, value in config.items() if name not in ("method", "untuned")}
+    if "untuned" in config:
+        untuned = config["untuned"]
+        setting["training"] = {**setting["training"], "learning_rate": untuned["learning_rate"]}
+        setting.pop("dropout", None)
+        setting |= {"dropout": untuned["dropout"]} if untuned["dropout"] is not None else {}
+    return setting
+
+
+def _method(config: dict[str, Any]) -> dict[str, Any]:
+    """The method's options and, after a search, what else was searched."""
+    if "untuned" not in config:
+        return config["method"]
+    searched = {"learning_rate": config["training"]["learning_rate"], "dropout": config.get("dropout")}
+    changed = {name: value for name, value in searched.items() if value != config["untuned"][name]}
+    return {**config["method"], "searched": True, **changed}
+
+
+def _check_same_data(members: list[tuple[Path, dict[str, Any]]]) -> None:
     (first_folder, first), *rest = members
-    seeds = {first["seed"]: first_folder}
     for folder, result in rest:
         for name in ("data", "versions", "metrics"):
             if result[name] != first[name]:
                 raise InputError(
-                    f"Runs that are averaged must differ in the seed only, but `{name}` is {first[name]} in "
+                    f"Runs that are averaged or compared must have the same `{name}`, but it is {first[name]} in "
                     f"{first_folder} and {result[name]} in {folder}. Move one of them elsewhere, or run it again."
                 )
+
+
+def _group(label: str, members: list[tuple[Path, dict[str, Any]]]) -> Group:
+    seeds: dict[int, Path] = {}
+    for folder, result in members:
         if result["seed"] in seeds:
             raise InputError(
                 f"Runs that are averaged must differ in the seed, but {seeds[result['seed']]} and {folder} are the "
@@ -160,6 +206,7 @@ def _labels(methods: Sequence[dict[str, Any]]) -> list[str]:
     for method in methods:
         same = [other for other in methods if other["name"] == method["name"]]
         varying = [name for name in method if any(other.get(name) != method[name] for other in same)]
+        varying += ["searched"] if "searched" in method and "searched" not in varying else []
         details = ", ".join(f"{name}={method[name]}" for name in varying)
         labels.append(method["name"] + (f" ({details})" if details else ""))
     return labels
@@ -168,14 +215,20 @@ def _labels(methods: Sequence[dict[str, Any]]) -> list[str]:
 def _title(setting: dict[str, Any], settings: Sequence[dict[str, Any]]) -> str:
     training = setting["training"]
     parts = [setting["task"].upper(), setting["model"].rstrip("/").split("/")[-1]]
-    parts += [f"{name}={setting[name]}" for name in _NAMED_SETTINGS if setting.get(name) is not None]
+    others = [other for other in settings if all(other[name] == setting[name] for name in ("task", "model"))]
+    parts += [
+        f"{name}={setting[name]}"
+        for name in (*_NAMED_SETTINGS, *_DATA_SETTINGS)
+        if setting.get(name) is not None
+        and (name in _NAMED_SETTINGS or any(other.get(name) != setting[name] for other in others))
+    ]
     length = training.get("max_steps", -1)
     parts.append(f"{length} steps" if length > 0 else f"{training['num_train_epochs']:g} epochs")
     # What else tells it from the other sections of the same task and model.
     twins = [
         other["training"]
-        for other in settings
-        if all(other.get(name) == setting.get(name) for name in ("task", "model", *_NAMED_SETTINGS))
+        for other in others
+        if all(other.get(name) == setting.get(name) for name in (*_NAMED_SETTINGS, *_DATA_SETTINGS))
     ]
     for name, value in training.items():
         if name != "num_train_epochs" and any(other.get(name) != value for other in twins):
@@ -245,7 +298,7 @@ def _section_markdown(section: Section) -> str:
             row.label,
             str(row.seeds),
             f"**{_spread(row.last, 2)}**",
-            "–" if difference is None else f"{difference.mean:+.2f}{_interval(difference)}",
+            "–" if difference is None else _shown_difference(difference, row.seeds),
             _number(row.adjusted_p, 3),
             _spread(row.nll, 3),
             _spread(row.ece, 3),
@@ -258,7 +311,7 @@ def _section_markdown(section: Section) -> str:
     lines += [
         "",
         "Mean ± standard deviation over seeds. Differences and the two-sided paired t-test are by seed, p adjusted for "
-        f"{sum(row.difference is not None for row in rows)} comparison(s) (Holm). *The best epoch is "
+        f"{sum(not math.isnan(row.adjusted_p) for row in rows)} test(s) (Holm). *The best epoch is "
         "chosen on the validation split itself: no user can have it. Paper: single runs on the dev set, with BERT-base "
         "or its CNN, 50 epochs.",
     ]
@@ -270,8 +323,10 @@ def _spread(value: tuple[float, float], digits: int) -> str:
     return f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
 
 
-def _interval(difference: PairedDifference) -> str:
-    return "" if math.isnan(difference.low) else f" [{difference.low:+.2f}, {difference.high:+.2f}]"
+def _shown_difference(difference: PairedDifference, seeds: int) -> str:
+    interval = "" if math.isnan(difference.low) else f" [{difference.low:+.2f}, {difference.high:+.2f}]"
+    pairs = "" if difference.count == seeds else f" (n={difference.count})"
+    return f"{difference.mean:+.2f}{interval}{pairs}"
 
 
 def _number(value: float, digits: int) -> str:

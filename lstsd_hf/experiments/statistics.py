@@ -17,9 +17,10 @@ class PairedDifference:
     Attributes:
         count: Seeds that both have.
         mean: Mean difference.
-        low: Lower end of the 95 % confidence interval of the mean (Student's t); not a number below 2 seeds.
+        low: Lower end of the 95 % confidence interval of the mean (Student's t); not a number below 2 seeds, or if the
+            differences are all equal.
         high: Its upper end.
-        p_value: Of the two-sided paired t-test; not a number where it is not defined.
+        p_value: Of the two-sided paired t-test; not a number in the same cases.
     """
 
     count: int
@@ -58,8 +59,9 @@ def paired_difference(
     if len(seeds) < 2:
         return PairedDifference(1, mean, math.nan, math.nan, math.nan)
     error = float(differences.std(ddof=1)) / math.sqrt(len(seeds))
-    if error == 0:  # equal differences: there is no spread to test against
-        return PairedDifference(len(seeds), mean, mean, mean, math.nan if mean else 1.0)
+    # Equal differences, up to rounding: there is no spread to test against.
+    if error <= 1e-9 * max(1.0, float(np.abs(differences).max())):
+        return PairedDifference(len(seeds), mean, math.nan, math.nan, math.nan)
     half = float(stats.t.ppf((1 + confidence) / 2, len(seeds) - 1)) * error
     p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return PairedDifference(len(seeds), mean, mean - half, mean + half, p_value)

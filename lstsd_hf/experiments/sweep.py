@@ -48,8 +48,8 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
     """Searches the options of a run's method and returns the best ones, for `with_options`.
 
     The first trial has the run's own options. The score is the headline metric of the last epoch on 15 % of the
-    training split, which the trials do not train on; the validation split is never looked at. Several processes or
-    machines can share a study through its storage; only the first `trials` completed trials count.
+    training split, which the trials do not train on; the validation split is never looked at. Several machines can
+    share a study through its storage; the `trials` trials that were completed first count. What was found is kept.
 
     Args:
         run: The run.
@@ -59,25 +59,36 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
         cache: Folder for tokens and hidden states.
 
     Raises:
-        InputError: If `trials` is not positive.
+        InputError: If `trials` is not positive, or several processes train together.
     """
     if trials < 1:
         raise InputError(f"`sweep` must be a number of trials of at least 1, got {trials}.")
-    inner = hold_out(run)
-    space = _fitting_space(inner)
+    if run.args.world_size > 1:
+        raise InputError(
+            f"`sweep` must run on one process, got {run.args.world_size}. Start it without torchrun; several "
+            "such processes can share `sweep_storage`."
+        )
     name = _study_name(run)
+    path = root / f"{name}-{trials}.json"
+    if path.exists():
+        return json.loads(path.read_text())["best"]["params"]
+    inner = hold_out(run)
+    space = _search_space(inner)
     if storage.startswith("sqlite:///"):
         Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
-        sampler=optuna.samplers.TPESampler(seed=run.args.seed, n_startup_trials=max(5, trials // 2)),
         direction="maximize",
         load_if_exists=True,
     )
-    start = {key: value for key in space if (value := _current(run, key)) in space[key]}
-    study.enqueue_trial(start, skip_if_exists=True)
+    # Continued by another process, a study must not draw the same trials again.
+    seed = run.args.seed + len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 2))
+    start = {key: _current(run, key) for key in space}
+    if all(trial.params != start for trial in _completed(study)):
+        study.enqueue_trial(start)
     objective = _objective(inner, space, root / name, cache)
     while len(_completed(study)) < trials:
         study.optimize(objective, n_trials=1)
@@ -95,7 +106,7 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
             "best": {"params": best.params, "score": best.value},
             "trials": [{"params": trial.params, "score": trial.value} for trial in counted],
         },
-        root / f"{name}.json",
+        path,
     )
     return best.params
 
@@ -103,12 +114,12 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
 def with_options(run: GlueRun, params: Mapping[str, Any]) -> GlueRun:
     """The run with some options of its method, its dropout, or its learning rate (by a factor) replaced."""
     params = dict(params)
+    untuned = {"learning_rate": run.args.learning_rate, "dropout": run.options.dropout}
     args = copy.copy(run.args)
     args.learning_rate *= params.pop("learning_rate_factor", 1.0)
-    options = run.options
-    if "dropout" in params:
-        options = dataclasses.replace(options, dropout=params.pop("dropout"))
-    return dataclasses.replace(run, args=args, options=options, teacher=dataclasses.replace(run.teacher, **params))
+    options = dataclasses.replace(run.options, dropout=params.pop("dropout", run.options.dropout))
+    teacher = dataclasses.replace(run.teacher, **params)
+    return dataclasses.replace(run, args=args, options=options, teacher=teacher, untuned=untuned)
 
 
 def _objective(inner: GlueRun, space: Mapping[str, list], folder: Path, cache: Path) -> Callable[[optuna.Trial], float]:
@@ -126,12 +137,13 @@ def _objective(inner: GlueRun, space: Mapping[str, list], folder: Path, cache: P
     return objective
 
 
-def _fitting_space(run: GlueRun) -> dict[str, list]:
-    """The search space without values that do not fit the run's length."""
+def _search_space(run: GlueRun) -> dict[str, list]:
+    """The method's search space with the run's own options, without values that do not fit the run's length."""
     space: dict[str, list] = {}
     for name, values in (run.teacher.search_space or TRAINING_SEARCH_SPACE).items():
-        space[name] = [value for value in values if _fits(with_options(run, {name: value}))]
-    return {name: values for name, values in space.items() if values}
+        candidates = dict.fromkeys([_current(run, name), *values])
+        space[name] = [value for value in candidates if _fits(with_options(run, {name: value}))]
+    return space
 
 
 def _fits(run: GlueRun) -> bool:
@@ -149,7 +161,9 @@ def _current(run: GlueRun, name: str) -> Any:
 
 
 def _completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    """The completed trials, the first completed first."""
+    trials = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    return sorted(trials, key=lambda trial: trial.datetime_complete)
 
 
 def _study_name(run: GlueRun) -> str:

@@ -1,7 +1,7 @@
 """Training only the top of an encoder: what the frozen part says of each example is computed once and kept on disk."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,29 @@ class EncoderSplit:
         finally:
             self._stack.layer, self._base.embeddings = self._layers, embeddings
 
+    @torch.no_grad()
+    def check(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+        """Raises an `InputError` unless the cut model, in evaluation mode, says what the whole one says of a batch."""
+        was_training = model.training
+        model.eval()
+        try:
+            whole = model(**batch).logits
+            with self.bottom() as run:
+                states = run(**batch)
+            with self.top():
+                cut = model(inputs_embeds=states, attention_mask=batch["attention_mask"]).logits
+            difference = float((whole - cut).abs().max())
+        except (RuntimeError, TypeError, AttributeError) as error:
+            difference = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        finally:
+            model.train(was_training)
+        if isinstance(difference, str) or not difference < 1e-3:
+            raise InputError(
+                f"`trainable_layers` needs an encoder that is a plain stack of layers on its embeddings, but "
+                f"{type(model).__name__} predicts otherwise when it is cut (largest difference {difference}). Leave it "
+                "out."
+            )
+
 
 class _PassThrough(nn.Module):
     """In the place of the embeddings: returns the hidden states it is given."""
@@ -175,12 +198,13 @@ def compute_states(
         for start in range(0, len(order), BATCH_SIZE):
             rows = order[start : start + BATCH_SIZE]
             batch = collate([tokens[int(row)] for row in rows])
+            is_token = batch["attention_mask"].bool().numpy()
             hidden = run(**{name: value.to(device) for name, value in batch.items()}).cpu().numpy().astype(dtype)
             if states is None:
                 shape = (int(offsets[-1]), hidden.shape[-1])
                 states = np.lib.format.open_memmap(temporary / STATES_NAME, "w+", dtype, shape)
             for position, row in enumerate(rows):
-                own = hidden[position, : lengths[row]]
+                own = hidden[position][is_token[position]]
                 states[offsets[row] : offsets[row + 1]] = own.mean(axis=0, keepdims=True) if pooled else own
         states.flush()
         np.save(temporary / OFFSETS_NAME, offsets)

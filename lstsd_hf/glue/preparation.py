@@ -1,6 +1,7 @@
 """From raw splits to what a Trainer takes: label noise, tokens, and hidden states of a frozen encoder."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -94,12 +95,19 @@ def prepare(
     labels, noisy_rows = train["label"][:], []
     if options.label_noise:
         labels, noisy_rows = flip_labels(labels, len(task.label_names), options.label_noise, options.label_noise_seed)
+        if not noisy_rows:
+            raise InputError(
+                f"`label_noise` must replace at least one label, got {options.label_noise} of {len(labels)} rows. "
+                "Use more noise or more rows."
+            )
         train = train.remove_columns("label").add_column("label", labels)
     texts = (text for name in task.text_columns for text in train[name])
     model, tokenizer = load_model(model_name, task, texts, options.dropout)
     raw = {**splits, "train": train}
+    if not args.do_predict:
+        raw.pop("test", None)
     # Once: tokenizing leaves its settings in the tokenizer.
-    fingerprint = f"{tokenizer.model_input_names} {tokenizer.backend_tokenizer.to_str()}"
+    fingerprint = _fingerprint(tokenizer)
     with args.main_process_first(desc="tokens"):
         tokens = {name: _tokenize(rows, task, tokenizer, fingerprint, options, cache) for name, rows in raw.items()}
     if options.trainable_layers is None:
@@ -121,6 +129,8 @@ def prepare(
             folder = compute_states(split, inputs, pad, cache, args.device, pooled=pooled)
             data[name] = FrozenStates(folder, rows["label"][:] if "label" in rows.column_names else None, pooled)
     if not pooled:
+        first = tokens["train"].remove_columns("length").select(range(min(2, len(train))))
+        split.check(model, pad(list(first)).to(args.device))
         split.freeze()
         return Prepared(model, tokenizer, data, collate_states, train, noisy_rows, split.top)
     config = PooledMLPConfig(
@@ -146,7 +156,7 @@ def _tokenize(
     max_length = min(options.max_seq_length, tokenizer.model_max_length)
     digest = hashlib.sha256(f"{max_length} {fingerprint}".encode())
     for texts in columns:
-        digest.update("\0".join(texts).encode())
+        digest.update(json.dumps(texts).encode())
     folder = cache / f"tokens-{digest.hexdigest()[:20]}"
     if not folder.exists():
         encoded = dict(tokenizer(*columns, truncation=True, max_length=max_length))
@@ -154,6 +164,13 @@ def _tokenize(
         with replacing_folder(folder) as temporary:
             Dataset.from_dict(encoded).save_to_disk(temporary)
     return load_from_disk(folder)
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    sides = tokenizer.padding_side, tokenizer.truncation_side
+    return f"{type(tokenizer).__name__} {tokenizer.model_input_names} {sides} {rules}"
 
 
 def _with_labels(tokens: Dataset, rows: Dataset) -> Dataset:

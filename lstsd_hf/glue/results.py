@@ -54,6 +54,9 @@ def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, flo
             latest = {name: value for name, value in entry.items() if name.startswith(("loss", "teacher_"))}
         elif "eval_loss" in entry:
             scores = {name: value for name, value in entry.items() if name.startswith("eval_")}
+            # A run that was interrupted after its last evaluation makes it again.
+            if epochs and epochs[-1]["epoch"] == entry["epoch"]:
+                epochs.pop()
             epochs.append({"epoch": entry["epoch"], **latest, **scores})
     return epochs
 

@@ -6,7 +6,9 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ class GlueRun:
         teacher: The method's options.
         args: Training arguments; `output_dir` is set by `folder`.
         options: What is done to the data before training.
+        untuned: Where the settings were searched: what the searched training settings were before.
     """
 
     task: GlueTask
@@ -66,11 +69,14 @@ class GlueRun:
     teacher: TeacherConfig
     args: TrainingArguments
     options: DataOptions = field(default_factory=DataOptions)
+    untuned: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
         """What the result depends on, apart from the seed; JSON."""
         training = {name: value for name, value in self.args.to_dict().items() if not name.startswith(_IRRELEVANT)}
+        if self.args.world_size > 1:  # several processes make larger batches
+            training["world_size"] = self.args.world_size
         defaults = asdict(DataOptions())
         # What was added later is left out where it does nothing, so that the digests of older runs stay.
         options = {
@@ -84,6 +90,7 @@ class GlueRun:
             "data": self.data_source,
             "model": self.model_name_or_path,
             **options,
+            **({"untuned": dict(self.untuned)} if self.untuned else {}),
             "training": training,
         }
         return json.loads(json.dumps(config, default=str))
@@ -96,7 +103,16 @@ class GlueRun:
     @property
     def state(self) -> dict[str, Any]:
         """What tells this run from others in the same folder; JSON."""
-        return {"config": self.config, "seed": self.args.seed}
+        return {"config": self.config, "seed": self.args.seed, "data_digest": self.data_digest}
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Short digest of the labelled splits' rows."""
+        digest = hashlib.sha256()
+        for name in ("train", "validation"):
+            columns = self.splits[name].select_columns([*self.task.text_columns, "label"])[:]
+            digest.update(json.dumps(columns, sort_keys=True).encode())
+        return digest.hexdigest()[:10]
 
     def default_folder(self, root: Path) -> Path:
         """`<root>/<task>/<model>/<method>/<config hash>-seed<seed>`."""
@@ -154,10 +170,13 @@ class EpochTimer(TrainerCallback):
         self.seconds: list[float] = []
 
     def on_epoch_begin(self, args, state, control, **kwargs):
+        # Resumed half-way, an epoch is not measured.
+        self._is_whole = float(state.epoch or 0).is_integer()
         self._start = time.perf_counter()
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self.seconds.append(time.perf_counter() - self._start)
+        if self._is_whole:
+            self.seconds.append(time.perf_counter() - self._start)
 
 
 def check_plan(run: GlueRun) -> None:
@@ -223,7 +242,8 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
 def is_finished(run: GlueRun, folder: Path) -> bool:
     """Whether a folder holds the results of this very run."""
     paths = folder / RESULTS_NAME, folder / RUN_NAME
-    return all(path.exists() for path in paths) and json.loads(paths[1].read_text()) == run.state
+    has_submission = not run.args.do_predict or _submission_path(run.task, folder).exists()
+    return has_submission and all(path.exists() for path in paths) and json.loads(paths[1].read_text()) == run.state
 
 
 def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -> str | None:
@@ -282,9 +302,13 @@ def _write_submission(trainer: GlueTrainer, test, task: GlueTask, folder: Path) 
     predictions = np.argmax(trainer.predict(test, metric_key_prefix="test").predictions, axis=-1)
     if not trainer.is_world_process_zero():
         return
-    with replacing(folder / f"{task.folder}.tsv") as temporary, temporary.open("w") as file:
+    with replacing(_submission_path(task, folder)) as temporary, temporary.open("w") as file:
         file.write("index\tprediction\n")
         file.writelines(f"{index}\t{task.spelled_label(int(label))}\n" for index, label in enumerate(predictions))
+
+
+def _submission_path(task: GlueTask, folder: Path) -> Path:
+    return folder / f"{task.folder}.tsv"
 
 
 def _write_label_errors(teacher: Teacher, prepared: Prepared, run: GlueRun, folder: Path) -> dict[str, Any] | None:
@@ -326,6 +350,7 @@ def _results(run: GlueRun, trainer: GlueTrainer, seconds: float, resumed: bool) 
         "data": {
             "source": run.data_source,
             "generated": run.data_source == "synthetic",
+            "digest": run.data_digest,
             "train_examples": len(trainer.train_dataset),
             "validation_examples": len(trainer.eval_dataset),
         },

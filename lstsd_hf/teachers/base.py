@@ -216,8 +216,8 @@ class Teacher:
 
     # ---- Checkpoints ----
 
-    def state_dict(self) -> dict[str, Tensor | int | float]:
-        """Tensors and plain numbers for a checkpoint, by name; `{}` needs none. Called on every process."""
+    def state_dict(self) -> dict[str, Tensor | int | float | str]:
+        """Tensors, plain numbers and strings for a checkpoint, by name; `{}` needs none. Called on every process."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device: Any) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from ..schedules import CosineCycles, TrainingPlan
 from .base import Teacher, TeacherConfig
 
@@ -25,17 +27,19 @@ class CyclicConfig(TeacherConfig):
         return self.cycle_epochs or max(1, plan.num_epochs // 5)
 
     def check_plan(self, plan: TrainingPlan) -> None:
-        plan.check_length("cycle_epochs", self.planned_length(plan))
+        plan.check_length("cycle_epochs", self.planned_length(plan), "there is no second cycle")
 
 
 class CyclicTeacher(Teacher):
     """A teacher whose mini-generations are cycles of the learning rate."""
 
     _cycles: CosineCycles | None = None
+    _resumed_length: int | None = None
 
     def reset(self, num_examples: int) -> None:
         # The scheduler asks before training begins, and a cycle begins at the base rate.
         self._cycles = None
+        self._resumed_length = None
 
     @property
     def learning_rate_factor(self):
@@ -47,6 +51,13 @@ class CyclicTeacher(Teacher):
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
         self.config.check_plan(plan)
         self._cycle_epochs = length = self.config.planned_length(plan)
+        plan.check_resumed("cycle_epochs", length, self._resumed_length)
         self._cycles = cycles = CosineCycles(length * plan.steps_per_epoch, plan.max_steps)
         rate = "the learning rate falls along a cosine in each" if self.config.cyclic_learning_rate else "no restarts"
         return f"{self.config.name}: {cycles.count} cycles of {length} epoch{'s' * (length > 1)}; {rate}."
+
+    def state_dict(self) -> dict[str, Tensor | int | float]:
+        return {"cycle_epochs": self._cycle_epochs}
+
+    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
+        self._resumed_length = state["cycle_epochs"]

@@ -127,11 +127,13 @@ class LSTSD(Teacher):
         self._num_examples = num_examples
         self._mini_generations: MiniGenerations | None = None
         self._distils = False
+        self._resumed_length: int | None = None
         self.memory = None
 
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
         self.config.check_plan(plan)
         length = self.config.planned_length(plan)
+        plan.check_resumed("mini_generation_epochs", length, self._resumed_length)
         self._mini_generations = schedule = MiniGenerations(length, plan.num_epochs)
         if not self.config.has_weight:
             return "LSTSD: both weights are 0: plain fine-tuning."
@@ -189,7 +191,11 @@ class LSTSD(Teacher):
         return (short + long * has_long) / (1 + has_long.to(short.dtype)), self.memory.short_term_written
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
-        return {} if self.memory is None else self.memory.state_dict()
+        if self.memory is None:
+            return {}
+        return {**self.memory.state_dict(), "mini_generation_epochs": self._mini_generations.length}
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        self.memory = TeacherMemory.from_state_dict(state, device) if state else None
+        if state:
+            self._resumed_length = state["mini_generation_epochs"]
+            self.memory = TeacherMemory.from_state_dict(state, device)

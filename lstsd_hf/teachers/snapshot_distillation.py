@@ -136,8 +136,14 @@ class SnapshotDistillation(CyclicTeacher):
         per_example = cross_entropy_to(batch.student_logits, targets)
         return {"teacher": DistillationTerm(per_example, self.config.lambda_teacher)}
 
+    def example_probabilities(self) -> tuple[Tensor, Tensor]:
+        """The stored predictions of the last snapshot, unsoftened."""
+        if self.memory is None:
+            return super().example_probabilities()
+        return self.memory.moving_average.softmax(-1), self.memory.written
+
     def state_dict(self) -> dict[str, Tensor | int | float]:
-        state: dict[str, Tensor | int | float] = {"snapshot_epoch": self._snapshot_epoch}
+        state = {**super().state_dict(), "snapshot_epoch": self._snapshot_epoch}
         if self.snapshot is not None:
             state |= {f"snapshot.{name}": tensor for name, tensor in self.snapshot.tensors.items()}
         if self.memory is not None:
@@ -145,6 +151,7 @@ class SnapshotDistillation(CyclicTeacher):
         return state
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
+        super().load_state_dict(state, device)
         self._snapshot_epoch = state["snapshot_epoch"]
         snapshot, memory = (
             {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,5 +1,6 @@
 """Snapshot Ensembles: the models at the ends of learning-rate cycles predict together."""
 
+import uuid
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -7,10 +8,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..distributed import gather_objects
 from ..errors import InputError
 from ..files import replacing
 from ..model_copy import ModelCopy
-from ..schedules import Progress
+from ..schedules import Progress, TrainingPlan
 from .cyclic import CyclicConfig, CyclicTeacher
 
 SNAPSHOT_FOLDER = "snapshots"
@@ -60,7 +62,8 @@ class SnapshotEnsembleConfig(CyclicConfig):
 class SnapshotEnsemble(CyclicTeacher):
     """Plain cross-entropy with a cyclic learning rate; `evaluate` and `predict` average the softmax of the snapshots.
 
-    The snapshots are files in `<output_dir>/snapshots`, one for each cycle: the trainable parameters and buffers.
+    The snapshots are files in `<output_dir>/snapshots`, one for each cycle: the trainable parameters and buffers. All
+    processes must see the same `output_dir`.
 
     Source: Huang et al., "Snapshot Ensembles: Train 1, Get M for Free", ICLR 2017, arXiv 1704.00109, Sec. 3.
 
@@ -83,6 +86,12 @@ class SnapshotEnsemble(CyclicTeacher):
         super().reset(num_examples)
         self._finished = 0
         self._steps_done = 0
+        self._run_id: str | None = None
+
+    def on_train_begin(self, plan: TrainingPlan) -> str | None:
+        if self._run_id is None:
+            self._run_id = gather_objects(uuid.uuid4().hex)[0]
+        return super().on_train_begin(plan)
 
     def on_step_end(self, progress: Progress) -> None:
         self._steps_done = progress.global_step
@@ -92,7 +101,7 @@ class SnapshotEnsemble(CyclicTeacher):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tensors = {name: value.contiguous() for name, value in ModelCopy.of(self.student.model).tensors.items()}
                 with replacing(path) as temporary:
-                    save_file(tensors, temporary, {"global_step": str(progress.global_step)})
+                    save_file(tensors, temporary, {"run": self._run_id})
             self.student.wait_for_everyone()
             self._finished += 1
 
@@ -110,7 +119,6 @@ class SnapshotEnsemble(CyclicTeacher):
 
     def _load(self, cycle: int) -> ModelCopy:
         path = self._path(cycle)
-        last_step = (cycle + 1) * self._cycles.length
         if not path.is_file():
             raise InputError(
                 f"The snapshot {path} must exist, found none: it was moved or deleted, or the run was resumed with "
@@ -118,16 +126,17 @@ class SnapshotEnsemble(CyclicTeacher):
             )
         device = next(self.student.model.parameters()).device
         with safe_open(path, framework="pt", device=str(device)) as file:
-            found = int(file.metadata()["global_step"])
-            if found != last_step:
+            if file.metadata()["run"] != self._run_id:
                 raise InputError(
-                    f"The snapshot {path} must be of optimizer step {last_step}, found step {found}: another run wrote "
-                    "into this `output_dir`. Start a new run in an empty one."
+                    f"The snapshot {path} must be of the same run as the model, found another run's: it wrote into "
+                    "this `output_dir` later. Start a new run in an empty one."
                 )
             return ModelCopy({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
 
-    def state_dict(self) -> dict[str, Tensor | int | float]:
-        return {"finished": self._finished, "steps_done": self._steps_done}
+    def state_dict(self) -> dict[str, Tensor | int | float | str]:
+        own = {"finished": self._finished, "steps_done": self._steps_done, "run_id": self._run_id}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        self._finished, self._steps_done = state["finished"], state["steps_done"]
+        super().load_state_dict(state, device)
+        self._finished, self._steps_done, self._run_id = state["finished"], state["steps_done"], state["run_id"]
