@@ -1,10 +1,12 @@
 """README's code runs and prints what it says."""
 
 import re
+import shlex
 from pathlib import Path
 
 import lstsd_hf
-from lstsd_hf import LSTSDTrainer
+import run_glue
+from lstsd_hf import TEACHERS, LSTSDTrainer
 
 from .conftest import make_examples
 
@@ -25,9 +27,19 @@ def test_quickstart_prints_its_output(tmp_path, monkeypatch, capsys, caplog):
     assert [text for text in output if not text.startswith("{")] == printed
 
 
-def test_ones_own_method(tiny_model, make_args):
+def test_suspicious_labels(tiny_model, make_args):
     names = {}
     exec(compile(blocks("python")[1], "README.md", "exec"), names)
+    ranking = names["suspicious"](tiny_model, make_args(), make_examples(12), None)
+    assert len(ranking) == 10
+    assert ranking[0].given_probability <= ranking[-1].given_probability
+
+
+def test_ones_own_method(tiny_model, make_args):
+    names = {}
+    code = blocks("python")[2]
+    assert len([line for line in code.split("class ")[1].splitlines() if line.strip()]) <= 15
+    exec(compile(code, "README.md", "exec"), names)
     trainer = LSTSDTrainer(
         model=tiny_model, args=make_args(), train_dataset=make_examples(8), teacher=names["LastSeen"]()
     )
@@ -38,3 +50,20 @@ def test_ones_own_method(tiny_model, make_args):
 def test_every_public_name_exists():
     for name in lstsd_hf.__all__:
         assert getattr(lstsd_hf, name) is not None
+
+
+def test_every_method_is_in_the_table_and_described():
+    table = README[README.index("| method | what teaches |") : README.index("**Wrong labels.**")]
+    described = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    headings = " ".join(line for line in described.splitlines() if line.startswith("## "))
+    for name in TEACHERS:
+        assert f"`{name}`" in table, name
+        assert re.search(rf"\b{name}\b", headings), name
+
+
+def test_commands_are_understood():
+    """Every `run_glue.py` command line of README parses."""
+    commands = re.findall(r"^python run_glue\.py (.*)$", README, flags=re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        assert run_glue.parse(shlex.split(command, comments=True)).teachers
