@@ -199,7 +199,7 @@ def test_snapshot_ensemble(make_args, cycle_epochs):
     # The ensemble's own loss, not the last snapshot's.
     assert prediction.metrics["test_loss"] == pytest.approx(-np.log(expected[range(6), labels]).mean(), abs=1e-6)
     # The newest two only.
-    trainer.teacher._config = SnapshotEnsembleConfig(cycle_epochs=cycle_epochs, max_snapshots=2)
+    trainer.teacher.config = SnapshotEnsembleConfig(cycle_epochs=cycle_epochs, max_snapshots=2)
     newest = oracles.ensemble_probabilities(snapshots[-2:-1], reference, inputs).numpy()
     np.testing.assert_allclose(np.exp(trainer.predict(test).predictions), newest, atol=1e-9)
 

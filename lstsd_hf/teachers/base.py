@@ -124,6 +124,7 @@ class Teacher:
     `on_train_end` once. One object may train several times.
 
     Attributes:
+        config: The options it was built from, if any; a resumed run must have the same.
         needs_batches: Whether the trainer hands over the training batches (example indices and student logits).
         is_stateful: Whether checkpoints must carry the teacher. Without batches and state it is the parent Trainer.
         runs_model: Whether it runs the model, or a copy of its weights, beside the training forward. Such a teacher is
@@ -142,11 +143,7 @@ class Teacher:
     memory: ExampleMemory | None = None
     distilled_steps: int = 0
     student: Student | None = None
-
-    @property
-    def config(self) -> TeacherConfig | None:
-        """The options it was built from; a resumed run must have the same."""
-        return None
+    config: TeacherConfig | None = None
 
     # ---- Training ----
 
@@ -222,3 +219,17 @@ class Teacher:
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device: Any) -> None:
         """Takes over what `state_dict` returned, with the tensors moved to `device`."""
+
+
+class ConfiguredTeacher(Teacher):
+    """A teacher that is built from a config.
+
+    Args:
+        config: Options; `None` is the defaults.
+    """
+
+    config_class: ClassVar[type[TeacherConfig]]
+
+    def __init__(self, config: TeacherConfig | None = None):
+        self.config = config if config is not None else self.config_class()
+        self.reset(0)

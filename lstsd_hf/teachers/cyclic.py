@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..schedules import CosineCycles, TrainingPlan
-from .base import Teacher, TeacherConfig
+from .base import ConfiguredTeacher, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CyclicConfig(TeacherConfig):
         plan.check_length("cycle_epochs", self.planned_length(plan), "there is no second cycle")
 
 
-class CyclicTeacher(Teacher):
+class CyclicTeacher(ConfiguredTeacher):
     """A teacher whose mini-generations are cycles of the learning rate."""
 
     _cycles: CosineCycles | None = None

@@ -11,7 +11,7 @@ from ..distributed import gather_objects, rank
 from ..errors import InputError
 from ..losses import kl_teacher_student, teacher_log_probs
 from ..schedules import Progress
-from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Remembered(NamedTuple):
     logits: Tensor
 
 
-class DLB(Teacher):
+class DLB(ConfiguredTeacher):
     """Each batch is trained on twice: when it is drawn, and with the next batch, distilled from its first outputs.
 
     Source: Shen et al., "Self-Distillation from the Last Mini-Batch for Consistency Regularization", CVPR 2022, arXiv
@@ -72,15 +72,9 @@ class DLB(Teacher):
         config: Options; `None` is `DLBConfig()`.
     """
 
+    config_class = DLBConfig
+
     runs_model = True
-
-    def __init__(self, config: DLBConfig | None = None):
-        self._config = config if config is not None else DLBConfig()
-        self.reset(0)
-
-    @property
-    def config(self) -> DLBConfig:
-        return self._config
 
     def reset(self, num_examples: int) -> None:
         self._epoch = 0

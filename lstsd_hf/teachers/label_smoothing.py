@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from ..errors import InputError
-from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LabelSmoothingConfig(TeacherConfig):
         return LabelSmoothing(self)
 
 
-class LabelSmoothing(Teacher):
+class LabelSmoothing(ConfiguredTeacher):
     """(1 - ε) times the base loss plus ε times the cross-entropy to the uniform distribution.
 
     Unlike `TrainingArguments.label_smoothing_factor` the base loss is any.
@@ -48,12 +48,7 @@ class LabelSmoothing(Teacher):
         config: Options; `None` is `LabelSmoothingConfig()`.
     """
 
-    def __init__(self, config: LabelSmoothingConfig | None = None):
-        self._config = config if config is not None else LabelSmoothingConfig()
-
-    @property
-    def config(self) -> LabelSmoothingConfig:
-        return self._config
+    config_class = LabelSmoothingConfig
 
     def base_loss_weight(self, batch: TeacherBatch) -> float:
         return 1.0 - self.config.smoothing

@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..losses import KL_DIRECTIONS, teacher_log_probs
 from ..memory import TeacherMemory
 from ..schedules import MiniGenerations, Progress, TrainingPlan
-from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class LSTSDConfig(TeacherConfig):
         return LSTSD(self)
 
 
-class LSTSD(Teacher):
+class LSTSD(ConfiguredTeacher):
     """Each training example is taught by its own output of the previous epoch and of the last mini-generation's end.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Eq. 1 and Algorithm 1.
@@ -115,13 +115,7 @@ class LSTSD(Teacher):
         memory: The teacher memory, `None` until the first training batch.
     """
 
-    def __init__(self, config: LSTSDConfig | None = None):
-        self._config = config if config is not None else LSTSDConfig()
-        self.reset(0)
-
-    @property
-    def config(self) -> LSTSDConfig:
-        return self._config
+    config_class = LSTSDConfig
 
     def reset(self, num_examples: int) -> None:
         self._num_examples = num_examples

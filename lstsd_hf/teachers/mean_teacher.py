@@ -8,7 +8,7 @@ from torch import Tensor
 from ..losses import DIVERGENCES, teacher_log_probs
 from ..model_copy import ModelCopy
 from ..schedules import Progress, TrainingPlan, ramp_up
-from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class MeanTeacherConfig(TeacherConfig):
         return MeanTeacher(self)
 
 
-class MeanTeacher(Teacher):
+class MeanTeacher(ConfiguredTeacher):
     """The student is taught by a moving average of its own weights, which sees the same batch with other dropout.
 
     Source: Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv 1703.01780, Sec. 2. The
@@ -81,15 +81,9 @@ class MeanTeacher(Teacher):
         ema: The averaged model, `None` before training; `ema.load_into(model)` overwrites a model with it.
     """
 
+    config_class = MeanTeacherConfig
+
     runs_model = True
-
-    def __init__(self, config: MeanTeacherConfig | None = None):
-        self._config = config if config is not None else MeanTeacherConfig()
-        self.ema: ModelCopy | None = None
-
-    @property
-    def config(self) -> MeanTeacherConfig:
-        return self._config
 
     def reset(self, num_examples: int) -> None:
         self.ema = None

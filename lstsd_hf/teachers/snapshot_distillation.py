@@ -84,15 +84,9 @@ class SnapshotDistillation(CyclicTeacher):
         snapshot: The teacher's weights, `None` in the first cycle or where its predictions are kept instead.
     """
 
+    config_class = SnapshotDistillationConfig
+
     runs_model = True
-
-    def __init__(self, config: SnapshotDistillationConfig | None = None):
-        self._config = config if config is not None else SnapshotDistillationConfig()
-        self.reset(0)
-
-    @property
-    def config(self) -> SnapshotDistillationConfig:
-        return self._config
 
     def reset(self, num_examples: int) -> None:
         super().reset(num_examples)

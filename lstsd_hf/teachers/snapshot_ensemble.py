@@ -71,16 +71,10 @@ class SnapshotEnsemble(CyclicTeacher):
         config: Options; `None` is `SnapshotEnsembleConfig()`.
     """
 
+    config_class = SnapshotEnsembleConfig
+
     needs_batches = False
     runs_model = True
-
-    def __init__(self, config: SnapshotEnsembleConfig | None = None):
-        self._config = config if config is not None else SnapshotEnsembleConfig()
-        self.reset(0)
-
-    @property
-    def config(self) -> SnapshotEnsembleConfig:
-        return self._config
 
     def reset(self, num_examples: int) -> None:
         super().reset(num_examples)

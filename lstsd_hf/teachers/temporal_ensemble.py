@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..losses import DIVERGENCES
 from ..memory import MovingAverageMemory
 from ..schedules import Progress, TrainingPlan, ramp_up
-from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
+from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TemporalEnsembleConfig(TeacherConfig):
         return TemporalEnsemble(self)
 
 
-class TemporalEnsemble(Teacher):
+class TemporalEnsemble(ConfiguredTeacher):
     """Each example is taught by the moving average of its own predictions in earlier epochs, from epoch 2 on.
 
     Source: Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017, arXiv 1610.02242, Algorithm 2.
@@ -80,12 +80,7 @@ class TemporalEnsemble(Teacher):
         config: Options; `None` is `TemporalEnsembleConfig()`.
     """
 
-    def __init__(self, config: TemporalEnsembleConfig | None = None):
-        self._config = config if config is not None else TemporalEnsembleConfig()
-
-    @property
-    def config(self) -> TemporalEnsembleConfig:
-        return self._config
+    config_class = TemporalEnsembleConfig
 
     def reset(self, num_examples: int) -> None:
         self._num_examples = num_examples

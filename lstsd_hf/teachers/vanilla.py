@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .base import Teacher, TeacherConfig
+from .base import ConfiguredTeacher, TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,9 @@ class NoTeacherConfig(TeacherConfig):
         return NoTeacher()
 
 
-class NoTeacher(Teacher):
+class NoTeacher(ConfiguredTeacher):
     """Plain fine-tuning: the trainer behaves as its parent Trainer, for every kind of task."""
 
     needs_batches = False
     is_stateful = False
-
-    @property
-    def config(self) -> NoTeacherConfig:
-        return NoTeacherConfig()
+    config_class = NoTeacherConfig
