@@ -17,7 +17,7 @@ from .statistics import mean_and_std
 
 LENGTH_OPTION = "mini_generation_epochs"
 NUM_BINS = 10
-_SIZE = (7.0, 4.5)
+_SIZE = (8.5, 4.5)
 
 
 def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
@@ -45,7 +45,7 @@ def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
 def learning_curves(section: Section) -> Figure:
     """The headline metric over the epochs, with a band of one standard deviation over seeds."""
     figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
-    for group in section.groups:
+    for group, color in zip(section.groups, _colors(section), strict=True):
         epochs = [entry["epoch"] for entry in group.first["epochs"]]
         curves = np.array(
             [
@@ -55,10 +55,10 @@ def learning_curves(section: Section) -> Figure:
             ]
         )
         mean = curves.mean(axis=0)
-        (line,) = axes.plot(epochs, mean, label=f"{group.label} (n={len(curves)})", linewidth=1.3)
+        axes.plot(epochs, mean, label=f"{group.label} (n={len(curves)})", linewidth=1.3, color=color)
         if len(curves) > 1:
             deviation = curves.std(axis=0, ddof=1)
-            axes.fill_between(epochs, mean - deviation, mean + deviation, alpha=0.15, color=line.get_color(), lw=0)
+            axes.fill_between(epochs, mean - deviation, mean + deviation, alpha=0.15, color=color, lw=0)
     axes.set(xlabel="epoch", ylabel=f"{section.metric} (%)")
     _finish(figure, axes, section)
     return figure
@@ -100,18 +100,19 @@ def reliability(section: Section) -> Figure | None:
     """Accuracy against confidence in ten bins, over all seeds, from the last epoch's predictions."""
     figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
     drawn = False
-    for group in section.groups:
+    for group, color in zip(section.groups, _colors(section), strict=True):
         paths = [folder / PREDICTIONS_NAME for folder in group.folders.values()]
         paths = [path for path in paths if path.exists()]
         if paths:
             confidence, accuracy = reliability_points(paths)
-            axes.plot(confidence, accuracy, marker=".", label=group.label, linewidth=1.0)
+            axes.plot(confidence, accuracy, marker=".", label=group.label, linewidth=1.0, color=color)
             drawn = True
     if not drawn:
         plt.close(figure)
         return None
-    axes.plot([0, 1], [0, 1], linestyle="--", color="grey", linewidth=0.8)
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    limits = axes.get_xlim()[0], 1.0
+    axes.plot(limits, limits, linestyle="--", color="grey", linewidth=0.8)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=limits)
     _finish(figure, axes, section)
     return figure
 
@@ -132,7 +133,14 @@ def reliability_points(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     return sums[0][used] / counts[used], sums[1][used] / counts[used]
 
 
+def _colors(section: Section) -> list:
+    """Black for the baseline, and a colour of its own for each other group."""
+    palette = plt.get_cmap("turbo")(np.linspace(0.05, 0.95, len(section.groups)))
+    others = iter(palette)
+    return ["black" if group is section.baseline else next(others) for group in section.groups]
+
+
 def _finish(figure: Figure, axes, section: Section) -> None:
     axes.set_title(section.title, fontsize=9)
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right center")
     axes.grid(alpha=0.3)
