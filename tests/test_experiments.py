@@ -62,6 +62,7 @@ def test_a_killed_grid_completes_without_repeating_a_run(workplace, encoder, cap
     assert {path: after[path] for path in before} == before
     assert again.stdout.count("Finished before in") == len(before)
     assert again.stdout.count("Saved in") == total - len(before)
+    assert re.search(r"\| method +\| seed \| matthews_correlation", again.stdout)
 
     # The report over all of it.
     experiments(["report", "runs"])

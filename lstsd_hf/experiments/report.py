@@ -326,7 +326,8 @@ def _spread(value: tuple[float, float], digits: int) -> str:
 def _shown_difference(difference: PairedDifference, seeds: int) -> str:
     interval = "" if math.isnan(difference.low) else f" [{difference.low:+.2f}, {difference.high:+.2f}]"
     pairs = "" if difference.count == seeds else f" (n={difference.count})"
-    return f"{difference.mean:+.2f}{interval}{pairs}"
+    # Plus zero, so that a rounded difference is not shown as -0.00.
+    return f"{round(difference.mean, 2) + 0.0:+.2f}{interval}{pairs}"
 
 
 def _number(value: float, digits: int) -> str:

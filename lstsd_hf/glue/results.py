@@ -64,7 +64,19 @@ def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, flo
 def format_table(results: Sequence[dict[str, Any]]) -> str:
     """A Markdown table with a row for each run; scores in percent, of the last epoch unless a column says otherwise."""
     metrics = results[0]["metrics"]
-    header = ["method", *metrics, f"best {metrics[0]}", "nll", "ece", "distilled steps", "coverage", "KL short", "s"]
+    has_seeds = len({result["seed"] for result in results}) > 1
+    header = [
+        "method",
+        *(["seed"] if has_seeds else []),
+        *metrics,
+        f"best {metrics[0]}",
+        "nll",
+        "ece",
+        "distilled steps",
+        "coverage",
+        "KL short",
+        "s",
+    ]
     rows = []
     for result in results:
         last = result["last_epoch"]
@@ -72,6 +84,7 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
         rows.append(
             [
                 result["method"],
+                *([str(result["seed"])] if has_seeds else []),
                 *(f"{100 * last[f'eval_{name}']:.2f}" for name in metrics),
                 f"{100 * result['best_epoch'][f'eval_{metrics[0]}']:.2f}",
                 f"{last['eval_nll']:.3f}",
