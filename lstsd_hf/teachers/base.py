@@ -35,7 +35,7 @@ class TeacherConfig:
     @classmethod
     def neutral(cls) -> "TeacherConfig":
         """The options under which training is the parent Trainer's, bit for bit."""
-        raise NotImplementedError(f"{cls.__name__} does not define `neutral`.")
+        raise TypeError(f"{cls.__name__} does not define `neutral`.")
 
     def check_plan(self, plan: TrainingPlan) -> None:
         """Raises an `InputError` if the options do not fit the length of a run."""
