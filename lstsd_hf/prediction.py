@@ -1,5 +1,6 @@
 """Predictions of several sets of weights in one evaluation pass."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ class JointPrediction:
             return student_logits, *others
         members = [student_logits, *(copy.forward(self._student, inputs) for copy in self._ensemble)]
         log_probs = torch.stack(members).log_softmax(dim=-1)
-        return log_probs.logsumexp(dim=0) - torch.tensor(len(members)).log(), student_logits, *others
+        return log_probs.logsumexp(dim=0) - math.log(len(members)), student_logits, *others
 
     def score_all(self, compute_metrics: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
         """A `compute_metrics` for the tuple: the metrics of the first, and of the others with their names in front."""

@@ -167,6 +167,6 @@ def _completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def _study_name(run: GlueRun) -> str:
-    config = json.dumps({"config": run.config, "seed": run.args.seed}, sort_keys=True)
-    digest = hashlib.sha256(config.encode()).hexdigest()[:10]
+    # The data count too: a study of other rows under the same name is another one.
+    digest = hashlib.sha256(json.dumps(run.state, sort_keys=True).encode()).hexdigest()[:10]
     return f"{run.task.name}-{run.model_name_or_path.rstrip('/').split('/')[-1]}-{run.teacher.name}-{digest}"

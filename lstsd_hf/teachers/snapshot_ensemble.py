@@ -78,7 +78,6 @@ class SnapshotEnsemble(CyclicTeacher):
 
     def reset(self, num_examples: int) -> None:
         super().reset(num_examples)
-        self._finished = 0
         self._steps_done = 0
         self._run_id: str | None = None
 
@@ -91,13 +90,12 @@ class SnapshotEnsemble(CyclicTeacher):
         self._steps_done = progress.global_step
         if self._cycles.ends_after(progress.global_step) and self.config.max_snapshots != 1:
             if self.student.writes_files:
-                path = self._path(self._finished)
+                path = self._path(self._cycles.of_last_step(progress.global_step))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tensors = {name: value.contiguous() for name, value in ModelCopy.of(self.student.model).tensors.items()}
                 with replacing(path) as temporary:
                     save_file(tensors, temporary, {"run": self._run_id})
             self.student.wait_for_everyone()
-            self._finished += 1
 
     def _path(self, cycle: int):
         return self.student.output_dir / SNAPSHOT_FOLDER / f"cycle-{cycle + 1}.safetensors"
@@ -128,9 +126,8 @@ class SnapshotEnsemble(CyclicTeacher):
             return ModelCopy({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
 
     def state_dict(self) -> dict[str, Tensor | int | float | str]:
-        own = {"finished": self._finished, "steps_done": self._steps_done, "run_id": self._run_id}
-        return {**super().state_dict(), **own}
+        return {**super().state_dict(), "steps_done": self._steps_done, "run_id": self._run_id}
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
         super().load_state_dict(state, device)
-        self._finished, self._steps_done, self._run_id = state["finished"], state["steps_done"], state["run_id"]
+        self._steps_done, self._run_id = state["steps_done"], state["run_id"]
