@@ -1,10 +1,11 @@
 """Which training examples are probably mislabelled, by what a memory predicts for them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 LABEL_NAMES = ("label", "labels", "label_ids")
@@ -55,6 +56,26 @@ def rank_label_errors(
         for index in order[written.cpu()[order]].tolist()
         for text in [_text_of(examples[index], tokenizer)]
     ]
+
+
+def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[int]) -> dict[str, float]:
+    """How well a ranking finds labels that are known to be wrong.
+
+    Args:
+        ranking: Candidates, the most suspicious first.
+        wrong: Positions of the examples whose label is wrong.
+
+    Returns:
+        `roc_auc`, the probability that a wrong label stands before a right one, and `precision_at_count`, the share of
+        wrong labels among the first so many as there are wrong ones.
+    """
+    wrong = set(wrong)
+    is_wrong = [candidate.index in wrong for candidate in ranking]
+    count = sum(is_wrong)
+    return {
+        "roc_auc": float(roc_auc_score(is_wrong, [-candidate.given_probability for candidate in ranking])),
+        "precision_at_count": sum(is_wrong[:count]) / count,
+    }
 
 
 def _label_of(example: Mapping[str, Any]) -> int:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from sklearn.metrics import roc_auc_score
+from transformers import pipeline
 
 import run_glue
 from lstsd_hf import LSTSDConfig, LSTSDTrainer, TemporalEnsembleConfig
@@ -83,12 +84,12 @@ def test_a_noisy_run_records_its_rows_and_how_well_they_are_found(workplace, opt
     replaced = {line["index"] for line in lines if line["given_label"] != line["true_label"]}
     assert sorted(replaced) == record["rows"]
     assert " | " in lines[0]["text"]
-    errors = results["label_errors"]
+    errors = results["label_errors"]["memory"]
     # By hand: the share of pairs (noisy, clean) in the right order.
     position = {line["index"]: rank for rank, line in enumerate(lines)}
     pairs = [(position[a], position[b]) for a in replaced for b in range(48) if b not in replaced]
     assert errors["roc_auc"] == pytest.approx(sum(a < b for a, b in pairs) / len(pairs))
-    assert errors["count"] == 12
+    assert results["label_errors"]["count"] == 12
     assert errors["precision_at_count"] == pytest.approx(sum(line["index"] in replaced for line in lines[:12]) / 12)
     assert results["config"]["label_noise"] == 0.25
 
@@ -100,7 +101,29 @@ def test_stored_predictions_of_a_snapshot_rank_too(workplace, options):  # noqa:
             *("--label_noise", "0.25", "--output_dir", "noisy"),
         ]
     )
-    assert 0 <= json.loads((workplace / "noisy" / "results.json").read_text())["label_errors"]["roc_auc"] <= 1
+    errors = json.loads((workplace / "noisy" / "results.json").read_text())["label_errors"]
+    assert 0 <= errors["memory"]["roc_auc"] <= 1
+
+
+def test_methods_without_memory_are_ranked_by_the_trained_model(workplace, options):  # noqa: F811
+    run_glue.main(["--method", "vanilla", *options, "--label_noise", "0.25", "--output_dir", "noisy"])
+    errors = json.loads((workplace / "noisy" / "results.json").read_text())["label_errors"]
+    lines = [json.loads(line) for line in (workplace / "noisy" / "label_errors.jsonl").read_text().splitlines()]
+    # What the saved model says of the training rows, in evaluation mode.
+    classify = pipeline("text-classification", model=str(workplace / "noisy"), top_k=None)
+    for line in lines[:3] + lines[-3:]:
+        first, second = line["text"].split(" | ")
+        scores = {item["label"]: item["score"] for item in classify({"text": first, "text_pair": second})}
+        assert line["given_probability"] == pytest.approx(scores[line["given_label"]], abs=1e-5)
+    replaced = [line["given_label"] != line["true_label"] for line in lines]
+    assert errors == {
+        "count": 12,
+        "memory": None,
+        "model": {
+            "roc_auc": pytest.approx(roc_auc_score(replaced, range(48, 0, -1))),
+            "precision_at_count": pytest.approx(sum(replaced[:12]) / 12),
+        },
+    }
 
 
 def test_noise_that_replaces_nothing_is_refused(workplace, options):  # noqa: F811

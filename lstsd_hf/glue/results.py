@@ -10,7 +10,7 @@ import numpy as np
 
 from ..files import replacing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RESULTS_NAME = "results.json"
 PREDICTIONS_NAME = "predictions.npz"
 PACKAGES = ("lstsd-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers")

@@ -6,21 +6,21 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import DatasetDict
-from sklearn.metrics import roc_auc_score
 from torch.utils.data import SequentialSampler
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 
 from ..errors import InputError
 from ..files import replacing
-from ..label_errors import rank_label_errors
+from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quality
 from ..schedules import TrainingPlan
 from ..teachers import Teacher, TeacherConfig
 from ..trainer import LSTSDTrainer
@@ -229,11 +229,12 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
             trainer.evaluate()
         if "test" in prepared.splits and run.args.do_predict:
             _write_submission(trainer, prepared.splits["test"], run.task, folder)
+        label_errors = _find_label_errors(trainer, prepared, run, folder) if run.options.label_noise else None
     trainer.save_model()
     results = _results(run, trainer, time.perf_counter() - start, resumed=checkpoint is not None)
     results["seconds_per_epoch"] = float(np.mean(timer.seconds)) if timer.seconds else None
     if trainer.is_world_process_zero():
-        results["label_errors"] = _write_label_errors(trainer.teacher, prepared, run, folder)
+        results["label_errors"] = label_errors
         write_predictions(*trainer.last_evaluation, folder / PREDICTIONS_NAME)
         write_json(results, folder / RESULTS_NAME)
     return results
@@ -311,18 +312,25 @@ def _submission_path(task: GlueTask, folder: Path) -> Path:
     return folder / f"{task.folder}.tsv"
 
 
-def _write_label_errors(teacher: Teacher, prepared: Prepared, run: GlueRun, folder: Path) -> dict[str, Any] | None:
-    """Records the replaced labels and how well the memory finds them."""
-    if not run.options.label_noise:
-        return None
+def _find_label_errors(trainer: GlueTrainer, prepared: Prepared, run: GlueRun, folder: Path) -> dict[str, Any]:
+    """Records the replaced labels and how well the trained model and, where there is one, the memory find them."""
+    rows = prepared.noisy_rows
+    record = {"rate": run.options.label_noise, "seed": run.options.label_noise_seed, "rows": rows}
+    logits = torch.as_tensor(trainer.predict(prepared.splits["train"], metric_key_prefix="train").predictions).float()
+    sources = {"model": (logits.softmax(dim=-1), torch.ones(len(logits), dtype=torch.bool))}
+    if trainer.teacher.memory is not None:
+        sources["memory"] = trainer.teacher.example_probabilities()
+    rankings = {name: rank_label_errors(*source, prepared.train) for name, source in sources.items()}
+    if trainer.is_world_process_zero():
+        write_json(record, folder / "label_noise.json")
+        _write_ranking(rankings.get("memory", rankings["model"]), run, folder / "label_errors.jsonl")
+    found = {name: ranking_quality(ranking, rows) for name, ranking in rankings.items()}
+    return {"count": len(rows), "memory": None, **found}
+
+
+def _write_ranking(ranking: Sequence[LabelErrorCandidate], run: GlueRun, path: Path) -> None:
     names, true_labels = run.task.label_names, run.splits["train"]["label"][:]
-    noisy = set(prepared.noisy_rows)
-    record = {"rate": run.options.label_noise, "seed": run.options.label_noise_seed, "rows": prepared.noisy_rows}
-    write_json(record, folder / "label_noise.json")
-    if teacher.memory is None:
-        return None
-    ranking = rank_label_errors(*teacher.example_probabilities(), prepared.train)
-    with replacing(folder / "label_errors.jsonl") as temporary, temporary.open("w") as file:
+    with replacing(path) as temporary, temporary.open("w") as file:
         for candidate in ranking:
             line = asdict(candidate) | {
                 "given_label": names[candidate.given_label],
@@ -330,13 +338,6 @@ def _write_label_errors(teacher: Teacher, prepared: Prepared, run: GlueRun, fold
                 "true_label": names[true_labels[candidate.index]],
             }
             file.write(json.dumps(line) + "\n")
-    is_noisy = [candidate.index in noisy for candidate in ranking]
-    count = sum(is_noisy)
-    return {
-        "count": count,
-        "roc_auc": float(roc_auc_score(is_noisy, [-candidate.given_probability for candidate in ranking])),
-        "precision_at_count": sum(is_noisy[:count]) / count,
-    }
 
 
 def _results(run: GlueRun, trainer: GlueTrainer, seconds: float, resumed: bool) -> dict[str, Any]:
