@@ -36,6 +36,31 @@ def test_max_over_time_by_hand():
     torch.testing.assert_close(model(torch.tensor([[3]])).logits, torch.tensor([[4.0, -8.0]]))
 
 
+def test_words_multiplied_once_are_the_convolution_over_the_text():
+    """Outputs and gradients against torch's own convolution over padded word vectors, in float64."""
+    model = make_cnn(filter_widths=(1, 2, 5)).double()
+    words = torch.tensor([[3, 7, 3, 2, 7, 7], [4, 0, 0, 0, 0, 0]])
+    is_word = (words > 0).double().unsqueeze(1)
+
+    def by_convolution():
+        vectors = model.embedding(words).transpose(1, 2)
+        features = [
+            (convolution(torch.nn.functional.pad(vectors, (0, convolution.kernel_size[0] - 1))).relu() * is_word).amax(
+                -1
+            )
+            for convolution in model.convolutions
+        ]
+        return model.classifier(torch.cat(features, dim=-1))
+
+    gradients = []
+    for logits in (model(words).logits, by_convolution()):
+        model.zero_grad()
+        logits.square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(model(words).logits, by_convolution(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
 def test_padding_changes_nothing():
     model = make_cnn()
     alone = model(torch.tensor([[3, 7, 2]]), torch.ones(1, 3, dtype=torch.long)).logits

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import replacing
 from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quality
 from ..schedules import TrainingPlan
-from ..teachers import Teacher, TeacherConfig
+from ..teachers import TeacherConfig
 from ..trainer import LSTSDTrainer
 from .metrics import ClassificationMetrics
 from .preparation import DataOptions, Prepared, prepare

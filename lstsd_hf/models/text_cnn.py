@@ -98,12 +98,37 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         is_word = attention_mask.bool()
         # A text without a single known position still has one window.
         is_word = is_word | (torch.arange(is_word.size(1), device=is_word.device) == 0)
-        words = (self.embedding(input_ids) * is_word.unsqueeze(-1)).transpose(1, 2)
+        widest = max(self.config.filter_widths)
+        words = input_ids.masked_fill(~is_word, self.config.pad_token_id)
+        # A window for each word, the last ones reaching beyond the end.
+        words = nn.functional.pad(words, (0, widest - 1), value=self.config.pad_token_id)
+        # A batch has far fewer distinct words than positions: each is multiplied with the filters once.
+        distinct, positions = torch.unique(words, return_inverse=True)
+        vectors = self.embedding(distinct)
         features = []
-        for width, convolution in zip(self.config.filter_widths, self.convolutions, strict=True):
-            # A window for each word, the last ones reaching beyond the end.
-            maps = torch.relu(convolution(nn.functional.pad(words, (0, width - 1))))
-            features.append(maps.masked_fill(~is_word.unsqueeze(1), 0.0).amax(dim=-1))
+        for convolution in self.convolutions:
+            maps = torch.relu(_convolve(convolution, vectors, positions)[:, : input_ids.size(1)])
+            features.append(maps.masked_fill(~is_word.unsqueeze(-1), 0.0).amax(dim=1))
         logits = self.classifier(self.dropout(torch.cat(features, dim=-1)))
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def _convolve(convolution: nn.Conv1d, vectors: Tensor, positions: Tensor) -> Tensor:
+    """The convolution over texts whose words are rows of a table.
+
+    Args:
+        convolution: Without padding or stride.
+        vectors: Word vectors `(num_words, embedding_size)`.
+        positions: Rows of it `(batch_size, sequence_length)`.
+
+    Returns:
+        Feature maps `(batch_size, sequence_length - width + 1, num_filters)`.
+    """
+    num_filters, _, width = convolution.weight.shape
+    # What a word adds to a window in whose first, second, ... place it stands: (num_words * width, num_filters).
+    products = nn.functional.linear(vectors, convolution.weight.permute(2, 0, 1).flatten(0, 1))
+    products = products.reshape(-1, num_filters).to(convolution.bias.dtype)  # out of autocast: sums in full precision
+    windows = positions.unfold(1, width, 1) * width + torch.arange(width, device=positions.device)
+    sums = nn.functional.embedding_bag(windows.flatten(0, 1), products, mode="sum")
+    return sums.view(*windows.shape[:2], num_filters) + convolution.bias
