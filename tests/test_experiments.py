@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from lstsd_hf.experiments.__main__ import main as experiments
 from lstsd_hf.experiments.figures import reliability_points
 from lstsd_hf.experiments.grid import take_shard
 from lstsd_hf.experiments.published import published_score
-from lstsd_hf.experiments.report import CSV_COLUMNS, group_runs, read_results, section_rows
+from lstsd_hf.experiments.records import collect, read_results
+from lstsd_hf.experiments.report import CSV_COLUMNS, group_runs, section_rows, to_csv
 from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
 from lstsd_hf.glue.models import load_model
 from lstsd_hf.glue.tasks import TASKS
@@ -68,7 +70,7 @@ def test_a_killed_grid_completes_without_repeating_a_run(workplace, encoder, cap
     experiments(["report", "runs"])
     shown = capsys.readouterr().out
     assert shown.count("GENERATED DATA") == 2
-    sections = group_runs(read_results(workplace / "runs"))
+    sections = group_runs(read_results([workplace / "runs"]))
     assert [section.metric for section in sections] == ["matthews_correlation", "accuracy"]
     for section in sections:
         assert [group.label for group in section.groups] == ["vanilla", *sorted(set(TEACHERS) - {"vanilla"})]
@@ -179,7 +181,7 @@ def test_a_search_looks_at_the_training_split_only(workplace, encoder, monkeypat
     for result in results:
         assert {name: result["config"]["method"][name] for name in best} == best
     # Searched or not, both methods stand in one table, and the difference is paired.
-    (section,) = group_runs(read_results(workplace / "runs"))
+    (section,) = group_runs(read_results([workplace / "runs"]))
     labels = [row.label for row in section_rows(section)]
     assert [label.split(" ")[0] for label in labels] == ["vanilla", "lstsd"]
     assert all("searched=True" in label for label in labels)
@@ -264,8 +266,8 @@ def fake_run(folder, method, seed, accuracy, **changes):
     options = changes.pop("options", {})
     epoch = {"epoch": 1.0, "eval_loss": 0.5, "eval_accuracy": accuracy, "eval_nll": 0.5, "eval_ece": 0.1}
     result = {
-        "schema_version": 2,
-        "config_hash": "0123456789",
+        "schema_version": 3,
+        "config_hash": f"{method}-{options}",
         "task": "rte",
         "method": method,
         "model": "cnn",
@@ -281,7 +283,10 @@ def fake_run(folder, method, seed, accuracy, **changes):
         },
         "epochs": [epoch],
         "last_epoch": epoch,
-        "best_epoch": {**epoch, "eval_accuracy": accuracy + 0.01},
+        "distilled_steps": 3,
+        "coverage": None,
+        "label_errors": None,
+        "seconds": 9.0,
         "seconds_per_epoch": 2.0,
         "versions": {"torch": "2"},
     }
@@ -299,7 +304,7 @@ def test_the_report_by_hand(tmp_path, capsys):
     lines = [line for line in shown.splitlines() if line.startswith("| ")]
     assert "## RTE · cnn · 50 epochs" in shown
     assert re.sub(r"\s+", " ", lines[1]) == (
-        "| vanilla | 3 | **79.67 ± 0.58** | – | – | 0.500 ± 0.000 | 0.100 ± 0.000 | 80.67 ± 0.58 | – | 2.00 | 53.79 |"
+        "| vanilla | 3 | **79.67 ± 0.58** | – | – | 0.500 ± 0.000 | 0.100 ± 0.000 | – | 2.00 | 53.79 |"
     )
     # The mean of 1, 3, 2, its interval and twice the p-value (two comparisons), as computed above.
     assert "| lstsd (mini_generation_epochs=6) | 3 | **81.67 ± 1.53** | +2.00 [-0.48, +4.48] | 0.074 |" in lines[3]
@@ -313,10 +318,49 @@ def test_the_report_by_hand(tmp_path, capsys):
     assert names == ["RTE-cnn-50-epochs-curves.png", "RTE-cnn-50-epochs-length.png", "report.csv", "report.md"]
 
 
+def test_collected_runs_make_the_same_report_and_are_never_dropped(tmp_path, capsys):
+    runs, records = tmp_path / "runs", tmp_path / "kept" / "grid.jsonl"
+    runs.mkdir()
+    folders = [
+        fake_run(runs, method, seed, 0.7 + 0.01 * seed + 0.02 * (method == "lstsd"), seconds=4.00000049)
+        for method in ("lstsd", "vanilla")
+        for seed in (2, 10, 1)
+    ]
+    (runs / "sweeps").mkdir()
+    study = {"study": "rte-cnn-lstsd-1", "task": "rte", "method": "lstsd", "budget": 4, "best": {"score": 0.5}}
+    (runs / "sweeps" / "rte-cnn-lstsd-1-4.json").write_text(json.dumps(study))
+    whole = to_csv(group_runs(read_results([runs])))
+    experiments(["collect", str(runs), str(records)])
+    assert capsys.readouterr().out == f"{records}: 6 runs\n"
+    assert to_csv(group_runs(read_results([records]))) == whole
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    assert [(line["method"], line["seed"]) for line in lines] == [
+        (method, seed) for method in ("lstsd", "vanilla") for seed in (1, 2, 10)
+    ]
+    assert lines[0]["course"] == {"epoch": [1.0], "eval_accuracy": [0.73]}
+    # Not the default 3 epochs and 5e-5, but no other training arguments; six digits.
+    assert lines[0]["config"]["training"] == {"num_train_epochs": 50.0, "learning_rate": 0.1}
+    assert lines[0]["seconds"] == 4.0
+    assert [json.loads(line) for line in (tmp_path / "kept" / "grid.sweeps.jsonl").read_text().splitlines()] == [study]
+
+    # One run is gone, one was repeated: the first stays in the file, the second is replaced.
+    shutil.rmtree(folders[0])
+    shutil.rmtree(folders[3])
+    fake_run(runs, "vanilla", 2, 0.9)
+    assert collect(runs, records) == 6
+    again = [json.loads(line) for line in records.read_text().splitlines()]
+    assert [line["last_epoch"]["eval_accuracy"] for line in again] == [0.73, 0.74, 0.82, 0.71, 0.9, 0.8]
+
+
+def test_collected_to_another_kind_of_file(tmp_path):
+    with pytest.raises(InputError, match=r"`output` must end in \.jsonl, got .*results\.csv\."):
+        experiments(["collect", str(tmp_path), str(tmp_path / "results.csv")])
+
+
 def test_runs_of_different_settings_are_never_averaged(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.7)
     fake_run(tmp_path, "vanilla", 2, 0.9, lr=0.2)
-    sections = group_runs(read_results(tmp_path))
+    sections = group_runs(read_results([tmp_path]))
     assert [section.title for section in sections] == [
         "RTE · cnn · 50 epochs · learning_rate=0.1",
         "RTE · cnn · 50 epochs · learning_rate=0.2",
@@ -338,7 +382,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(tmp_path, changes, m
     fake_run(tmp_path, "vanilla", 1, 0.7)
     fake_run(tmp_path, "vanilla", 2, 0.9, **changes)
     with pytest.raises(InputError) as error:
-        group_runs(read_results(tmp_path))
+        group_runs(read_results([tmp_path]))
     assert message in str(error.value)
 
 
@@ -346,18 +390,20 @@ def test_the_same_run_twice_is_refused(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.7)
     fake_run(tmp_path, "vanilla", 1, 0.9)
     with pytest.raises(InputError, match=r"are the same run with seed 1\. Move one of them elsewhere"):
-        group_runs(read_results(tmp_path))
+        group_runs(read_results([tmp_path]))
 
 
 def test_results_of_another_version_are_refused(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.7, schema_version=1)
-    with pytest.raises(InputError, match=r"`schema_version` of .* must be 2, got 1: another version of lstsd_hf"):
-        read_results(tmp_path)
+    with pytest.raises(InputError, match=r"`schema_version` of .* must be 3, got 1: another version of lstsd_hf"):
+        read_results([tmp_path])
 
 
 def test_nothing_to_report(tmp_path):
-    with pytest.raises(InputError, match=r"must contain finished runs \(results.json\), found none. Run run_glue.py"):
-        read_results(tmp_path)
+    with pytest.raises(
+        InputError, match=r"must contain finished runs \(results.json, or a line for each\), found none"
+    ):
+        read_results([tmp_path])
 
 
 def test_reliability_by_hand(tmp_path):

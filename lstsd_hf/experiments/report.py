@@ -11,7 +11,6 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import replacing
-from ..glue.results import RESULTS_NAME, SCHEMA_VERSION
 from .published import published_score
 from .statistics import PairedDifference, holm, mean_and_std, paired_difference
 
@@ -40,9 +39,11 @@ class Group:
         """One of the results, for what they have in common."""
         return next(iter(self.results.values()))
 
-    def scores(self, name: str, epoch: str = "last_epoch") -> dict[int, float]:
-        """A number of an epoch's evaluation by seed; `name` is its key."""
-        return {seed: result[epoch][name] for seed, result in self.results.items() if name in result[epoch]}
+    def scores(self, name: str) -> dict[int, float]:
+        """A number of the last epoch's evaluation by seed; `name` is its key."""
+        return {
+            seed: result["last_epoch"][name] for seed, result in self.results.items() if name in result["last_epoch"]
+        }
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,6 @@ class Row:
         label: Method.
         seeds: How many.
         last: Mean and standard deviation of the headline metric in the last epoch.
-        best: The same of the best epoch on the validation split, which no user could choose.
         difference: To the baseline, of the last epoch, paired by seed; `None` for the baseline itself or without it.
         adjusted_p: Its p-value, adjusted for the number of comparisons in the section.
         nll: Mean and standard deviation of the negative log-likelihood in nats.
@@ -93,7 +93,6 @@ class Row:
     label: str
     seeds: int
     last: tuple[float, float]
-    best: tuple[float, float]
     difference: PairedDifference | None
     adjusted_p: float
     nll: tuple[float, float]
@@ -101,25 +100,6 @@ class Row:
     others: Mapping[str, tuple[float, float]]
     seconds_per_epoch: float
     paper: float | None
-
-
-def read_results(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every finished run below a folder, with its folder.
-
-    Raises:
-        InputError: If there is none.
-    """
-    found = [(path.parent, json.loads(path.read_text())) for path in sorted(root.rglob(RESULTS_NAME))]
-    for folder, result in found:
-        if result["schema_version"] != SCHEMA_VERSION:
-            raise InputError(
-                f"`schema_version` of {folder / RESULTS_NAME} must be {SCHEMA_VERSION}, got "
-                f"{result['schema_version']}: another version of lstsd_hf wrote it. Run it again with --overwrite, or "
-                "move it elsewhere."
-            )
-    if not found:
-        raise InputError(f"{root} must contain finished runs ({RESULTS_NAME}), found none. Run run_glue.py first.")
-    return found
 
 
 def group_runs(found: Iterable[tuple[Path, dict[str, Any]]]) -> list[Section]:
@@ -241,7 +221,7 @@ def section_rows(section: Section) -> list[Row]:
     metric = f"eval_{section.metric}"
     baseline = section.baseline
     differences = [
-        paired_difference(_percent(group.scores(metric)), _percent(baseline.scores(metric)))
+        paired_difference(percent(group.scores(metric)), percent(baseline.scores(metric)))
         if baseline is not None and group is not baseline and group.results.keys() & baseline.results.keys()
         else None
         for group in section.groups
@@ -252,7 +232,7 @@ def section_rows(section: Section) -> list[Row]:
         first = group.first
         others = {
             name.removeprefix("eval_").removesuffix(f"_{section.metric}"): mean_and_std(
-                list(_percent(group.scores(name)).values())
+                list(percent(group.scores(name)).values())
             )
             for name in first["last_epoch"]
             if name.endswith(f"_{section.metric}") and name != metric
@@ -262,8 +242,7 @@ def section_rows(section: Section) -> list[Row]:
             Row(
                 label=group.label,
                 seeds=len(group.results),
-                last=mean_and_std(list(_percent(group.scores(metric)).values())),
-                best=mean_and_std(list(_percent(group.scores(metric, "best_epoch")).values())),
+                last=mean_and_std(list(percent(group.scores(metric)).values())),
                 difference=difference,
                 adjusted_p=p_value,
                 nll=mean_and_std(list(group.scores("eval_nll").values())),
@@ -276,7 +255,8 @@ def section_rows(section: Section) -> list[Row]:
     return rows
 
 
-def _percent(scores: Mapping[int, float]) -> dict[int, float]:
+def percent(scores: Mapping[int, float]) -> dict[int, float]:
+    """Scores x 100."""
     return {seed: 100 * score for seed, score in scores.items()}
 
 
@@ -286,23 +266,22 @@ def to_markdown(sections: Sequence[Section]) -> str:
 
 
 def _section_markdown(section: Section) -> str:
-    columns = ("method", "seeds", "last epoch", "− vanilla [95 % CI]", "p (Holm)", "NLL", "ECE", "best epoch*")
+    columns = ("method", "seeds", "last epoch", "− vanilla [95 % CI]", "p (Holm)", "NLL", "ECE")
     columns += ("also scored", "s/epoch", "paper")
     lines = [f"## {section.title}", "", f"{section.metric}, in % (a correlation × 100)", ""]
     lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     rows = section_rows(section)
     for row in rows:
         difference = row.difference
-        others = "; ".join(f"{name} {_spread(value, 2)}" for name, value in row.others.items())
+        others = "; ".join(f"{name} {shown_spread(value, 2)}" for name, value in row.others.items())
         cells = [
             row.label,
             str(row.seeds),
-            f"**{_spread(row.last, 2)}**",
-            "–" if difference is None else _shown_difference(difference, row.seeds),
-            _number(row.adjusted_p, 3),
-            _spread(row.nll, 3),
-            _spread(row.ece, 3),
-            _spread(row.best, 2),
+            f"**{shown_spread(row.last, 2)}**",
+            "–" if difference is None else shown_difference(difference, row.seeds),
+            shown_p_value(row.adjusted_p),
+            shown_spread(row.nll, 3),
+            shown_spread(row.ece, 3),
             others or "–",
             _number(row.seconds_per_epoch, 2),
             "–" if row.paper is None else f"{row.paper:.2f}",
@@ -311,23 +290,30 @@ def _section_markdown(section: Section) -> str:
     lines += [
         "",
         "Mean ± standard deviation over seeds. Differences and the two-sided paired t-test are by seed, p adjusted for "
-        f"{sum(not math.isnan(row.adjusted_p) for row in rows)} test(s) (Holm). *The best epoch is "
-        "chosen on the validation split itself: no user can have it. Paper: single runs on the dev set, with BERT-base "
-        "or its CNN, 50 epochs.",
+        f"{sum(not math.isnan(row.adjusted_p) for row in rows)} test(s) (Holm). "
+        "Paper: single runs on the dev set, with BERT-base or its CNN, 50 epochs.",
     ]
     return "\n".join(lines)
 
 
-def _spread(value: tuple[float, float], digits: int) -> str:
+def shown_spread(value: tuple[float, float], digits: int) -> str:
+    """Mean ± standard deviation, without the latter where there is none."""
     mean, deviation = value
     return f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
 
 
-def _shown_difference(difference: PairedDifference, seeds: int) -> str:
-    interval = "" if math.isnan(difference.low) else f" [{difference.low:+.2f}, {difference.high:+.2f}]"
+def shown_difference(difference: PairedDifference, seeds: int, digits: int = 2) -> str:
+    """Mean difference and interval, with the number of pairs where it is not that of the seeds."""
+    low, high = difference.low, difference.high
+    interval = "" if math.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
     pairs = "" if difference.count == seeds else f" (n={difference.count})"
     # Plus zero, so that a rounded difference is not shown as -0.00.
-    return f"{round(difference.mean, 2) + 0.0:+.2f}{interval}{pairs}"
+    return f"{round(difference.mean, digits) + 0.0:+.{digits}f}{interval}{pairs}"
+
+
+def shown_p_value(value: float) -> str:
+    """Three digits, `<0.001`, or a dash where there is none."""
+    return "–" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _number(value: float, digits: int) -> str:
@@ -335,7 +321,7 @@ def _number(value: float, digits: int) -> str:
 
 
 CSV_COLUMNS = (
-    *("section", "method", "seeds", "metric", "last_mean", "last_std", "best_mean", "best_std", "difference"),
+    *("section", "method", "seeds", "metric", "last_mean", "last_std", "difference"),
     *("difference_low", "difference_high", "p_value", "p_adjusted", "nll_mean", "nll_std", "ece_mean", "ece_std"),
     *("seconds_per_epoch", "paper"),
 )
@@ -349,7 +335,7 @@ def to_csv(sections: Sequence[Section]) -> str:
     for section in sections:
         for row in section_rows(section):
             difference = row.difference or PairedDifference(0, math.nan, math.nan, math.nan, math.nan)
-            numbers = [*row.last, *row.best, difference.mean, difference.low, difference.high, difference.p_value]
+            numbers = [*row.last, difference.mean, difference.low, difference.high, difference.p_value]
             numbers += [row.adjusted_p, *row.nll, *row.ece, row.seconds_per_epoch]
             numbers.append(math.nan if row.paper is None else row.paper)
             cells = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
