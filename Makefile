@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint format wheel clean
+.PHONY: install demo test lint format results wheel clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,9 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+results: $(INSTALLED)
+	$(BIN)/python results/render.py
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel

@@ -1,0 +1,140 @@
+"""The families of comparisons that PROTOCOL.md names, from the records beside it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lstsd_hf.experiments.records import read_results
+from lstsd_hf.experiments.report import Group, Section, group_runs
+from lstsd_hf.experiments.statistics import PairedDifference, holm, mean_and_std, paired_difference
+
+FOLDER = Path(__file__).resolve().parent
+
+TASKS = {"sst2": "SST-2 (5,000 rows)", "mrpc": "MRPC", "cola": "CoLA", "rte": "RTE"}
+NAMES = {
+    "vanilla": "vanilla",
+    "vanilla-tuned": "vanilla, tuned",
+    "lstsd": "LSTSD",
+    "lstsd-tuned": "LSTSD, tuned",
+    "lstsd_no_long": "LSTSD without long-term teacher",
+    "lstsd_no_short": "LSTSD without short-term teacher",
+    "lstsd_single": "LSTSD, one snapshot",
+    "temporal_ensemble-6.4": "temporal ensembling, weight 6.4",
+    "temporal_ensemble": "temporal ensembling",
+    "mean_teacher": "Mean Teacher",
+    "snapshot_ensemble": "Snapshot Ensembles",
+    "snapshot_distillation": "Snapshot Distillation",
+    "dlb": "DLB",
+    "label_smoothing": "label smoothing",
+}
+# Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
+MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
+SIGNIFICANCE, PRACTICAL = 0.05, 1.0
+
+
+# ---- Runs ----
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of a task under one setting, by kind of method.
+
+    Attributes:
+        name: Task and, where there is any, noise.
+        task: The task.
+        rate: Share of replaced labels.
+        metric: The headline metric.
+        groups: By key of `NAMES`; `lstsd-E3` is LSTSD with E = 3.
+    """
+
+    name: str
+    task: str
+    rate: float
+    metric: str
+    groups: Mapping[str, Group]
+
+
+def cells(file: str) -> list[Cell]:
+    """The cells of a file of records; none if there is no such file yet."""
+    path = FOLDER / f"{file}.jsonl"
+    found = [cell_of(section) for section in group_runs(read_results([path]))] if path.exists() else []
+    order = list(TASKS)
+    return sorted(found, key=lambda cell: (order.index(cell.task), cell.rate))
+
+
+def cell_of(section: Section) -> Cell:
+    config = section.groups[0].first["config"]
+    rate = config.get("label_noise", 0.0)
+    name = TASKS[config["task"]] + (f", {100 * rate:.0f} % noise" if rate else "")
+    return Cell(name, config["task"], rate, section.metric, {kind(group): group for group in section.groups})
+
+
+def kind(group: Group) -> str:
+    """The key of a group in `NAMES`."""
+    config = group.first["config"]
+    method, name = config["method"], config["method"]["name"]
+    if "untuned" in config:
+        return f"{name}-tuned"
+    if name == "temporal_ensemble" and method["consistency_weight"] != 1.0:
+        return f"{name}-{method['consistency_weight']:g}"
+    # The protocol's E; the others belong to the paper's Figure 2.
+    planned = 6 if config["training"]["num_train_epochs"] >= 30 else 2
+    is_planned = name != "lstsd" or method["mini_generation_epochs"] == planned
+    return name if is_planned else f"lstsd-E{method['mini_generation_epochs']}"
+
+
+# ---- Comparisons ----
+
+Values = Callable[[Cell, Group], dict[int, float]]
+
+
+def score(cell: Cell, group: Group) -> dict[int, float]:
+    """The headline metric by seed, in percent."""
+    return {seed: 100 * value for seed, value in group.scores(f"eval_{cell.metric}").items()}
+
+
+def nll(cell: Cell, group: Group) -> dict[int, float]:
+    """Negative log-likelihood by seed, in nats."""
+    return group.scores("eval_nll")
+
+
+def ranking(source: str, number: str = "roc_auc") -> Values:
+    """How well replaced labels were found by "model" or "memory", in percent."""
+
+    def values(cell: Cell, group: Group) -> dict[int, float]:
+        return {seed: 100 * result["label_errors"][source][number] for seed, result in group.results.items()}
+
+    return values
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods in a cell: spreads of both, their paired difference, and its adjusted p-value."""
+
+    cell: Cell
+    first: tuple[float, float]
+    second: tuple[float, float]
+    difference: PairedDifference
+    p_value: float
+
+    @property
+    def verdict(self) -> str:
+        """What the protocol calls it."""
+        if not self.p_value < SIGNIFICANCE:
+            return "no difference shown"
+        size = "" if abs(self.difference.mean) >= PRACTICAL else ", small"
+        return ("gain" if self.difference.mean > 0 else "loss") + size
+
+
+def compare(
+    among: Iterable[Cell], first: str, second: str, values: Values = score, second_values: Values | None = None
+) -> list[Comparison]:
+    """A family of comparisons: one method minus another in each cell that has both, corrected for their number."""
+    used = [cell for cell in among if {first, second} <= cell.groups.keys()]
+    pairs = [(values(cell, cell.groups[first]), (second_values or values)(cell, cell.groups[second])) for cell in used]
+    differences = [paired_difference(*pair) for pair in pairs]
+    adjusted = holm([difference.p_value for difference in differences])
+    return [
+        Comparison(cell, mean_and_std([*a.values()]), mean_and_std([*b.values()]), difference, p_value)
+        for cell, (a, b), difference, p_value in zip(used, pairs, differences, adjusted, strict=True)
+    ]

@@ -1,0 +1,301 @@
+"""The text around the numbers: docs/results.md and the measured parts of README.md and docs/methods.md."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from analysis import FOLDER, MAJORITY, NAMES, TASKS, Cell, Comparison, Values, cells, compare, nll, ranking, score
+from figures import by_length, shared_seeds
+
+from lstsd_hf.experiments.published import BERT, CNN, published_score
+from lstsd_hf.experiments.published import TASKS as PUBLISHED_TASKS
+from lstsd_hf.experiments.report import shown_difference, shown_p_value, shown_spread
+from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
+
+TEMPORAL = "temporal_ensemble-6.4"
+NOT_RUN = "Not run yet."
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
+
+
+# ---- docs/results.md ----
+
+
+def results_blocks() -> dict[str, str]:
+    """Every row of every table."""
+    mlp, tuned = cells("mlp"), cells("mlp_tuned")
+    noisy = [cell for cell in mlp if cell.rate]
+    return {
+        "primary": family(mlp, "lstsd", "vanilla"),
+        "against-tuned": family(mlp, "lstsd", "vanilla-tuned"),
+        "against-temporal": family(mlp, "lstsd", TEMPORAL),
+        "against-smoothing": family(mlp, "lstsd", "label_smoothing"),
+        "tuned-against-tuned": family(mlp, "lstsd-tuned", "vanilla-tuned"),
+        "nll": family(mlp, "lstsd", "vanilla", values=nll),
+        "mlp": cell_tables(mlp),
+        "memory-against-model": family(
+            noisy, "lstsd", "vanilla", values=ranking("memory"), second_values=ranking("model")
+        ),
+        "label-errors": label_error_tables(noisy),
+        "length": length_table(mlp),
+        "stacked": family(tuned, "lstsd", "vanilla"),
+        "stacked-temporal": family(tuned, "lstsd", TEMPORAL),
+        "mlp-tuned": cell_tables(tuned),
+        "cnn": cell_tables(cells("cnn")),
+        "cnn-fitting": cell_tables(cells("cnn_fitting")),
+        "searches": searches(),
+        "single-seed-glue": single_seed_table(cells("single_seed_glue")),
+        "single-seed-mrpc": single_seed_table(cells("single_seed_mrpc_minilm")),
+        "single-seed-cnn": single_seed_table(cells("single_seed_mrpc_cnn")),
+        "cells": cell_costs(),
+    }
+
+
+def family(
+    among: list[Cell], first: str, second: str, values: Values = score, second_values: Values | None = None
+) -> str:
+    """A line for each comparison of a family."""
+    is_nll = values is nll
+    digits = 3 if is_nll else 2
+    rows = [
+        [
+            item.cell.name,
+            str(item.difference.count),
+            shown_spread(item.second, digits),
+            shown_spread(item.first, digits),
+            shown_difference(item.difference, item.difference.count, digits),
+            shown_p_value(item.p_value),
+            *([] if is_nll else [item.verdict]),
+        ]
+        for item in compare(among, first, second, values, second_values)
+    ]
+    header = [
+        "",
+        "n",
+        NAMES[second],
+        NAMES[first],
+        "difference [95 % CI]",
+        "p (Holm)",
+        *([] if is_nll else ["verdict"]),
+    ]
+    return table(header, rows) if rows else NOT_RUN
+
+
+def cell_tables(among: list[Cell]) -> str:
+    """Every method of every cell."""
+    return "\n\n".join(f"### {title(cell)}\n\n{cell_table(cell)}" for cell in among) or NOT_RUN
+
+
+def title(cell: Cell) -> str:
+    """Its name and the score of a constant answer."""
+    count, size = MAJORITY.get(cell.task, (0, 1))
+    return f"{cell.name} (majority class: {100 * count / size:.2f})"
+
+
+def cell_table(cell: Cell) -> str:
+    """A line for each method of a cell, with its difference to vanilla, corrected for the number of methods."""
+    names = [name for name in NAMES if name in cell.groups]
+    values = {name: score(cell, cell.groups[name]) for name in names}
+    pairs = {name: paired_difference(values[name], values["vanilla"]) for name in names if name != "vanilla"}
+    adjusted = dict(zip(pairs, holm([pair.p_value for pair in pairs.values()]), strict=True))
+    is_cnn = cell.groups["vanilla"].first["model"] == "cnn"
+    rows = []
+    for name in names:
+        group = cell.groups[name]
+        difference = ["–", "–"]
+        if name in pairs:
+            difference = [shown_difference(pairs[name], len(values[name])), shown_p_value(adjusted[name])]
+        paper = published_score("cnn", cell.task, name) if is_cnn else None
+        rows.append(
+            [
+                NAMES[name],
+                str(len(values[name])),
+                shown_spread(mean_and_std([*values[name].values()]), 2),
+                *difference,
+                *(shown_spread(mean_and_std([*group.scores(f"eval_{key}").values()]), 3) for key in ("nll", "ece")),
+                others(cell, name),
+                *(["–" if paper is None else f"{paper:.2f}"] if is_cnn else []),
+            ]
+        )
+    header = ["method", "n", metric_name(cell), "− vanilla [95 % CI]", "p (Holm)", "NLL", "ECE", "also scored"]
+    return table([*header, *(["paper's CNN"] if is_cnn else [])], rows)
+
+
+def metric_name(cell: Cell) -> str:
+    """As a column's title."""
+    return "accuracy" if cell.metric == "accuracy" else "Matthews corr. × 100"
+
+
+def others(cell: Cell, name: str) -> str:
+    """Scores beside the prediction proper: the F1 score, an averaged model, a last snapshot."""
+    group = cell.groups[name]
+    also = {
+        "F1": "eval_f1",
+        "averaged model": f"eval_ema_{cell.metric}",
+        "last snapshot": f"eval_student_{cell.metric}",
+    }
+    found = {title: list(group.scores(key).values()) for title, key in also.items()}
+    return (
+        "; ".join(
+            f"{title} {shown_spread(mean_and_std([100 * value for value in values]), 2)}"
+            for title, values in found.items()
+            if values
+        )
+        or "–"
+    )
+
+
+def label_error_tables(noisy: list[Cell]) -> str:
+    """How well each method's model and memory find replaced labels."""
+    parts = []
+    for cell in noisy:
+        rows = []
+        for name in [name for name in NAMES if name in cell.groups]:
+            group = cell.groups[name]
+            row = [NAMES[name], str(len(group.results))]
+            for source in ("model", "memory"):
+                for number in ("roc_auc", "precision_at_count"):
+                    is_there = group.first["label_errors"][source] is not None
+                    found = ranking(source, number)(cell, group).values() if is_there else []
+                    row.append(shown_spread(mean_and_std([*found]), 1) if is_there else "–")
+            rows.append(row)
+        header = ["method", "n", "model: ROC-AUC", "precision", "memory: ROC-AUC", "precision"]
+        parts.append(f"### {cell.name}: which labels are wrong?\n\n{table(header, rows)}")
+    return "\n\n".join(parts) or NOT_RUN
+
+
+def length_table(mlp: list[Cell]) -> str:
+    """The paper's Figure 2."""
+    found = [cell for cell in mlp if len(by_length(cell)) > 1]
+    rows = []
+    for length in sorted(set().union(*[by_length(cell) for cell in found])):
+        row = [str(length)]
+        for cell in found:
+            groups = by_length(cell)
+            values = [score(cell, groups[length])[seed] for seed in shared_seeds(groups)] if length in groups else []
+            row.append(f"{shown_spread(mean_and_std(values), 2)} (n={len(values)})" if values else "–")
+        rows.append(row)
+    return table(["E", *[cell.name for cell in found]], rows) if rows else NOT_RUN
+
+
+def searches() -> str:
+    """What the searches found."""
+    rows = []
+    for path in sorted(FOLDER.glob("*.sweeps.jsonl")):
+        for study in map(json.loads, path.read_text().splitlines()):
+            found = ", ".join(f"{name} {value:g}" for name, value in study["best"]["params"].items())
+            scores = [f"{100 * value:.2f}" for value in (study["trials"][0]["score"], study["best"]["score"])]
+            rows.append([TASKS[study["task"]], study["method"], str(study["budget"]), found, *scores])
+    header = ["task", "method", "trials", "found", "held-out score, untuned", "held-out score, found"]
+    return table(header, rows) if rows else NOT_RUN
+
+
+def single_seed_table(among: list[Cell]) -> str:
+    """Runs with one seed."""
+    rows = []
+    for cell in among:
+        for name in [name for name in NAMES if name in cell.groups]:
+            last = cell.groups[name].first["last_epoch"]
+            numbers = [f"{last['eval_nll']:.3f}", f"{last['eval_ece']:.3f}"]
+            value = f"{100 * last[f'eval_{cell.metric}']:.2f}"
+            rows.append([cell.name, NAMES[name], value, *numbers, others(cell, name)])
+    return table(["task", "method", "score", "NLL", "ECE", "also scored"], rows)
+
+
+def cell_costs() -> str:
+    """What the runs cost."""
+    rows = []
+    for file in ("mlp", "mlp_tuned", "cnn", "cnn_fitting"):
+        for cell in cells(file):
+            seconds = [result["seconds"] for group in cell.groups.values() for result in group.results.values()]
+            mean = f"{sum(seconds) / len(seconds):.0f}"
+            rows.append([f"`{file}`", cell.name, str(len(seconds)), mean, f"{sum(seconds) / 60:.0f}"])
+    return table(["records", "cell", "runs", "seconds a run", "minutes in all"], rows)
+
+
+# ---- README.md ----
+
+
+def readme_blocks() -> dict[str, str]:
+    """The measured parts of README."""
+    return {"when-to-use": when_to_use(), "cost": cost_sentence(), "paper": paper_table()}
+
+
+def when_to_use() -> str:
+    """The comparisons that decide."""
+    mlp = cells("mlp")
+    rows = []
+    primary = {item.cell.name: item for item in compare(mlp, "lstsd", "vanilla")}
+    tuned = {item.cell.name: item for item in compare(mlp, "lstsd", "vanilla-tuned")}
+    temporal = {item.cell.name: item for item in compare(mlp, "lstsd", TEMPORAL)}
+    for name, item in primary.items():
+        row = [name, shown_spread(item.second, 1), shown_spread(item.first, 1)]
+        row += [shown(family.get(name)) for family in (primary, tuned, temporal)]
+        rows.append(row)
+    header = ["", "vanilla", "LSTSD", "LSTSD − vanilla", "LSTSD − tuned vanilla", "LSTSD − temporal ensembling (6.4)"]
+    return table(header, rows)
+
+
+def shown(item: Comparison | None) -> str:
+    """A difference in a table that holds several."""
+    if item is None:
+        return "–"
+    return f"{shown_difference(item.difference, item.difference.count, 1)}, p {shown_p_value(item.p_value)}"
+
+
+def paper_table() -> str:
+    """The paper's figures for BERT-base and its CNN."""
+    rows = [
+        [f"{kind}, {NAMES[method]}", *[f"{value:.2f}" for value in published[method]]]
+        for kind, published in (("BERT-base", BERT), ("CNN", CNN))
+        for method in ("vanilla", "lstsd")
+    ]
+    return table(["the paper's figures", *[TASKS[task].split(" (")[0] for task in PUBLISHED_TASKS]], rows)
+
+
+def read(name: str) -> Any:
+    """A measurement in a JSON file."""
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def cost_sentence() -> str:
+    """What LSTSD adds to a step."""
+    overhead = read("overhead")
+    added, encoder = overhead["added_ms_per_step"], overhead["encoder_ms_per_step"]["stock"]
+    return (
+        f"LSTSD adds {added['median']:.2f} ms to a training step (quartiles {added['quartile_1']:.2f} and\n"
+        f"{added['quartile_3']:.2f}; batch {overhead['batch_size']}, one CPU thread) beside {encoder:,.0f} ms for a\n"
+        f"MiniLM step of {overhead['tokens']} tokens: {100 * added['median'] / encoder:.3f} %."
+    )
+
+
+# ---- docs/methods.md ----
+
+
+def methods_blocks() -> dict[str, str]:
+    """The measured parts of docs/methods.md."""
+    return {"costs": method_costs()}
+
+
+def method_costs() -> str:
+    """Passes, memory and disk of each method, and the time of an epoch."""
+    figures, seconds = read("method_costs")["figures"], read("seconds_per_epoch")
+    rows = []
+    for name, item in figures.items():
+        passes = [f"{item[f'passes_{kind}_gradient']:.2f}".rstrip("0").rstrip(".") for kind in ("with", "without")]
+        sizes = [size(item["bytes_in_memory"]), size(item["bytes_on_disk"])]
+        rows.append([f"`{name}`", *passes, *sizes, f"{seconds[name]:.1f}" if name in seconds else "–"])
+    header = ["method", "extra passes with gradient", "extra passes without", "memory", "disk", "s/epoch"]
+    return table(header, rows)
+
+
+def size(count: float) -> str:
+    """Bytes in kB or MB."""
+    if not count:
+        return "0"
+    exponent = 2 if count >= 1e6 else 1
+    return f"{count / math.pow(1000, exponent):.1f} {('kB', 'MB')[exponent - 1]}"
