@@ -189,8 +189,9 @@ def searches() -> str:
         for study in map(json.loads, path.read_text().splitlines()):
             found = ", ".join(f"{name} {value:g}" for name, value in study["best"]["params"].items())
             scores = [f"{100 * value:.2f}" for value in (study["trials"][0]["score"], study["best"]["score"])]
-            rows.append([TASKS[study["task"]], study["method"], str(study["budget"]), found, *scores])
-    header = ["task", "method", "trials", "found", "held-out score, untuned", "held-out score, found"]
+            noise = f"{100 * study['config'].get('label_noise', 0):.0f} %"
+            rows.append([TASKS[study["task"]], noise, study["method"], str(study["budget"]), found, *scores])
+    header = ["task", "noise", "method", "trials", "found", "held-out score, untuned", "held-out score, found"]
     return table(header, rows) if rows else NOT_RUN
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+
+import run_glue
 
 ROOT = Path(__file__).parent.parent
 TASKS = {"SST-2 (5,000 rows)": ("sst2", "eval_accuracy"), "MRPC": ("mrpc", "eval_accuracy")}
@@ -95,3 +98,16 @@ def test_the_primary_comparisons_from_the_records_alone():
         assert row[5] == ("<0.001" if adjusted[index] < 0.001 else f"{adjusted[index]:.3f}")
         is_shown = adjusted[index] < 0.05
         assert row[6].split(",")[0] == (("gain" if row[4][0] == "+" else "loss") if is_shown else "no difference shown")
+
+
+def test_every_command_of_the_protocol_parses():
+    command = [sys.executable, str(ROOT / "results" / "cells.py")]
+    names = re.search(r"\{(.*?)\}", subprocess.run([*command, "--help"], capture_output=True, text=True).stdout)[1]
+    printed = subprocess.run([*command, *names.split(",")], capture_output=True, text=True).stdout.splitlines()
+    assert {"--output_dir runs/mlp ", "--output_dir runs/cnn "} <= set(
+        re.findall(r"--output_dir runs/\w+ ", " ".join(printed))
+    )
+    for line in printed:
+        python, program, *arguments = shlex.split(line)
+        assert (python, program) == ("python", "run_glue.py")
+        run_glue.parse(arguments)

@@ -100,6 +100,7 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
             "study": name,
             "method": run.teacher.name,
             "task": run.task.name,
+            "config": run.config,
             "budget": trials,
             "held_out_share": HELD_OUT_SHARE,
             "search_space": {key: list(values) for key, values in space.items()},

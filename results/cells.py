@@ -1,0 +1,129 @@
+#!/usr/bin/env python
+"""Prints the commands of PROTOCOL.md's cells. Finished runs are skipped and interrupted ones go on, so run it again:
+
+GLUE_DIR=... OMP_NUM_THREADS=1 sh -c "python results/cells.py a1 | xargs -P 2 -d '\\n' -n 1 sh -c"
+python -m lstsd_hf.experiments collect runs/mlp results/mlp.jsonl
+"""
+
+import argparse
+from collections.abc import Iterator
+
+from analysis import cells
+
+RATES = (0.2, 0.0, 0.4)
+TASKS = ("sst2", "mrpc", "cola")
+FIVE, TEN = range(1, 6), range(1, 11)
+MATCHED = "--temporal_ensemble.consistency_weight 6.4"
+MLP = "--model_name_or_path minilm --trainable_layers 0 --per_device_train_batch_size 32"
+CNN = "--model_name_or_path cnn --bf16 True --use_cpu True"
+SLICES = "runs/slices"
+CNN_RATES = (0.03, 0.1, 0.3, 1.0)
+
+
+def run(records: str, task: str, settings: str, methods: str, seeds: range, rate: float = 0.0) -> str:
+    """A command whose runs go to the folder of a file of records."""
+    # The slices of SST-2 have no more rows.
+    data = f"--task {task}" + (" --max_train_samples 5000" if task == "sst2" else "")
+    noise = f" --label_noise {rate}" if rate else ""
+    return (
+        f"python run_glue.py {data}{noise} {settings} --method {methods} --seeds {' '.join(map(str, seeds))} "
+        f"--output_dir runs/{records} --cache_dir runs/.cache --save_strategy no"
+    )
+
+
+def a1() -> Iterator[str]:
+    for rate in RATES:
+        for task in TASKS:
+            methods = f"vanilla lstsd label_smoothing temporal_ensemble {MATCHED}"
+            yield run("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", methods, TEN, rate)
+            yield run(
+                "mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", "vanilla lstsd --sweep 16", TEN, rate
+            )
+
+
+def a3() -> Iterator[str]:
+    methods = "lstsd_no_long lstsd_no_short lstsd_single temporal_ensemble mean_teacher snapshot_ensemble"
+    methods += " snapshot_distillation dlb --snapshot_ensemble.cycle_epochs 6 --snapshot_distillation.cycle_epochs 6"
+    for rate in RATES[:2]:
+        for task in TASKS:
+            yield run("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", methods, FIVE, rate)
+
+
+def figure2() -> Iterator[str]:
+    for task in TASKS:
+        for length in (1, 2, 3, 4, 5, 8, 10, 12, 15, 20):
+            method = f"lstsd --mini_generation_epochs {length}"
+            yield run("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", method, FIVE, 0.2)
+
+
+def a4() -> Iterator[str]:
+    """At the learning rate and dropout that the searches of a1 found; these must be among the records."""
+    for cell in cells("mlp"):
+        if "vanilla-tuned" in cell.groups:
+            config = cell.groups["vanilla-tuned"].first["config"]
+            found = f"--num_train_epochs 30 --learning_rate {config['training']['learning_rate']:g}"
+            found += f" --dropout {config['dropout']:g}" if "dropout" in config else ""
+            methods = f"vanilla lstsd temporal_ensemble {MATCHED}"
+            yield run("mlp_tuned", cell.task, f"{MLP} {found}", methods, TEN, cell.rate)
+
+
+def a2() -> Iterator[str]:
+    methods = "vanilla mean_teacher snapshot_ensemble temporal_ensemble snapshot_distillation lstsd label_smoothing"
+    for task in ("mrpc", "rte", "cola", "sst2"):
+        yield run("cnn", task, CNN, methods, FIVE)
+
+
+def a2_rates() -> Iterator[str]:
+    for rate in CNN_RATES:
+        yield run("cnn_rates", "mrpc", f"{CNN} --learning_rate {rate}", "vanilla", range(1, 2))
+
+
+def a2_fitting() -> Iterator[str]:
+    """At the smallest rate at which the CNN fits; a2_rates must be among the records."""
+    losses = {
+        cell.groups["vanilla"].first["config"]["training"]["learning_rate"]: cell.groups["vanilla"].first["last_epoch"]
+        for cell in cells("cnn_rates")
+    }
+    fitting = min((rate for rate, epoch in losses.items() if epoch["loss"] < 0.1), default=max(CNN_RATES))
+    methods = f"vanilla lstsd label_smoothing temporal_ensemble {MATCHED}"
+    for task in ("mrpc", "rte", "cola", "sst2"):
+        yield run("cnn_fitting", task, f"{CNN} --learning_rate {fitting}", methods, FIVE)
+
+
+def defaults() -> Iterator[str]:
+    """On slices of the training splits (slices.py), for a short and a long run."""
+    for epochs, lengths in ((6, (1, 2)), (30, (1, 2, 3, 6))):
+        settings = f"--data {SLICES} {MLP} --learning_rate 1e-3 --num_train_epochs {epochs}"
+        for task in TASKS:
+            for rate in RATES[:2]:
+                yield run("defaults", task, settings, "vanilla", range(1, 4), rate)
+                for short, long in ((1, 1), (1, 0.6), (2, 1.2), (4, 2.4), (8, 4.8)):
+                    for length in lengths:
+                        method = f"lstsd --lambda_short {short} --lambda_long {long} --teacher_floor 1e-4"
+                        method += f" --mini_generation_epochs {length}"
+                        yield run("defaults", task, settings, method, range(1, 4), rate)
+
+
+def b1() -> Iterator[str]:
+    settings = "--model_name_or_path minilm --trainable_layers 1 --learning_rate 2e-4 --per_device_train_batch_size 32"
+    settings += " --num_train_epochs 10 --bf16 True --use_cpu True"
+    for task in ("mrpc", "rte"):
+        methods = f"vanilla lstsd temporal_ensemble {MATCHED} --lstsd.mini_generation_epochs 2"
+        yield run("top_layer", task, settings, methods, TEN)
+        yield run("top_layer", task, settings, "vanilla --sweep 16", TEN)
+
+
+def b2() -> Iterator[str]:
+    settings = "--model_name_or_path minilm --learning_rate 1e-4 --per_device_train_batch_size 16"
+    settings += " --num_train_epochs 6 --bf16 True --use_cpu True"
+    yield run("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", range(1, 3))
+
+
+CELLS = {cell.__name__: cell for cell in (a1, a3, figure2, a4, a2, a2_rates, a2_fitting, defaults, b1, b2)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cells", nargs="+", choices=list(CELLS), help="in this order")
+    for wanted in parser.parse_args().cells:
+        print(*CELLS[wanted](), sep="\n")
