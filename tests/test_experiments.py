@@ -328,6 +328,7 @@ def test_collected_runs_make_the_same_report_and_are_never_dropped(tmp_path, cap
     ]
     (runs / "sweeps").mkdir()
     study = {"study": "rte-cnn-lstsd-1", "task": "rte", "method": "lstsd", "budget": 4, "best": {"score": 0.5}}
+    study["config"] = {"task": "rte", "training": {"num_train_epochs": 3.0, "max_steps": -1, "optim": "sgd"}}
     (runs / "sweeps" / "rte-cnn-lstsd-1-4.json").write_text(json.dumps(study))
     whole = to_csv(group_runs(read_results([runs])))
     experiments(["collect", str(runs), str(records)])
@@ -341,6 +342,7 @@ def test_collected_runs_make_the_same_report_and_are_never_dropped(tmp_path, cap
     # Not the default 3 epochs and 5e-5, but no other training arguments; six digits.
     assert lines[0]["config"]["training"] == {"num_train_epochs": 50.0, "learning_rate": 0.1}
     assert lines[0]["seconds"] == 4.0
+    study["config"]["training"] = {"num_train_epochs": 3.0, "optim": "sgd"}
     assert [json.loads(line) for line in (tmp_path / "kept" / "grid.sweeps.jsonl").read_text().splitlines()] == [study]
 
     # One run is gone, one was repeated: the first stays in the file, the second is replaced.

@@ -67,6 +67,7 @@ def collect(runs: Path, output: Path) -> int:
     records = [record(result) for _, result in read_results([runs])]
     count = _merge(records, output, ("task", "method", "config_hash", "data", "seed"))
     searches = [json.loads(path.read_text()) for path in sorted((runs / SWEEPS_FOLDER).glob("*.json"))]
+    searches = [_rounded(search | {"config": _without_defaults(search["config"])}) for search in searches]
     if searches:
         _merge(searches, output.with_suffix(".sweeps.jsonl"), ("task", "method", "study", "budget"))
     return count
@@ -75,19 +76,24 @@ def collect(runs: Path, output: Path) -> int:
 def record(result: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run, from its `results.json`."""
     kept = {name: result[name] for name in _KEPT}
-    defaults = TrainingArguments(output_dir="unused").to_dict()
-    training = {
-        name: value
-        for name, value in result["config"]["training"].items()
-        if name not in defaults or value != json.loads(json.dumps(defaults[name], default=str))
-    }
-    kept["config"] = {**result["config"], "training": {"num_train_epochs": defaults["num_train_epochs"], **training}}
+    kept["config"] = _without_defaults(result["config"])
     kept["last_epoch"] = {
         name: value for name, value in result["last_epoch"].items() if not name.endswith(("_runtime", "_per_second"))
     }
     names = ("epoch", f"eval_{result['metrics'][0]}")
     kept["course"] = {name: [epoch[name] for epoch in result["epochs"]] for name in names}
     return _rounded(kept)
+
+
+def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config without training arguments that have their defaults; the length always stays."""
+    defaults = json.loads(json.dumps(TrainingArguments(output_dir="unused").to_dict(), default=str))
+    training = {
+        name: value
+        for name, value in config["training"].items()
+        if name == "num_train_epochs" or name not in defaults or value != defaults[name]
+    }
+    return {**config, "training": training}
 
 
 def _expanded(line: dict[str, Any]) -> dict[str, Any]:
