@@ -58,7 +58,7 @@ def rank_label_errors(
     ]
 
 
-def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[int]) -> dict[str, float]:
+def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[int]) -> dict[str, float] | None:
     """How well a ranking finds labels that are known to be wrong.
 
     Args:
@@ -67,11 +67,14 @@ def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[in
 
     Returns:
         `roc_auc`, the probability that a wrong label stands before a right one, and `precision_at_count`, the share of
-        wrong labels among the first so many as there are wrong ones.
+        wrong labels among the first so many as there are wrong ones; `None` for a ranking without wrong labels, or of
+        nothing else.
     """
     wrong = set(wrong)
     is_wrong = [candidate.index in wrong for candidate in ranking]
     count = sum(is_wrong)
+    if count in (0, len(is_wrong)):
+        return None
     return {
         "roc_auc": float(roc_auc_score(is_wrong, [-candidate.given_probability for candidate in ranking])),
         "precision_at_count": sum(is_wrong[:count]) / count,

@@ -1,5 +1,6 @@
 """The families of comparisons that PROTOCOL.md names, from the records beside it."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ NAMES = {
 }
 # Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
+# The protocol's E in each file, and seeds in its families of comparisons.
+LENGTHS = {"mlp": 6, "mlp_tuned": 6, "cnn": 6, "cnn_fitting": 6, "top_layer": 2, "full": 2}
+LENGTHS |= {"single_seed_glue": 2, "single_seed_mrpc_minilm": 2, "single_seed_mrpc_cnn": 6}
+SEEDS = 10
 SIGNIFICANCE, PRACTICAL = 0.05, 1.0
 
 
@@ -55,31 +60,39 @@ class Cell:
 
 
 def cells(file: str) -> list[Cell]:
-    """The cells of a file of records; none if there is no such file yet."""
+    """The cells of a file of records; none if there is no such file yet.
+
+    Raises:
+        ValueError: If two cells, or two methods of one, could not be told apart.
+    """
     path = FOLDER / f"{file}.jsonl"
-    found = [cell_of(section) for section in group_runs(read_results([path]))] if path.exists() else []
+    found = [cell_of(section, LENGTHS[file]) for section in group_runs(read_results([path]))] if path.exists() else []
+    if len({cell.name for cell in found}) < len(found):
+        raise ValueError(f"{path} must hold one setting of each task and noise rate.")
     order = list(TASKS)
     return sorted(found, key=lambda cell: (order.index(cell.task), cell.rate))
 
 
-def cell_of(section: Section) -> Cell:
+def cell_of(section: Section, length: int) -> Cell:
+    """The cell of a section; `length` is the protocol's E there."""
     config = section.groups[0].first["config"]
     rate = config.get("label_noise", 0.0)
     name = TASKS[config["task"]] + (f", {100 * rate:.0f} % noise" if rate else "")
-    return Cell(name, config["task"], rate, section.metric, {kind(group): group for group in section.groups})
+    groups = {kind(group, length): group for group in section.groups}
+    if len(groups) < len(section.groups):
+        raise ValueError(f"{section.title}: two methods have the same name among {list(groups)}.")
+    return Cell(name, config["task"], rate, section.metric, groups)
 
 
-def kind(group: Group) -> str:
-    """The key of a group in `NAMES`."""
+def kind(group: Group, length: int) -> str:
+    """The key of a group in `NAMES`; other E than the protocol's belong to the paper's Figure 2."""
     config = group.first["config"]
     method, name = config["method"], config["method"]["name"]
     if "untuned" in config:
         return f"{name}-tuned"
     if name == "temporal_ensemble" and method["consistency_weight"] != 1.0:
         return f"{name}-{method['consistency_weight']:g}"
-    # The protocol's E; the others belong to the paper's Figure 2.
-    planned = 6 if config["training"]["num_train_epochs"] >= 30 else 2
-    is_planned = name != "lstsd" or method["mini_generation_epochs"] == planned
+    is_planned = name != "lstsd" or method["mini_generation_epochs"] == length
     return name if is_planned else f"lstsd-E{method['mini_generation_epochs']}"
 
 
@@ -129,12 +142,24 @@ class Comparison:
 def compare(
     among: Iterable[Cell], first: str, second: str, values: Values = score, second_values: Values | None = None
 ) -> list[Comparison]:
-    """A family of comparisons: one method minus another in each cell that has both, corrected for their number."""
-    used = [cell for cell in among if {first, second} <= cell.groups.keys()]
+    """A family of comparisons: one method minus another in each cell, corrected for their number.
+
+    Cells in which one of them has not been run with all seeds yet are left out.
+    """
+    used = [
+        cell
+        for cell in among
+        if all(name in cell.groups and len(cell.groups[name].results) >= SEEDS for name in (first, second))
+    ]
     pairs = [(values(cell, cell.groups[first]), (second_values or values)(cell, cell.groups[second])) for cell in used]
     differences = [paired_difference(*pair) for pair in pairs]
-    adjusted = holm([difference.p_value for difference in differences])
+    adjusted = adjust(differences)
     return [
         Comparison(cell, mean_and_std([*a.values()]), mean_and_std([*b.values()]), difference, p_value)
         for cell, (a, b), difference, p_value in zip(used, pairs, differences, adjusted, strict=True)
     ]
+
+
+def adjust(differences: Iterable[PairedDifference]) -> list[float]:
+    """P-values adjusted for their number (Holm); equal differences, which cannot be tested, count as 1."""
+    return holm([1.0 if math.isnan(item.p_value) else item.p_value for item in differences])

@@ -6,9 +6,12 @@ python -m lstsd_hf.experiments collect runs/mlp results/mlp.jsonl
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 
-from analysis import cells
+from analysis import FOLDER, cells
+
+from lstsd_hf.experiments.records import read_results
 
 RATES = (0.2, 0.0, 0.4)
 TASKS = ("sst2", "mrpc", "cola")
@@ -17,7 +20,7 @@ MATCHED = "--temporal_ensemble.consistency_weight 6.4"
 MLP = "--model_name_or_path minilm --trainable_layers 0 --per_device_train_batch_size 32"
 CNN = "--model_name_or_path cnn --bf16 True --use_cpu True"
 SLICES = "runs/slices"
-CNN_RATES = (0.03, 0.1, 0.3, 1.0)
+CNN_RATES, FITTED_LOSS = (0.03, 0.1, 0.3, 1.0), 0.1
 
 
 def run(records: str, task: str, settings: str, methods: str, seeds: range, rate: float = 0.0) -> str:
@@ -58,13 +61,16 @@ def figure2() -> Iterator[str]:
 
 def a4() -> Iterator[str]:
     """At the learning rate and dropout that the searches of a1 found; these must be among the records."""
-    for cell in cells("mlp"):
-        if "vanilla-tuned" in cell.groups:
-            config = cell.groups["vanilla-tuned"].first["config"]
+    tuned = {(cell.rate, cell.task): cell.groups.get("vanilla-tuned") for cell in cells("mlp")}
+    for rate in RATES:
+        for task in TASKS:
+            if tuned.get((rate, task)) is None:
+                sys.exit(f"cells.py: a4 needs vanilla's search of a1 for {task}, noise {rate}, in results/mlp.jsonl.")
+            config = tuned[rate, task].first["config"]
             found = f"--num_train_epochs 30 --learning_rate {config['training']['learning_rate']:g}"
             found += f" --dropout {config['dropout']:g}" if "dropout" in config else ""
             methods = f"vanilla lstsd temporal_ensemble {MATCHED}"
-            yield run("mlp_tuned", cell.task, f"{MLP} {found}", methods, TEN, cell.rate)
+            yield run("mlp_tuned", task, f"{MLP} {found}", methods, TEN, rate)
 
 
 def a2() -> Iterator[str]:
@@ -80,11 +86,12 @@ def a2_rates() -> Iterator[str]:
 
 def a2_fitting() -> Iterator[str]:
     """At the smallest rate at which the CNN fits; a2_rates must be among the records."""
-    losses = {
-        cell.groups["vanilla"].first["config"]["training"]["learning_rate"]: cell.groups["vanilla"].first["last_epoch"]
-        for cell in cells("cnn_rates")
-    }
-    fitting = min((rate for rate, epoch in losses.items() if epoch["loss"] < 0.1), default=max(CNN_RATES))
+    path = FOLDER / "cnn_rates.jsonl"
+    results = [result for _, result in read_results([path])] if path.exists() else []
+    losses = {result["config"]["training"]["learning_rate"]: result["last_epoch"]["loss"] for result in results}
+    if set(losses) != set(CNN_RATES):
+        sys.exit(f"cells.py: a2_fitting needs the runs of a2_rates in {path}, found those of {sorted(losses)}.")
+    fitting = min((rate for rate, loss in losses.items() if loss < FITTED_LOSS), default=max(CNN_RATES))
     methods = f"vanilla lstsd label_smoothing temporal_ensemble {MATCHED}"
     for task in ("mrpc", "rte", "cola", "sst2"):
         yield run("cnn_fitting", task, f"{CNN} --learning_rate {fitting}", methods, FIVE)

@@ -5,13 +5,27 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis import FOLDER, MAJORITY, NAMES, TASKS, Cell, Comparison, Values, cells, compare, nll, ranking, score
+from analysis import (
+    FOLDER,
+    MAJORITY,
+    NAMES,
+    TASKS,
+    Cell,
+    Comparison,
+    Values,
+    adjust,
+    cells,
+    compare,
+    nll,
+    ranking,
+    score,
+)
 from figures import by_length, shared_seeds
 
 from lstsd_hf.experiments.published import BERT, CNN, published_score
 from lstsd_hf.experiments.published import TASKS as PUBLISHED_TASKS
 from lstsd_hf.experiments.report import shown_difference, shown_p_value, shown_spread
-from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
+from lstsd_hf.experiments.statistics import PairedDifference, mean_and_std, paired_difference
 
 TEMPORAL = "temporal_ensemble-6.4"
 NOT_RUN = "Not run yet."
@@ -45,8 +59,8 @@ def results_blocks() -> dict[str, str]:
         "stacked": family(tuned, "lstsd", "vanilla"),
         "stacked-temporal": family(tuned, "lstsd", TEMPORAL),
         "mlp-tuned": cell_tables(tuned),
-        "cnn": cell_tables(cells("cnn")),
-        "cnn-fitting": cell_tables(cells("cnn_fitting")),
+        "cnn": cell_tables_in_one_family(cells("cnn")),
+        "cnn-fitting": cell_tables_in_one_family(cells("cnn_fitting")),
         "searches": searches(),
         "single-seed-glue": single_seed_table(cells("single_seed_glue")),
         "single-seed-mrpc": single_seed_table(cells("single_seed_mrpc_minilm")),
@@ -59,56 +73,69 @@ def family(
     among: list[Cell], first: str, second: str, values: Values = score, second_values: Values | None = None
 ) -> str:
     """A line for each comparison of a family."""
-    is_nll = values is nll
-    digits = 3 if is_nll else 2
+    is_score, digits = values is score, 3 if values is nll else 2
     rows = [
         [
             item.cell.name,
             str(item.difference.count),
+            *([majority(item.cell)] if is_score else []),
             shown_spread(item.second, digits),
             shown_spread(item.first, digits),
             shown_difference(item.difference, item.difference.count, digits),
             shown_p_value(item.p_value),
-            *([] if is_nll else [item.verdict]),
+            *([item.verdict] if is_score else []),
         ]
         for item in compare(among, first, second, values, second_values)
     ]
-    header = [
-        "",
-        "n",
-        NAMES[second],
-        NAMES[first],
-        "difference [95 % CI]",
-        "p (Holm)",
-        *([] if is_nll else ["verdict"]),
-    ]
+    header = ["", "n", *(["majority"] if is_score else []), NAMES[second], NAMES[first], "difference [95 % CI]"]
+    header += ["p (Holm)", *(["verdict"] if is_score else [])]
     return table(header, rows) if rows else NOT_RUN
 
 
 def cell_tables(among: list[Cell]) -> str:
     """Every method of every cell."""
-    return "\n\n".join(f"### {title(cell)}\n\n{cell_table(cell)}" for cell in among) or NOT_RUN
+    return "\n\n".join(f"### {title(cell)}\n\n{cell_table(cell, differences_of(cell))}" for cell in among) or NOT_RUN
+
+
+def cell_tables_in_one_family(among: list[Cell]) -> str:
+    """The same, corrected for the number of methods in all cells together."""
+    differences = [differences_of(cell) for cell in among]
+    together = iter(adjust([difference for own in differences for difference, _ in own.values()]))
+    corrected = [{name: (item, next(together)) for name, (item, _) in own.items()} for own in differences]
+    pairs = zip(among, corrected, strict=True)
+    return "\n\n".join(f"### {title(cell)}\n\n{cell_table(cell, own)}" for cell, own in pairs) or NOT_RUN
+
+
+def differences_of(cell: Cell) -> dict[str, tuple[PairedDifference, float]]:
+    """Each method's difference to vanilla, and its p-value corrected for the number of methods in the cell."""
+    values = {name: score(cell, cell.groups[name]) for name in NAMES if name in cell.groups}
+    found = {name: paired_difference(own, values["vanilla"]) for name, own in values.items() if name != "vanilla"}
+    return dict(zip(found, zip(found.values(), adjust(found.values()), strict=True), strict=True))
 
 
 def title(cell: Cell) -> str:
     """Its name and the score of a constant answer."""
+    return f"{cell.name} (majority class: {majority(cell)})"
+
+
+def majority(cell: Cell) -> str:
+    """The score of always answering with the largest class."""
     count, size = MAJORITY.get(cell.task, (0, 1))
-    return f"{cell.name} (majority class: {100 * count / size:.2f})"
+    return f"{100 * count / size:.1f}"
 
 
-def cell_table(cell: Cell) -> str:
-    """A line for each method of a cell, with its difference to vanilla, corrected for the number of methods."""
+def cell_table(cell: Cell, differences: dict[str, tuple[PairedDifference, float]]) -> str:
+    """A line for each method of a cell."""
     names = [name for name in NAMES if name in cell.groups]
     values = {name: score(cell, cell.groups[name]) for name in names}
-    pairs = {name: paired_difference(values[name], values["vanilla"]) for name in names if name != "vanilla"}
-    adjusted = dict(zip(pairs, holm([pair.p_value for pair in pairs.values()]), strict=True))
     is_cnn = cell.groups["vanilla"].first["model"] == "cnn"
     rows = []
     for name in names:
         group = cell.groups[name]
         difference = ["–", "–"]
-        if name in pairs:
-            difference = [shown_difference(pairs[name], len(values[name])), shown_p_value(adjusted[name])]
+        if name in differences:
+            item, p_value = differences[name]
+            difference = [shown_difference(item, len(values[name])), shown_p_value(p_value)]
         paper = published_score("cnn", cell.task, name) if is_cnn else None
         rows.append(
             [
@@ -190,8 +217,18 @@ def searches() -> str:
             found = ", ".join(f"{name} {value:g}" for name, value in study["best"]["params"].items())
             scores = [f"{100 * value:.2f}" for value in (study["trials"][0]["score"], study["best"]["score"])]
             noise = f"{100 * study['config'].get('label_noise', 0):.0f} %"
-            rows.append([TASKS[study["task"]], noise, study["method"], str(study["budget"]), found, *scores])
-    header = ["task", "noise", "method", "trials", "found", "held-out score, untuned", "held-out score, found"]
+            task = [f"`{path.name.split('.')[0]}`", TASKS[study["task"]], noise]
+            rows.append([*task, study["method"], str(study["budget"]), found, *scores])
+    header = [
+        "records",
+        "task",
+        "noise",
+        "method",
+        "trials",
+        "found",
+        "held-out score, untuned",
+        "held-out score, found",
+    ]
     return table(header, rows) if rows else NOT_RUN
 
 

@@ -391,7 +391,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(tmp_path, changes, m
 def test_the_same_run_twice_is_refused(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.7)
     fake_run(tmp_path, "vanilla", 1, 0.9)
-    with pytest.raises(InputError, match=r"are the same run with seed 1\. Move one of them elsewhere"):
+    with pytest.raises(InputError, match=r"hold the same run \(.*\) with seed 1\. Move one of them elsewhere"):
         group_runs(read_results([tmp_path]))
 
 

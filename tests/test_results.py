@@ -1,5 +1,6 @@
 """The pages with measured numbers are up to date with the records, and the numbers are right."""
 
+import importlib
 import json
 import re
 import shlex
@@ -15,8 +16,6 @@ from scipy import stats
 import run_glue
 
 ROOT = Path(__file__).parent.parent
-TASKS = {"SST-2 (5,000 rows)": ("sst2", "eval_accuracy"), "MRPC": ("mrpc", "eval_accuracy")}
-TASKS["CoLA"] = ("cola", "eval_matthews_correlation")
 
 
 def render(root, *arguments):
@@ -70,44 +69,82 @@ def test_a_number_written_by_hand_is_found(copy):
     assert "results.md" in render(copy, "--check").stderr
 
 
-def test_the_primary_comparisons_from_the_records_alone():
-    """Means, differences, intervals and Holm's p-values, computed without the package."""
-    rows, p_values = block("primary"), []
-    for row in rows:
-        name, _, noise = row[0].partition(", ") if "rows" not in row[0] else row[0].partition("), ")
-        task, metric = TASKS[name + (")" if "rows" in row[0] and noise else "")]
-        rate = float(noise.split(" ")[0]) / 100 if noise else None
-        scores = {"vanilla": {}, "lstsd": {}}
-        for line in records():
-            config = line["config"]
-            method = config["method"]
-            is_paper = method["name"] != "lstsd" or method["mini_generation_epochs"] == 6
-            if (line["task"], config.get("label_noise"), is_paper, "untuned" in config) == (task, rate, True, False):
-                scores.setdefault(line["method"], {})[line["seed"]] = 100 * line["last_epoch"][metric]
-        seeds = sorted(scores["vanilla"].keys() & scores["lstsd"].keys())
-        plain, taught = (np.array([scores[method][seed] for seed in seeds]) for method in ("vanilla", "lstsd"))
-        low, high = stats.t.interval(0.95, len(seeds) - 1, (taught - plain).mean(), stats.sem(taught - plain))
-        p_values.append(stats.ttest_rel(taught, plain).pvalue)
-        assert row[1] == str(len(seeds))
-        assert row[3] == f"{taught.mean():.2f} ± {taught.std(ddof=1):.2f}"
-        assert row[4] == f"{(taught - plain).mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+def is_plain(config):
+    """Not searched, and LSTSD with the protocol's E."""
+    return "untuned" not in config and config["method"].get("mini_generation_epochs", 6) == 6
+
+
+def score_of(line):
+    metric = "eval_matthews_correlation" if line["task"] == "cola" else "eval_accuracy"
+    return 100 * line["last_epoch"][metric]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "values"),
+    [
+        ("primary", ("lstsd", False), ("vanilla", False), (score_of, score_of)),
+        ("against-tuned", ("lstsd", False), ("vanilla", True), (score_of, score_of)),
+        (
+            "memory-against-model",
+            ("lstsd", False),
+            ("vanilla", False),
+            [lambda line, key=key: 100 * line["label_errors"][key]["roc_auc"] for key in ("memory", "model")],
+        ),
+    ],
+)
+def test_families_of_comparisons_from_the_records_alone(name, first, second, values):
+    """Means, differences, intervals, Holm's p-values and verdicts, computed without the package."""
+    cells, p_values, expected = {}, [], []
+    for line in records():
+        config, method = line["config"], line["method"]
+        for (wanted, is_searched), value in zip((first, second), values, strict=True):
+            is_method = (
+                method == wanted and (is_searched == ("untuned" in config)) and (is_searched or is_plain(config))
+            )
+            if is_method and (name != "memory-against-model" or "label_noise" in config):
+                cell = cells.setdefault((line["task"], config.get("label_noise", 0)), {})
+                cell.setdefault((wanted, is_searched), {})[line["seed"]] = value(line)
+    cells = {key: cell for key, cell in cells.items() if [len(found) for found in cell.values()] == [10, 10]}
+    for key in sorted(cells, key=lambda key: (["sst2", "mrpc", "cola"].index(key[0]), key[1])):
+        a, b = (np.array([cells[key][method][seed] for seed in range(1, 11)]) for method in (first, second))
+        low, high = stats.t.interval(0.95, 9, (a - b).mean(), stats.sem(a - b))
+        p_values.append(stats.ttest_rel(a, b).pvalue)
+        expected.append(
+            [
+                f"{b.mean():.2f} ± {b.std(ddof=1):.2f}",
+                f"{a.mean():.2f} ± {a.std(ddof=1):.2f}",
+                f"{round((a - b).mean(), 2) + 0.0:+.2f} [{low:+.2f}, {high:+.2f}]",
+            ]
+        )
     order = np.argsort(p_values)
-    steps = np.array(p_values)[order] * (len(rows) - np.arange(len(rows)))
+    steps = np.array(p_values)[order] * (len(p_values) - np.arange(len(p_values)))
     adjusted = dict(zip(order, np.minimum(1, np.maximum.accumulate(steps)), strict=True))
-    for index, row in enumerate(rows):
-        assert row[5] == ("<0.001" if adjusted[index] < 0.001 else f"{adjusted[index]:.3f}")
-        is_shown = adjusted[index] < 0.05
-        assert row[6].split(",")[0] == (("gain" if row[4][0] == "+" else "loss") if is_shown else "no difference shown")
+    rows = block(name)
+    assert len(rows) == len(expected) > 0
+    for index, (row, numbers) in enumerate(zip(rows, expected, strict=True)):
+        has_verdict = name != "memory-against-model"
+        start = 3 if has_verdict else 2
+        assert row[start : start + 3] == numbers
+        assert row[start + 3] == ("<0.001" if adjusted[index] < 0.001 else f"{adjusted[index]:.3f}")
+        if has_verdict:
+            sign = "gain" if numbers[2][0] == "+" else "loss"
+            assert row[7].split(",")[0] == (sign if adjusted[index] < 0.05 else "no difference shown")
 
 
-def test_every_command_of_the_protocol_parses():
-    command = [sys.executable, str(ROOT / "results" / "cells.py")]
-    names = re.search(r"\{(.*?)\}", subprocess.run([*command, "--help"], capture_output=True, text=True).stdout)[1]
-    printed = subprocess.run([*command, *names.split(",")], capture_output=True, text=True).stdout.splitlines()
-    assert {"--output_dir runs/mlp ", "--output_dir runs/cnn "} <= set(
-        re.findall(r"--output_dir runs/\w+ ", " ".join(printed))
-    )
-    for line in printed:
-        python, program, *arguments = shlex.split(line)
-        assert (python, program) == ("python", "run_glue.py")
-        run_glue.parse(arguments)
+def test_every_command_of_the_protocol_parses(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "results"))
+    found = importlib.import_module("cells").CELLS
+    assert {"a1", "a2", "a3", "b1", "b2", "defaults", "figure2"} < set(found)
+    for name, cell in found.items():
+        try:
+            commands = list(cell())
+        except SystemExit as stop:
+            # Cells that start from what others found.
+            assert name in ("a4", "a2_fitting")
+            assert f"cells.py: {name} needs" in str(stop)
+            continue
+        assert commands
+        for command in commands:
+            python, program, *arguments = shlex.split(command)
+            assert (python, program) == ("python", "run_glue.py")
+            run_glue.parse(arguments)

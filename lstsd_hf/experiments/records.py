@@ -20,6 +20,8 @@ _KEPT += ("distilled_steps", "coverage", "seconds", "seconds_per_epoch", "label_
 def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     """Every finished run in folders of runs and files of records, with its folder or file.
 
+    Training arguments that have their defaults are left out of their configs, as in records.
+
     Args:
         sources: Folders, searched for `results.json`, and files written by `collect`.
 
@@ -31,7 +33,9 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
         if source.is_file():
             runs = [(source, _expanded(json.loads(line))) for line in source.read_text().splitlines()]
         else:
-            runs = [(path.parent, json.loads(path.read_text())) for path in sorted(source.rglob(RESULTS_NAME))]
+            paths = sorted(source.rglob(RESULTS_NAME))
+            runs = [(path.parent, json.loads(path.read_text())) for path in paths]
+            runs = [(place, {**result, "config": _without_defaults(result["config"])}) for place, result in runs]
         for place, result in runs:
             if result["schema_version"] != SCHEMA_VERSION:
                 path = place if place.is_file() else place / RESULTS_NAME
@@ -74,9 +78,8 @@ def collect(runs: Path, output: Path) -> int:
 
 
 def record(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run, from its `results.json`."""
+    """The record of a run, from its result as read by `read_results`."""
     kept = {name: result[name] for name in _KEPT}
-    kept["config"] = _without_defaults(result["config"])
     kept["last_epoch"] = {
         name: value for name, value in result["last_epoch"].items() if not name.endswith(("_runtime", "_per_second"))
     }
@@ -86,12 +89,12 @@ def record(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config without training arguments that have their defaults; the length always stays."""
+    """A run's config without training arguments that have their defaults, but with length and learning rate."""
     defaults = json.loads(json.dumps(TrainingArguments(output_dir="unused").to_dict(), default=str))
     training = {
         name: value
         for name, value in config["training"].items()
-        if name == "num_train_epochs" or name not in defaults or value != defaults[name]
+        if name in ("num_train_epochs", "learning_rate") or name not in defaults or value != defaults[name]
     }
     return {**config, "training": training}
 

@@ -173,8 +173,8 @@ def _group(label: str, members: list[tuple[Path, dict[str, Any]]]) -> Group:
     for folder, result in members:
         if result["seed"] in seeds:
             raise InputError(
-                f"Runs that are averaged must differ in the seed, but {seeds[result['seed']]} and {folder} are the "
-                f"same run with seed {result['seed']}. Move one of them elsewhere."
+                f"Runs that are averaged must differ in the seed, but {seeds[result['seed']]} and {folder} hold the "
+                f"same run ({result['config_hash']}) with seed {result['seed']}. Move one of them elsewhere."
             )
         seeds[result["seed"]] = folder
     return Group(label, {result["seed"]: result for _, result in members}, seeds)
