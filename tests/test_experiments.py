@@ -267,7 +267,7 @@ def fake_run(folder, method, seed, accuracy, **changes):
     epoch = {"epoch": 1.0, "eval_loss": 0.5, "eval_accuracy": accuracy, "eval_nll": 0.5, "eval_ece": 0.1}
     result = {
         "schema_version": 3,
-        "config_hash": f"{method}-{options}",
+        "config_hash": f"{method}-{options}-{changes.get('more')}",
         "task": "rte",
         "method": method,
         "model": "cnn",
@@ -280,6 +280,7 @@ def fake_run(folder, method, seed, accuracy, **changes):
             "model": "cnn",
             "method": {"name": method, **options},
             "training": {"num_train_epochs": 50.0, "max_steps": -1, "learning_rate": changes.pop("lr", 0.1)},
+            **changes.pop("more", {}),
         },
         "epochs": [epoch],
         "last_epoch": epoch,
@@ -352,6 +353,26 @@ def test_collected_runs_make_the_same_report_and_are_never_dropped(tmp_path, cap
     assert collect(runs, records) == 6
     again = [json.loads(line) for line in records.read_text().splitlines()]
     assert [line["last_epoch"]["eval_accuracy"] for line in again] == [0.73, 0.74, 0.82, 0.71, 0.9, 0.8]
+
+
+def test_searched_runs_and_runs_from_folders_and_files_stand_together(tmp_path):
+    """A default learning rate, here that of a searched run, must survive; so must the setting of the others."""
+    for part, seed in (("kept", 1), ("fresh", 2)):
+        (tmp_path / part).mkdir()
+        fake_run(tmp_path / part, "vanilla", seed, 0.7, lr=2e-4)
+        fake_run(
+            *(tmp_path / part, "vanilla", seed, 0.8),
+            lr=5e-5,
+            more={"untuned": {"learning_rate": 2e-4, "dropout": None}, "dropout": 0.3},
+        )
+    collect(tmp_path / "kept", tmp_path / "kept.jsonl")
+    (section,) = group_runs(read_results([tmp_path / "kept.jsonl", tmp_path / "fresh"]))
+    assert [(group.label, sorted(group.results)) for group in section.groups] == [
+        ("vanilla", [1, 2]),
+        ("vanilla (searched=True, learning_rate=5e-05, dropout=0.3)", [1, 2]),
+    ]
+    with pytest.raises(InputError, match=r"kept\.jsonl and .*kept.* hold the same run \(vanilla-.*\) with seed 1"):
+        group_runs(read_results([tmp_path / "kept.jsonl", tmp_path / "kept"]))
 
 
 def test_collected_to_another_kind_of_file(tmp_path):

@@ -131,20 +131,45 @@ def test_families_of_comparisons_from_the_records_alone(name, first, second, val
             assert row[7].split(",")[0] == (sign if adjusted[index] < 0.05 else "no difference shown")
 
 
-def test_every_command_of_the_protocol_parses(monkeypatch):
+@pytest.fixture
+def cells(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "results"))
-    found = importlib.import_module("cells").CELLS
-    assert {"a1", "a2", "a3", "b1", "b2", "defaults", "figure2"} < set(found)
-    for name, cell in found.items():
+    return importlib.import_module("cells")
+
+
+def test_every_command_of_the_protocol_parses(cells):
+    assert {"a1", "a2", "a3", "b1", "b2", "defaults", "figure2"} < set(cells.CELLS)
+    refused = {}
+    for name, cell in cells.CELLS.items():
         try:
             commands = list(cell())
         except SystemExit as stop:
-            # Cells that start from what others found.
-            assert name in ("a4", "a2_fitting")
-            assert f"cells.py: {name} needs" in str(stop)
+            refused[name] = str(stop)
             continue
         assert commands
         for command in commands:
             python, program, *arguments = shlex.split(command)
             assert (python, program) == ("python", "run_glue.py")
             run_glue.parse(arguments)
+    # Cells that start from what others found.
+    assert set(refused) <= {"a4", "a2_fitting"}
+    assert all(f"cells.py: {name} needs" in message for name, message in refused.items())
+
+
+@pytest.mark.parametrize(("losses", "rate"), [((0.5, 0.2, 0.09, 0.01), "0.3"), ((0.5, 0.4, 0.3, 0.2), "1.0")])
+def test_the_smallest_rate_at_which_the_cnn_fits(cells, tmp_path, monkeypatch, losses, rate):
+    monkeypatch.setattr(cells, "FOLDER", tmp_path)
+    lines = [
+        {"schema_version": 3, "config": {"training": {"learning_rate": rate}}, "last_epoch": {"loss": loss}}
+        for rate, loss in zip((0.03, 0.1, 0.3, 1.0), losses, strict=True)
+    ]
+    path = tmp_path / "cnn_rates.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    with pytest.raises(
+        SystemExit, match=r"a2_fitting needs the runs of a2_rates in .*found those of \[0.03, 0.1, 0.3\]"
+    ):
+        list(cells.a2_fitting())
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    commands = list(cells.a2_fitting())
+    assert len(commands) == 4
+    assert all(f"--learning_rate {rate} " in command for command in commands)
