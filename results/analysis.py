@@ -163,3 +163,35 @@ def compare(
 def adjust(differences: Iterable[PairedDifference]) -> list[float]:
     """P-values adjusted for their number (Holm); equal differences, which cannot be tested, count as 1."""
     return holm([1.0 if math.isnan(item.p_value) else item.p_value for item in differences])
+
+
+# ---- Defaults ----
+
+# E by the number of epochs.
+LENGTH_RULES: dict[str, Callable[[float], int]] = {
+    "1": lambda epochs: 1,
+    "2": lambda epochs: 2,
+    "a sixth of the epochs, up to 3": lambda epochs: min(3, round(epochs / 6)),
+    "a third of the epochs, up to 6": lambda epochs: min(6, round(epochs / 3)),
+}
+Default = tuple[float, float, str]
+PRESENT_DEFAULT: Default = (1.0, 1.0, "a third of the epochs, up to 6")
+
+
+def default_scores() -> dict[Default, dict[tuple, float]]:
+    """Held-out scores of each candidate (λS, λL, rule for E), by cell and seed; complete candidates only."""
+    path, scores = FOLDER / "defaults.jsonl", {}
+    for section in group_runs(read_results([path])) if path.exists() else []:
+        for group in section.groups:
+            config = group.first["config"]
+            method, epochs = config["method"], config["training"]["num_train_epochs"]
+            if method["name"] != "lstsd":
+                continue
+            for rule, length in LENGTH_RULES.items():
+                if method["mini_generation_epochs"] == length(epochs):
+                    found = scores.setdefault((method["lambda_short"], method["lambda_long"], rule), {})
+                    cell = epochs, config["task"], config.get("label_noise", 0.0)
+                    values = group.scores(f"eval_{section.metric}")
+                    found |= {(*cell, seed): 100 * value for seed, value in values.items()}
+    complete = max(map(len, scores.values()), default=0)
+    return {candidate: found for candidate, found in scores.items() if len(found) == complete}

@@ -61,6 +61,7 @@ def results_blocks() -> dict[str, str]:
         "mlp-tuned": cell_tables(tuned),
         "cnn": cell_tables_in_one_family(cells("cnn")),
         "cnn-fitting": cell_tables_in_one_family(cells("cnn_fitting")),
+        "defaults": defaults(),
         "searches": searches(),
         "single-seed-glue": single_seed_table(cells("single_seed_glue")),
         "single-seed-mrpc": single_seed_table(cells("single_seed_mrpc_minilm")),
@@ -230,6 +231,27 @@ def searches() -> str:
         "held-out score, found",
     ]
     return table(header, rows) if rows else NOT_RUN
+
+
+def defaults() -> str:
+    """The candidates for LSTSD's defaults, the best first."""
+    scores = default_scores()
+    if PRESENT_DEFAULT not in scores:
+        return NOT_RUN
+    ordered = sorted(scores, key=lambda candidate: -sum(scores[candidate].values()))
+    others = [candidate for candidate in ordered if candidate != PRESENT_DEFAULT]
+    differences = [paired_difference(scores[candidate], scores[PRESENT_DEFAULT]) for candidate in others]
+    tested = dict(zip(others, zip(differences, adjust(differences), strict=True), strict=True))
+    rows = []
+    for candidate in ordered:
+        short, long, rule = candidate
+        values = list(scores[candidate].values())
+        compared = ["–", "–"]
+        if candidate in tested:
+            difference, p_value = tested[candidate]
+            compared = [shown_difference(difference, len(values)), shown_p_value(p_value)]
+        rows.append([f"{short:g}", f"{long:g}", rule, str(len(values)), f"{sum(values) / len(values):.2f}", *compared])
+    return table(["λS", "λL", "E", "n", "mean held-out score", "− earlier defaults [95 % CI]", "p (Holm)"], rows)
 
 
 def single_seed_table(among: list[Cell]) -> str:
