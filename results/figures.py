@@ -129,7 +129,7 @@ def drawn(panels: list[Panel], x_label: str, y_note: str) -> Figure:
     for ax, (title, lines) in zip(axes[0], panels, strict=True):
         for name, x, means, deviations in lines:
             color, style = STYLES[name]
-            marker = "o" if len(x) < 15 and len(x) > 2 else None
+            marker = "o" if len(x) < 15 else None
             ax.plot(x, means, style, color=color, label=NAMES[name], marker=marker, markersize=3, linewidth=1.4)
             low, high = np.array(means) - deviations, np.array(means) + deviations
             ax.fill_between(x, low, high, color=color, alpha=0.1, linewidth=0)
@@ -138,6 +138,8 @@ def drawn(panels: list[Panel], x_label: str, y_note: str) -> Figure:
         ax.set_xlabel(x_label, fontsize=8)
         ax.set_ylabel(f"{unit}{', ' if y_note else ''}{y_note}", fontsize=8)
         ax.tick_params(labelsize=7)
+        if len(lines[0][1]) < 15:
+            ax.set_xticks(lines[0][1])
         ax.grid(alpha=0.3)
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=min(6, len(handles)))
