@@ -360,13 +360,24 @@ def extremes(family: Sequence[Comparison], digits: int) -> str:
 
 
 def paper_table() -> str:
-    """The paper's figures for BERT-base and its CNN."""
+    """The paper's figures for BERT-base and its CNN, and ours where we have any."""
     rows = [
-        [f"{kind}, {NAMES[method]}", *[f"{value:.2f}" for value in published[method]]]
+        [f"{kind}, {NAMES[method]}: the paper", *[f"{value:.2f}" for value in published[method]]]
         for kind, published in (("BERT-base", BERT), ("CNN", CNN))
         for method in ("vanilla", "lstsd")
     ]
-    return table(["the paper's figures", *[TASKS[task].split(" (")[0] for task in PUBLISHED_TASKS]], rows)
+    ours = {cell.task: cell for cell in cells("cnn")}
+    for method in ("vanilla", "lstsd"):
+        values = [
+            list(score(ours[task], ours[task].groups[method]).values())
+            if task in ours and method in ours[task].groups
+            else []
+            for task in PUBLISHED_TASKS
+        ]
+        if any(values):
+            shown = [f"{shown_spread(mean_and_std(own), 2)} (n={len(own)})" if own else "–" for own in values]
+            rows.append([f"CNN, {NAMES[method]}: ours", *shown])
+    return table(["", *[TASKS[task].split(" (")[0] for task in PUBLISHED_TASKS]], rows)
 
 
 def read(name: str) -> Any:
