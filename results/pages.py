@@ -67,6 +67,8 @@ def results_blocks() -> dict[str, str]:
         "mlp-tuned": cell_tables(tuned),
         "cnn": cell_tables_in_one_family(cells("cnn")),
         "cnn-fitting": cell_tables_in_one_family(cells("cnn_fitting")),
+        "top-layer": cell_tables(cells("top_layer")),
+        "full": cell_tables(cells("full")),
         "defaults": defaults(),
         "searches": searches(),
         "single-seed-glue": single_seed_table(cells("single_seed_glue")),
@@ -280,7 +282,7 @@ def single_seed_table(among: list[Cell]) -> str:
 def cell_costs() -> str:
     """What the runs cost."""
     rows = []
-    for file in ("mlp", "mlp_tuned", "cnn", "cnn_fitting"):
+    for file in ("mlp", "mlp_tuned", "cnn", "cnn_fitting", "top_layer", "full"):
         for cell in cells(file):
             seconds = [result["seconds"] for group in cell.groups.values() for result in group.results.values()]
             mean = f"{sum(seconds) / len(seconds):.0f}"
