@@ -171,5 +171,5 @@ def test_the_smallest_rate_at_which_the_cnn_fits(cells, tmp_path, monkeypatch, l
         list(cells.a2_fitting())
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     commands = list(cells.a2_fitting())
-    assert len(commands) == 4
+    assert len(commands) == 8
     assert all(f"--learning_rate {rate} " in command for command in commands)
