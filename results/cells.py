@@ -81,7 +81,8 @@ def a2() -> Iterator[str]:
 
 def a2_rates() -> Iterator[str]:
     for rate in CNN_RATES:
-        yield run("cnn_rates", "mrpc", f"{CNN} --learning_rate {rate}", "vanilla", range(1, 2))
+        # A single run goes to the very folder that is named.
+        yield run(f"cnn_rates/{rate}", "mrpc", f"{CNN} --learning_rate {rate} --resume", "vanilla", range(1, 2))
 
 
 def a2_fitting() -> Iterator[str]:
