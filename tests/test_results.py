@@ -139,7 +139,7 @@ def cells(monkeypatch):
 
 def test_every_command_of_the_protocol_parses(cells):
     assert {"a1", "a2", "a3", "b1", "b2", "defaults", "figure2"} < set(cells.CELLS)
-    refused = {}
+    refused, single = {}, []
     for name, cell in cells.CELLS.items():
         try:
             commands = list(cell())
@@ -150,7 +150,12 @@ def test_every_command_of_the_protocol_parses(cells):
         for command in commands:
             python, program, *arguments = shlex.split(command)
             assert (python, program) == ("python", "run_glue.py")
-            run_glue.parse(arguments)
+            parsed = run_glue.parse(arguments)
+            if len(parsed.seeds) * len(parsed.teachers) == 1:
+                # It goes to the very folder that is named, which can hold no other run.
+                assert parsed.run.resume
+                single.append(parsed.output_dir)
+    assert len(single) == len(set(single)) == 4
     # Cells that start from what others found.
     assert set(refused) <= {"a4", "a2_fitting"}
     assert all(f"cells.py: {name} needs" in message for name, message in refused.items())
