@@ -1,5 +1,6 @@
 """A convolutional text classifier with max-over-time pooling."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -105,30 +106,37 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         # A batch has far fewer distinct words than positions: each is multiplied with the filters once.
         distinct, positions = torch.unique(words, return_inverse=True)
         vectors = self.embedding(distinct)
-        features = []
-        for convolution in self.convolutions:
-            maps = torch.relu(_convolve(convolution, vectors, positions)[:, : input_ids.size(1)])
-            features.append(maps.masked_fill(~is_word.unsqueeze(-1), 0.0).amax(dim=1))
+        features = [
+            _max_over_time(convolution, vectors, positions, is_word).relu() for convolution in self.convolutions
+        ]
         logits = self.classifier(self.dropout(torch.cat(features, dim=-1)))
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def _convolve(convolution: nn.Conv1d, vectors: Tensor, positions: Tensor) -> Tensor:
-    """The convolution over texts whose words are rows of a table.
+def _max_over_time(convolution: nn.Conv1d, vectors: Tensor, positions: Tensor, is_word: Tensor) -> Tensor:
+    """The largest response of each filter over the windows of a text whose words are rows of a table.
 
     Args:
         convolution: Without padding or stride.
         vectors: Word vectors `(num_words, embedding_size)`.
-        positions: Rows of it `(batch_size, sequence_length)`.
+        positions: Rows of it `(batch_size, padded_length)`.
+        is_word: Which windows count, bool `(batch_size, sequence_length)`; at least one of each text.
 
     Returns:
-        Feature maps `(batch_size, sequence_length - width + 1, num_filters)`.
+        Responses `(batch_size, num_filters)`.
     """
     num_filters, _, width = convolution.weight.shape
     # What a word adds to a window in whose first, second, ... place it stands: (num_words * width, num_filters).
     products = nn.functional.linear(vectors, convolution.weight.permute(2, 0, 1).flatten(0, 1))
-    products = products.reshape(-1, num_filters).to(convolution.bias.dtype)  # out of autocast: sums in full precision
-    windows = positions.unfold(1, width, 1) * width + torch.arange(width, device=positions.device)
-    sums = nn.functional.embedding_bag(windows.flatten(0, 1), products, mode="sum")
-    return sums.view(*windows.shape[:2], num_filters) + convolution.bias
+    products = products.reshape(-1, num_filters)
+    windows = positions.unfold(1, width, 1)[:, : is_word.size(1)] * width + torch.arange(width, device=positions.device)
+    with torch.no_grad():
+        # Out of autocast, so that sums have the precision of the weights.
+        rounded = products.to(convolution.bias.dtype)
+        maps = nn.functional.embedding_bag(windows.flatten(0, 1), rounded, mode="sum").view(*is_word.shape, num_filters)
+        winners = maps.masked_fill_(~is_word.unsqueeze(-1), -math.inf).max(dim=1).indices
+    # Only the winning windows have a gradient: it is much cheaper through them than through all the maps.
+    rows = windows.gather(1, winners.unsqueeze(-1).expand(-1, -1, width)).permute(2, 0, 1)
+    parts = products.gather(0, rows.flatten(0, 1)).view(rows.shape)
+    return parts.to(convolution.bias.dtype).sum(dim=0) + convolution.bias
