@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The runs behind README's results table: GLUE's TSV files in $GLUE_DIR, the encoder that travels on PyPI.
+# The full fine-tuning with one seed in docs/results.md: GLUE's TSV files in $GLUE_DIR, the encoder that travels on PyPI.
 # On 2 CPU cores about 20 minutes a run on RTE and MRPC, 13 on SST-2's first 5,000 rows and CoLA. Interrupted: run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."

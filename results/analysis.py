@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lstsd_hf.experiments.records import read_results
-from lstsd_hf.experiments.report import Group, Section, group_runs
+from lstsd_hf.experiments.report import Group, Section, group_runs, percent
 from lstsd_hf.experiments.statistics import PairedDifference, holm, mean_and_std, paired_difference
 
 FOLDER = Path(__file__).resolve().parent
@@ -32,7 +32,7 @@ NAMES = {
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
 # The protocol's E in each file, and seeds in its families of comparisons.
 LENGTHS = {"mlp": 6, "mlp_tuned": 6, "cnn": 6, "cnn_fitting": 6, "top_layer": 2, "full": 2}
-LENGTHS |= {"single_seed_glue": 2, "single_seed_mrpc_minilm": 2, "single_seed_mrpc_cnn": 6}
+LENGTHS |= {"single_seed_glue": 2, "single_seed_mrpc_minilm": 2, "single_seed_mrpc_cnn": 6, "timing_mrpc_minilm": 1}
 SEEDS = 10
 SIGNIFICANCE, PRACTICAL = 0.05, 1.0
 
@@ -96,6 +96,18 @@ def kind(group: Group, length: int) -> str:
     return name if is_planned else f"lstsd-E{method['mini_generation_epochs']}"
 
 
+def by_length(cell: Cell) -> dict[int, Group]:
+    """LSTSD's groups by E."""
+    groups = [group for name, group in cell.groups.items() if name == "lstsd" or name.startswith("lstsd-E")]
+    by = {group.first["config"]["method"]["mini_generation_epochs"]: group for group in groups}
+    return dict(sorted(by.items()))
+
+
+def shared_seeds(groups: dict[int, Group]) -> list[int]:
+    """The seeds that all groups have."""
+    return sorted(set.intersection(*[set(group.results) for group in groups.values()]))
+
+
 # ---- Comparisons ----
 
 Values = Callable[[Cell, Group], dict[int, float]]
@@ -103,7 +115,7 @@ Values = Callable[[Cell, Group], dict[int, float]]
 
 def score(cell: Cell, group: Group) -> dict[int, float]:
     """The headline metric by seed, in percent."""
-    return {seed: 100 * value for seed, value in group.scores(f"eval_{cell.metric}").items()}
+    return percent(group.scores(f"eval_{cell.metric}"))
 
 
 def nll(cell: Cell, group: Group) -> dict[int, float]:
@@ -191,7 +203,7 @@ def default_scores() -> dict[Default, dict[tuple, float]]:
                 if method["mini_generation_epochs"] == length(epochs):
                     found = scores.setdefault((method["lambda_short"], method["lambda_long"], rule), {})
                     cell = epochs, config["task"], config.get("label_noise", 0.0)
-                    values = group.scores(f"eval_{section.metric}")
-                    found |= {(*cell, seed): 100 * value for seed, value in values.items()}
+                    values = percent(group.scores(f"eval_{section.metric}"))
+                    found |= {(*cell, seed): value for seed, value in values.items()}
     complete = max(map(len, scores.values()), default=0)
     return {candidate: found for candidate, found in scores.items() if len(found) == complete}

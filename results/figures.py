@@ -8,11 +8,9 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from analysis import NAMES, Cell, cells, score
+from analysis import NAMES, by_length, cells, score, shared_seeds
 from matplotlib.figure import Figure
 from PIL import Image
-
-from lstsd_hf.experiments.report import Group
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "figures"
 STYLES = {
@@ -69,18 +67,6 @@ def length_panels() -> list[Panel]:
             lines.append(("vanilla", ends, *spreads([plain, plain])))
         panels.append((cell.name, lines))
     return panels
-
-
-def by_length(cell: Cell) -> dict[int, Group]:
-    """LSTSD's groups by E."""
-    groups = [group for name, group in cell.groups.items() if name == "lstsd" or name.startswith("lstsd-E")]
-    by = {group.first["config"]["method"]["mini_generation_epochs"]: group for group in groups}
-    return dict(sorted(by.items()))
-
-
-def shared_seeds(groups: dict[int, Group]) -> list[int]:
-    """The seeds that all groups have."""
-    return sorted(set.intersection(*[set(group.results) for group in groups.values()]))
 
 
 def spreads(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

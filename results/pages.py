@@ -16,14 +16,15 @@ from analysis import (
     Comparison,
     Values,
     adjust,
+    by_length,
     cells,
     compare,
     default_scores,
     nll,
     ranking,
     score,
+    shared_seeds,
 )
-from figures import by_length, shared_seeds
 
 from lstsd_hf.experiments.published import BERT, CNN, published_score
 from lstsd_hf.experiments.published import TASKS as PUBLISHED_TASKS
@@ -32,6 +33,8 @@ from lstsd_hf.experiments.statistics import PairedDifference, mean_and_std, pair
 
 TEMPORAL = "temporal_ensemble-6.4"
 NOT_RUN = "Not run yet."
+# By method: its difference to vanilla and the adjusted p-value.
+Tested = dict[str, tuple[PairedDifference, float]]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -105,24 +108,32 @@ def family(
 
 
 def cell_tables(among: list[Cell]) -> str:
-    """Every method of every cell."""
-    return "\n\n".join(f"### {title(cell)}\n\n{cell_table(cell, differences_of(cell))}" for cell in among) or NOT_RUN
+    """Every method of every cell, corrected for the number of methods in the cell."""
+    return cell_sections((cell, adjusted_in_one_family([cell])[0]) for cell in among)
 
 
 def cell_tables_in_one_family(among: list[Cell]) -> str:
     """The same, corrected for the number of methods in all cells together."""
-    differences = [differences_of(cell) for cell in among]
-    together = iter(adjust([difference for own in differences for difference, _ in own.values()]))
-    corrected = [{name: (item, next(together)) for name, (item, _) in own.items()} for own in differences]
-    pairs = zip(among, corrected, strict=True)
-    return "\n\n".join(f"### {title(cell)}\n\n{cell_table(cell, own)}" for cell, own in pairs) or NOT_RUN
+    return cell_sections(zip(among, adjusted_in_one_family(among), strict=True))
 
 
-def differences_of(cell: Cell) -> dict[str, tuple[PairedDifference, float]]:
-    """Each method's difference to vanilla, and its p-value corrected for the number of methods in the cell."""
-    values = {name: score(cell, cell.groups[name]) for name in NAMES if name in cell.groups}
-    found = {name: paired_difference(own, values["vanilla"]) for name, own in values.items() if name != "vanilla"}
-    return dict(zip(found, zip(found.values(), adjust(found.values()), strict=True), strict=True))
+def cell_sections(tested: Iterable[tuple[Cell, Tested]]) -> str:
+    """A table for each cell."""
+    return "\n\n".join(f"### {title(cell)}\n\n{cell_table(cell, own)}" for cell, own in tested) or NOT_RUN
+
+
+def adjusted_in_one_family(among: Sequence[Cell]) -> list[Tested]:
+    """Each method's difference to vanilla in each cell, with p-values corrected for the number of all of them."""
+    found = [
+        {
+            name: paired_difference(score(cell, cell.groups[name]), score(cell, cell.groups["vanilla"]))
+            for name in NAMES
+            if name in cell.groups and name != "vanilla"
+        }
+        for cell in among
+    ]
+    p_values = iter(adjust([difference for own in found for difference in own.values()]))
+    return [{name: (difference, next(p_values)) for name, difference in own.items()} for own in found]
 
 
 def title(cell: Cell) -> str:
@@ -136,7 +147,7 @@ def majority(cell: Cell) -> str:
     return f"{100 * count / size:.1f}"
 
 
-def cell_table(cell: Cell, differences: dict[str, tuple[PairedDifference, float]]) -> str:
+def cell_table(cell: Cell, differences: Tested) -> str:
     """A line for each method of a cell."""
     names = [name for name in NAMES if name in cell.groups]
     values = {name: score(cell, cell.groups[name]) for name in names}
@@ -339,7 +350,7 @@ def shown_among(family: Sequence[Comparison], cell: Cell) -> str:
     for item in family:
         if item.cell is cell:
             shown = shown_difference(item.difference, item.difference.count, 1)
-            return f"{shown}, p {shown_p_value(item.p_value).replace('<', '< ')}"
+            return f"{shown}, p {shown_p_value(item.p_value)}"
     return "–"
 
 
@@ -408,12 +419,13 @@ def methods_blocks() -> dict[str, str]:
 
 def method_costs() -> str:
     """Passes, memory and disk of each method, and the time of an epoch."""
-    figures, seconds = read("method_costs")["figures"], read("seconds_per_epoch")
+    (timed,) = cells("timing_mrpc_minilm")
+    seconds = {name: group.first["seconds_per_epoch"] for name, group in timed.groups.items()}
     rows = []
-    for name, item in figures.items():
+    for name, item in read("method_costs")["figures"].items():
         passes = [f"{item[f'passes_{kind}_gradient']:.2f}".rstrip("0").rstrip(".") for kind in ("with", "without")]
         sizes = [size(item["bytes_in_memory"]), size(item["bytes_on_disk"])]
-        rows.append([f"`{name}`", *passes, *sizes, f"{seconds[name]:.1f}" if name in seconds else "–"])
+        rows.append([f"`{name}`", *passes, *sizes, f"{seconds[name]:.1f}"])
     header = ["method", "extra passes with gradient", "extra passes without", "memory", "disk", "s/epoch"]
     return table(header, rows)
 

@@ -323,7 +323,7 @@ def test_collected_runs_make_the_same_report_and_are_never_dropped(tmp_path, cap
     runs, records = tmp_path / "runs", tmp_path / "kept" / "grid.jsonl"
     runs.mkdir()
     folders = [
-        fake_run(runs, method, seed, 0.7 + 0.01 * seed + 0.02 * (method == "lstsd"), seconds=4.00000049)
+        fake_run(runs, method, seed, 0.7045678 + 0.01 * seed + 0.02 * (method == "lstsd"), seconds=4.00000049)
         for method in ("lstsd", "vanilla")
         for seed in (2, 10, 1)
     ]
@@ -336,13 +336,15 @@ def test_collected_runs_make_the_same_report_and_are_never_dropped(tmp_path, cap
     assert capsys.readouterr().out == f"{records}: 6 runs\n"
     assert to_csv(group_runs(read_results([records]))) == whole
     lines = [json.loads(line) for line in records.read_text().splitlines()]
-    assert [(line["method"], line["seed"]) for line in lines] == [
-        (method, seed) for method in ("lstsd", "vanilla") for seed in (1, 2, 10)
+    assert [(line["method"], [*line["runs"]]) for line in lines] == [
+        (method, ["1", "2", "10"]) for method in ("lstsd", "vanilla")
     ]
-    assert lines[0]["course"] == {"epoch": [1.0], "eval_accuracy": [0.73]}
+    first = lines[0]["runs"]["1"]
+    assert first["course"] == {"epoch": [1], "eval_accuracy": [0.7346]}
+    assert first["last_epoch"]["eval_accuracy"] == 0.734568
     # Not the default 3 epochs and 5e-5, but no other training arguments; six digits.
     assert lines[0]["config"]["training"] == {"num_train_epochs": 50.0, "learning_rate": 0.1}
-    assert lines[0]["seconds"] == 4.0
+    assert first["seconds"] == 4
     study["config"]["training"] = {"num_train_epochs": 3.0, "optim": "sgd"}
     assert [json.loads(line) for line in (tmp_path / "kept" / "grid.sweeps.jsonl").read_text().splitlines()] == [study]
 
@@ -352,7 +354,8 @@ def test_collected_runs_make_the_same_report_and_are_never_dropped(tmp_path, cap
     fake_run(runs, "vanilla", 2, 0.9)
     assert collect(runs, records) == 6
     again = [json.loads(line) for line in records.read_text().splitlines()]
-    assert [line["last_epoch"]["eval_accuracy"] for line in again] == [0.73, 0.74, 0.82, 0.71, 0.9, 0.8]
+    scores = [run["last_epoch"]["eval_accuracy"] for line in again for run in line["runs"].values()]
+    assert scores == [0.734568, 0.744568, 0.824568, 0.714568, 0.9, 0.804568]
 
 
 def test_searched_runs_and_runs_from_folders_and_files_stand_together(tmp_path):
@@ -424,7 +427,7 @@ def test_results_of_another_version_are_refused(tmp_path):
 
 def test_nothing_to_report(tmp_path):
     with pytest.raises(
-        InputError, match=r"must contain finished runs \(results.json, or a line for each\), found none"
+        InputError, match=r"must contain finished runs \(results.json, or a line for each setting\), found none"
     ):
         read_results([tmp_path])
 

@@ -29,8 +29,10 @@ def block(name, page="docs/results.md"):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
 
 
-def records(file="mlp"):
-    return [json.loads(line) for line in (ROOT / "results" / f"{file}.jsonl").read_text().splitlines()]
+def records():
+    """The runs of A1 and A3, each with its setting."""
+    lines = map(json.loads, (ROOT / "results" / "mlp.jsonl").read_text().splitlines())
+    return [{**line, **run, "seed": int(seed)} for line in lines for seed, run in line["runs"].items()]
 
 
 def test_pages_and_figures_are_up_to_date():
@@ -50,8 +52,8 @@ def copy(tmp_path):
 def test_another_record_makes_the_pages_stale(copy):
     path = copy / "results" / "mlp.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        line["last_epoch"] |= {name: value / 2 for name, value in line["last_epoch"].items() if "eval_" in name}
+    for last in [run["last_epoch"] for line in lines for run in line["runs"].values()]:
+        last |= {name: value / 2 for name, value in last.items() if "eval_" in name}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = render(copy, "--check")
     assert result.returncode == 1
@@ -165,7 +167,11 @@ def test_every_command_of_the_protocol_parses(cells):
 def test_the_smallest_rate_at_which_the_cnn_fits(cells, tmp_path, monkeypatch, losses, rate):
     monkeypatch.setattr(cells, "FOLDER", tmp_path)
     lines = [
-        {"schema_version": 3, "config": {"training": {"learning_rate": rate}}, "last_epoch": {"loss": loss}}
+        {
+            "schema_version": 3,
+            "config": {"training": {"learning_rate": rate}},
+            "runs": {"1": {"last_epoch": {"loss": loss}, "course": {}}},
+        }
         for rate, loss in zip((0.03, 0.1, 0.3, 1.0), losses, strict=True)
     ]
     path = tmp_path / "cnn_rates.jsonl"

@@ -1,7 +1,7 @@
-"""Finished runs as lines of a small file, to keep beside code and to make tables from."""
+"""Finished runs in a small file, a line for each setting, to keep beside code and to make tables from."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from ..files import replacing
 from ..glue.results import RESULTS_NAME, SCHEMA_VERSION
 
 SWEEPS_FOLDER = "sweeps"
-_DIGITS = 6
-_KEPT = ("schema_version", "task", "method", "model", "data", "seed", "config", "config_hash", "metrics", "last_epoch")
-_KEPT += ("distilled_steps", "coverage", "seconds", "seconds_per_epoch", "label_errors", "versions")
+_DIGITS, _COURSE_DIGITS = 6, 4
+_OF_A_SETTING = ("schema_version", "task", "method", "model", "data", "config", "config_hash", "metrics", "versions")
+_OF_A_RUN = ("last_epoch", "distilled_steps", "coverage", "seconds", "seconds_per_epoch", "label_errors")
 
 
 def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
@@ -31,7 +31,7 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     found = []
     for source in sources:
         if source.is_file():
-            runs = [(source, _expanded(json.loads(line))) for line in source.read_text().splitlines()]
+            runs = [(source, result) for line in source.read_text().splitlines() for result in _runs(json.loads(line))]
         else:
             paths = sorted(source.rglob(RESULTS_NAME))
             runs = [(path.parent, json.loads(path.read_text())) for path in paths]
@@ -45,7 +45,7 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
                 )
         if not runs:
             raise InputError(
-                f"{source} must contain finished runs ({RESULTS_NAME}, or a line for each), found none. Run "
+                f"{source} must contain finished runs ({RESULTS_NAME}, or a line for each setting), found none. Run "
                 "run_glue.py first."
             )
         found += runs
@@ -55,37 +55,57 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
 def collect(runs: Path, output: Path) -> int:
     """Adds the finished runs of a folder to a file of records, and its searches to one beside it.
 
-    A record has the scores of the last epoch, the course of the headline metric, and the settings, without training
-    arguments that have their defaults. A run that is already there is replaced; no record is ever dropped.
+    A line holds a setting, without training arguments that have their defaults, and its runs by seed: the scores of
+    the last epoch and, to four digits, the course of the headline metric. A run that is already there is replaced;
+    none is ever dropped.
 
     Args:
         runs: Folder with runs.
         output: File `<name>.jsonl`; searches go to `<name>.sweeps.jsonl`.
 
     Returns:
-        Records in the file afterwards.
+        Runs in the file afterwards.
 
     Raises:
         InputError: If there are no finished runs.
     """
-    records = [record(result) for _, result in read_results([runs])]
-    count = _merge(records, output, ("task", "method", "config_hash", "data", "seed"))
+    sources = [output, runs] if output.exists() else [runs]
+    key = ("task", "method", "config_hash", "data", "seed")
+    merged = {_key(result, key): result for _, result in read_results(sources)}
+    lines: dict[str, dict[str, Any]] = {}
+    for result in sorted(merged.values(), key=lambda result: (_key(result, key[:-1]), result["seed"])):
+        setting = {name: result[name] for name in _OF_A_SETTING}
+        line = lines.setdefault(_key(setting, _OF_A_SETTING), setting | {"runs": {}})
+        line["runs"][str(result["seed"])] = _record(result)
+    _write(lines.values(), output)
     searches = [json.loads(path.read_text()) for path in sorted((runs / SWEEPS_FOLDER).glob("*.json"))]
-    searches = [_rounded(search | {"config": _without_defaults(search["config"])}) for search in searches]
     if searches:
-        _merge(searches, output.with_suffix(".sweeps.jsonl"), ("task", "method", "study", "budget"))
-    return count
+        searches = [search | {"config": _without_defaults(search["config"])} for search in searches]
+        path = output.with_suffix(".sweeps.jsonl")
+        earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        studies = {_key(item, ("task", "method", "study", "budget")): item for item in [*earlier, *searches]}
+        _write([_rounded(studies[name]) for name in sorted(studies)], path)
+    return len(merged)
 
 
-def record(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run, from its result as read by `read_results`."""
-    kept = {name: result[name] for name in _KEPT}
+def _record(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a run beside its setting and seed."""
+    kept = {name: result[name] for name in _OF_A_RUN}
     kept["last_epoch"] = {
         name: value for name, value in result["last_epoch"].items() if not name.endswith(("_runtime", "_per_second"))
     }
     names = ("epoch", f"eval_{result['metrics'][0]}")
-    kept["course"] = {name: [epoch[name] for epoch in result["epochs"]] for name in names}
-    return _rounded(kept)
+    course = {name: [epoch[name] for epoch in result["epochs"]] for name in names}
+    return _rounded(kept) | {"course": _rounded(course, _COURSE_DIGITS)}
+
+
+def _runs(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The runs of a line in the form of `results.json`."""
+    setting = {name: value for name, value in line.items() if name != "runs"}
+    for seed, run in line["runs"].items():
+        course = run.pop("course")
+        epochs = [dict(zip(course, values, strict=True)) for values in zip(*course.values(), strict=True)]
+        yield {**setting, "seed": int(seed), **run, "epochs": epochs}
 
 
 def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,30 +119,21 @@ def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "training": training}
 
 
-def _expanded(line: dict[str, Any]) -> dict[str, Any]:
-    """A record with its course in the form of `results.json`."""
-    if "course" not in line:
-        return line
-    course = line.pop("course")
-    return line | {"epochs": [dict(zip(course, values, strict=True)) for values in zip(*course.values(), strict=True)]}
+def _key(item: Mapping[str, Any], names: Iterable[str]) -> str:
+    return json.dumps([item[name] for name in names], sort_keys=True)
 
 
-def _merge(records: list[dict[str, Any]], path: Path, key: tuple[str, ...]) -> int:
-    def key_of(line: Mapping[str, Any]) -> str:
-        return json.dumps([f"{line[name]:06}" if name == "seed" else line[name] for name in key], sort_keys=True)
-
-    earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    merged = {key_of(line): line for line in [*earlier, *records]}
+def _write(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(merged[name]) + "\n" for name in sorted(merged)))
-    return len(merged)
+        temporary.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
 
 
-def _rounded(value: Any) -> Any:
-    """The same with numbers of six significant digits."""
+def _rounded(value: Any, digits: int = _DIGITS) -> Any:
+    """The same with numbers of so many significant digits, whole ones as integers."""
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}")
+        shown = float(f"{value:.{digits}g}")
+        return int(shown) if shown.is_integer() else shown
     if isinstance(value, Mapping):
-        return {name: _rounded(item) for name, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+        return {name: _rounded(item, digits) for name, item in value.items()}
+    return [_rounded(item, digits) for item in value] if isinstance(value, list) else value
