@@ -1,89 +1,262 @@
-"""A teacher's state beside the optimizer's in a checkpoint, written whole or not at all."""
+"""Checkpoints that carry a teacher, and which of them are whole."""
 
 import hashlib
 import json
+import logging
+import re
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import TrainerState
 
 from .errors import InputError
 from .files import replacing
-from .label_errors import LABEL_NAMES
 from .teachers import Teacher
 
+logger = logging.getLogger(__name__)
+
 TEACHER_STATE_NAME = "teacher_state.safetensors"
+TRAINER_STATE_NAME = "trainer_state.json"
+FORMAT_VERSION = 1
+
+_RNG_PREFIX = "rng_state"
 
 
-def describe_run(teacher: Teacher, dataset: Any) -> dict[str, Any]:
-    """What a resumed run must share with the interrupted one."""
+# ---- The teacher's file ----
+
+
+def describe_teacher(teacher: Teacher) -> dict[str, Any]:
+    """The method and its options, which a resumed run must share with the interrupted one."""
     config = teacher.config
-    return {
-        "teacher": config.name if config is not None else type(teacher).__name__,
-        "config": asdict(config) if config is not None else None,
-        "num_examples": len(dataset) if hasattr(dataset, "__len__") else None,
-        "labels_sha256": _labels_fingerprint(dataset),
-    }
+    return {"teacher": config.name if config is not None else type(teacher).__name__} | (
+        asdict(config) if config is not None else {}
+    )
 
 
-def save_teacher_state(state: dict[str, Any], run: dict[str, Any], global_step: int, folder: str) -> None:
-    """Writes `teacher_state.safetensors` into a checkpoint folder.
+def save_teacher_state(
+    state: Mapping[str, Any], run: Mapping[str, Any], trainer_state: TrainerState, num_processes: int, folder: str
+) -> None:
+    """Writes `teacher_state.safetensors` into a checkpoint folder, with digests of what else belongs to it.
 
     Args:
-        state: `Teacher.state_dict()`.
-        run: `describe_run()`.
-        global_step: Optimizer steps done.
-        folder: The checkpoint folder.
+        state: `Teacher.state_dict()`: tensors, plain numbers and strings.
+        run: What a resumed run must share; JSON.
+        trainer_state: The trainer's state, which is written later.
+        num_processes: Processes that train together; each leaves its random state in the folder.
+        folder: The checkpoint folder, with model, optimizer and scheduler saved.
     """
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
-    numbers = {name: value for name, value in state.items() if name not in tensors}
-    metadata = {"run": run, "numbers": numbers, "global_step": global_step}
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "run": dict(run),
+        "numbers": {name: value for name, value in state.items() if name not in tensors},
+        "global_step": trainer_state.global_step,
+        "trainer_state_sha256": _trainer_state_digest(asdict(trainer_state)),
+        "num_processes": num_processes,
+        "files": {path.name: _file_digest(path) for path in _files_saved_before(Path(folder))},
+    }
+    shown = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
     with replacing(Path(folder) / TEACHER_STATE_NAME) as temporary:
-        save_file(tensors, temporary, {name: json.dumps(value) for name, value in metadata.items()})
+        save_file(tensors, temporary, {**shown, "sha256": _state_digest(tensors, shown)})
 
 
-def load_teacher_state(run: dict[str, Any], global_step: int, folder: str) -> dict[str, Any]:
+def load_teacher_state(
+    run: Mapping[str, Any], global_step: int, folder: str, changeable: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """Reads `teacher_state.safetensors` of a checkpoint folder, tensors on the CPU.
 
+    Args:
+        run: What the resumed run is like.
+        global_step: Optimizer steps that the checkpoint's trainer state has.
+        folder: The checkpoint folder.
+        changeable: Fields of `run` that may differ.
+
     Raises:
-        InputError: If the file is missing, or belongs to another step or to a run with other settings or data.
+        InputError: If the file is missing or damaged, or belongs to another step or to a run with other settings or
+            data.
     """
-    path = Path(folder) / TEACHER_STATE_NAME
+    metadata, tensors = _read_teacher_file(Path(folder))
+    check_same_run(metadata, {**run, "global_step": global_step}, Path(folder), changeable)
+    return tensors | metadata["numbers"]
+
+
+def check_same_run(
+    metadata: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, changeable: frozenset[str] = frozenset()
+) -> None:
+    """Raises an `InputError` naming the first field in which a run differs from that of a teacher's file."""
+    saved = {**metadata["run"], "global_step": metadata["global_step"]}
+    for field, value in expected.items():
+        if field not in changeable and saved.get(field) != value:
+            raise InputError(
+                f"`{field}` must be what it was when {folder / TEACHER_STATE_NAME} was saved: it was "
+                f"{saved.get(field)!r}, now it is {value!r}. Resume with the same data and settings, or start a "
+                "new run."
+            )
+
+
+def _read_teacher_file(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    path = folder / TEACHER_STATE_NAME
     if not path.is_file():
         raise InputError(
             f"The checkpoint {folder} must contain `{TEACHER_STATE_NAME}`, found none: it was saved by another Trainer "
             "or with `save_only_model=True`, and without its teacher memory the run would silently become another "
             "one. Resume from a checkpoint with teacher memory, or start a new run from the checkpoint's model."
         )
-    with safe_open(path, framework="pt") as file:
-        metadata = {name: json.loads(value) for name, value in file.metadata().items()}
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    saved = {**_flat(metadata["run"]), "global_step": metadata["global_step"]}
-    expected = {**_flat(run), "global_step": global_step}
-    for field in sorted(saved.keys() | expected.keys()):
-        if saved.get(field) != expected.get(field):
-            raise InputError(
-                f"`{field}` must be what it was when {path} was saved: it was {saved.get(field)!r}, now it is "
-                f"{expected.get(field)!r}. Resume with the same data and settings, or start a new run."
-            )
-    return state | metadata["numbers"]
+    try:
+        with safe_open(path, framework="pt") as file:
+            shown = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        is_whole = shown.pop("sha256", None) == _state_digest(tensors, shown)
+        metadata = {name: json.loads(value) for name, value in shown.items()} if is_whole else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, f"it cannot be read ({error})") from error
+    if not is_whole:
+        raise _damaged(path, "its content is not what was written")
+    if metadata["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"`format_version` of {path} must be {FORMAT_VERSION}, got {metadata['format_version']}: another version "
+            "of lstsd_hf wrote it. Resume with that version, or start a new run."
+        )
+    return metadata, tensors
 
 
-def _flat(run: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in run.items() if name != "config"} | (run["config"] or {})
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(
+        f"{path} is damaged: {reason}. Resume from another checkpoint; `resume_from_checkpoint=True` picks the newest "
+        "one that is whole."
+    )
 
 
-def _labels_fingerprint(dataset: Any) -> str | None:
-    """Digest of the label column, which tells a reordered or edited data set, or `None` where there is no column to
-    read: fetching examples one by one could be slow and could draw random numbers."""
-    columns = getattr(dataset, "column_names", None)
-    if not isinstance(columns, list):
-        return None
-    for name in LABEL_NAMES:
-        if name in columns:
-            labels = dataset.with_format(None).select_columns(name)[:][name]
-            return hashlib.sha256(json.dumps(labels).encode()).hexdigest()
+def _state_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# ---- Whole checkpoints ----
+
+
+class UnfinishedCheckpointError(InputError):
+    """A checkpoint that a run was interrupted in writing."""
+
+
+def newest_whole_checkpoint(folder: Path, needs_teacher: bool) -> Path | None:
+    """The checkpoint that was finished last among those that are whole.
+
+    Not the one with the highest number: that may be left from an earlier, longer run in the same folder, or have been
+    interrupted while it was written.
+
+    Args:
+        folder: Folder with `checkpoint-<step>` folders.
+        needs_teacher: Whether a checkpoint must carry a teacher.
+
+    Returns:
+        Its path, or `None` if no checkpoint was ever finished.
+
+    Raises:
+        InputError: If there are finished checkpoints, but all are damaged.
+    """
+    found = {path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)}
+
+    def age(path: Path) -> tuple[int, int]:
+        state = path / TRAINER_STATE_NAME
+        return (state.stat().st_mtime_ns if state.exists() else 0), int(path.name.split("-")[1])
+
+    skipped: list[InputError] = []
+    for path in sorted(found, key=age, reverse=True):
+        try:
+            check_whole(path, needs_teacher)
+        except InputError as error:
+            skipped.append(error)
+        else:
+            for error in skipped:
+                logger.warning(f"Resuming from {path}, not from a later one. {error}")
+            return path
+    damaged = [str(error) for error in skipped if not isinstance(error, UnfinishedCheckpointError)]
+    if damaged:
+        raise InputError(f"One of the checkpoints in {folder} must be whole, found none. {' '.join(damaged)}")
     return None
+
+
+def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
+    """Checks that a checkpoint was neither interrupted while it was written nor damaged later.
+
+    Args:
+        folder: The checkpoint folder.
+        needs_teacher: Whether it must carry a teacher; such a checkpoint knows the digests of its files.
+
+    Returns:
+        The metadata of the teacher's file; nothing without a teacher.
+
+    Raises:
+        UnfinishedCheckpointError: If what is written last is not there.
+        InputError: If something is missing or damaged.
+    """
+    state = folder / TRAINER_STATE_NAME
+    try:
+        trainer_state = json.loads(state.read_text())
+        step = trainer_state["global_step"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UnfinishedCheckpointError(
+            f"The checkpoint {folder} must contain `{TRAINER_STATE_NAME}`, which is written last, and it cannot be "
+            f"read ({error!r}): the run was interrupted while saving it. Resume from an earlier checkpoint."
+        ) from error
+    for path in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
+        _check_archive(path)
+    if not needs_teacher:
+        return {}
+    metadata, _ = _read_teacher_file(folder)
+    check_same_run(metadata, {"global_step": step}, folder)
+    if _trainer_state_digest(trainer_state) != metadata["trainer_state_sha256"]:
+        raise _damaged(state, "its content is not what was written")
+    for name, digest in metadata["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"The checkpoint {folder} must contain `{name}`, found none: it was deleted or moved.")
+        if _file_digest(path) != digest:
+            raise _damaged(path, "its content is not what was written")
+    count = metadata["num_processes"]
+    for name in [f"{_RNG_PREFIX}.pth"] if count == 1 else [f"{_RNG_PREFIX}_{rank}.pth" for rank in range(count)]:
+        if not (folder / name).is_file():
+            raise UnfinishedCheckpointError(
+                f"The checkpoint {folder} must contain `{name}`, the random state of one of its {count} processes, "
+                "found none: the run was interrupted while saving it. Resume from an earlier checkpoint."
+            )
+    return metadata
+
+
+def _check_archive(path: Path) -> None:
+    """torch's files are zip archives with checksums, which torch itself does not look at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _damaged(path, f"it cannot be read ({error})") from error
+    if damaged is not None:
+        raise _damaged(path, f"the checksum of {damaged} is wrong")
+
+
+def _files_saved_before(folder: Path) -> list[Path]:
+    """Files that are written before the teacher's; other processes may be writing their random states."""
+    later = (TEACHER_STATE_NAME, TRAINER_STATE_NAME, _RNG_PREFIX, ".")
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(later))
+
+
+def _trainer_state_digest(state: Mapping[str, Any]) -> str:
+    # The states of callbacks are brought up to date after the teacher's file is written.
+    lasting = {name: value for name, value in state.items() if name != "stateful_callbacks"}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

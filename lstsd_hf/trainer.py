@@ -1,12 +1,13 @@
 """The drop-in: a mixin for `transformers.Trainer` and its subclasses. It knows no method and no divergence."""
 
 import copy
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,9 +16,18 @@ from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .callback import TeacherMemoryCallback
-from .checkpoint import describe_run, load_teacher_state, save_teacher_state
+from .checkpoint import (
+    TRAINER_STATE_NAME,
+    check_same_run,
+    check_whole,
+    describe_teacher,
+    load_teacher_state,
+    newest_whole_checkpoint,
+    save_teacher_state,
+)
 from .data import EXAMPLE_INDEX, ExampleIndexCollator, IndexedDataset, check_has_indices
 from .errors import InputError
+from .fingerprint import describe_dataset
 from .prediction import JointPrediction, preprocess_each
 from .student import Student, logits_of
 from .teachers import Teacher, TeacherBatch, TeacherConfig, build_teacher
@@ -75,6 +85,8 @@ class SelfDistillationMixin:
         self._loss_sums_since_step = 0
         self._step_distils = False
         self._joint_prediction: JointPrediction | None = None
+        self._changeable: frozenset[str] = frozenset()
+        self._described: tuple[Any, dict[str, Any]] | None = None
         if self.teacher.is_stateful:
             _check_single_label(getattr(self.model, "config", None))
         if self.teacher.needs_batches and self.train_dataset is not None:
@@ -267,6 +279,50 @@ class SelfDistillationMixin:
 
     # ---- Training runs and checkpoints ----
 
+    def train(self, resume_from_checkpoint=None, *args, allow_teacher_changes: bool = False, **kwargs):
+        """The parent's, resuming only from a checkpoint that is whole and of the same run.
+
+        Args:
+            resume_from_checkpoint: A checkpoint folder, or `True` for the one in `output_dir` that was finished last
+                among those that are whole.
+            *args: Passed on to the parent.
+            allow_teacher_changes: Lets a resumed run have other options of the same method (those that its config
+                names in `changeable`), such as λ and E.
+            **kwargs: Passed on to the parent.
+
+        Raises:
+            InputError: If there is no whole checkpoint, or it is of a run with other settings or data.
+        """
+        config = self.teacher.config
+        self._changeable = frozenset(config.changeable if allow_teacher_changes and config is not None else ())
+        self.teacher.accepts_changes = bool(self._changeable)
+        is_stateful = self.teacher.is_stateful
+        if resume_from_checkpoint is True:
+            found = newest_whole_checkpoint(Path(self.args.output_dir), is_stateful)
+            if found is None:
+                raise InputError(
+                    f"`output_dir` must contain a whole checkpoint to resume from, found none in "
+                    f"{self.args.output_dir}. Leave out `resume_from_checkpoint` to start a new run."
+                )
+            resume_from_checkpoint = str(found)
+        if is_stateful and resume_from_checkpoint not in (None, False):
+            # Before the parent overwrites the model with what may not fit.
+            folder = Path(resume_from_checkpoint)
+            if not folder.is_dir():
+                raise InputError(f"`resume_from_checkpoint` must be a checkpoint folder or True, got {folder}.")
+            check_same_run(check_whole(folder, is_stateful), self._run_description(), folder, self._changeable)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run_description(self) -> dict[str, Any]:
+        """What a resumed run must share with the interrupted one."""
+        if self._described is None or self._described[0] is not self.train_dataset:
+            self._described = self.train_dataset, describe_dataset(self.train_dataset)
+        return {
+            **describe_teacher(self.teacher),
+            **self._described[1],
+            "num_labels": getattr(getattr(self.model, "config", None), "num_labels", None),
+        }
+
     def _inner_training_loop(self, *args, **kwargs):
         # Entered anew for each `train()`, trial and batch size tried; a checkpoint is loaded further in.
         if self.teacher.needs_batches and self.train_dataset is not None:
@@ -278,6 +334,7 @@ class SelfDistillationMixin:
         self._step_distils = False
         self._loss_sums = {}
         self._loss_sums_since_step = 0
+        self._described = None
         return super()._inner_training_loop(*args, **kwargs)
 
     def _check_weights_are_whole(self) -> None:
@@ -305,26 +362,44 @@ class SelfDistillationMixin:
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        try:
+            if self.args.should_save:
+                # What an earlier run left there stops counting as whole before its files are overwritten.
+                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise OSError(
+                f"The checkpoint {folder} could not be written: {error}. It will not be taken for whole; earlier "
+                "checkpoints are as they were. Free disk space or choose another `output_dir`, and resume with "
+                "`resume_from_checkpoint=True`."
+            ) from error
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if not self.teacher.is_stateful:
             return
         state = {**self.teacher.state_dict(), "distilled_steps": self.teacher.distilled_steps}
         if self.args.should_save:
-            run = describe_run(self.teacher, self.train_dataset)
-            save_teacher_state(state, run, self.state.global_step, output_dir)
+            run = self._run_description() | self._batch_description()
+            save_teacher_state(state, run, self.state, self.args.world_size, output_dir)
+
+    def _batch_description(self) -> dict[str, int]:
+        # Another number of processes is welcome if the batch stays; `auto_find_batch_size` may have changed it.
+        return {"global_batch_size": self.get_total_train_batch_size(self.args)}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.teacher.is_stateful:
             return
-        if os.path.isdir(checkpoint):
-            self.teacher.distilled_steps = self._load_teacher(checkpoint, self.state.global_step)
-            self._loss_sums_since_step = self.state.global_step
+        self.teacher.distilled_steps = self._load_teacher(checkpoint, self.state.global_step)
+        self._loss_sums_since_step = self.state.global_step
 
     def _load_teacher(self, checkpoint: str, global_step: int) -> int:
         """Loads the teacher's state and returns how many steps had distilled."""
-        state = load_teacher_state(describe_run(self.teacher, self.train_dataset), global_step, checkpoint)
+        run = self._run_description() | self._batch_description()
+        state = load_teacher_state(run, global_step, checkpoint, self._changeable)
         distilled_steps = state.pop("distilled_steps")
         self.teacher.load_state_dict(state, self.args.device)
         return distilled_steps

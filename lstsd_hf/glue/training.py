@@ -18,6 +18,7 @@ from datasets import DatasetDict
 from torch.utils.data import SequentialSampler
 from transformers import EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 
+from ..checkpoint import newest_whole_checkpoint
 from ..errors import InputError
 from ..files import replacing
 from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quality
@@ -251,7 +252,7 @@ def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -
     """The checkpoint to resume from, after the folder has been checked or emptied."""
     with run.args.main_process_first(desc="the run's folder"):
         if not run.args.should_save:
-            return _last_complete_checkpoint(folder) if resume else None
+            return _checkpoint_to_resume(run, folder) if resume else None
         if overwrite and folder.exists():
             _check_is_run(folder)
             shutil.rmtree(folder)
@@ -269,7 +270,7 @@ def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -
             raise InputError(f"`output_dir` must be new, empty or of an earlier run, got {folder}. Choose another.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run.state, folder / RUN_NAME)
-        return _last_complete_checkpoint(folder) if resume else None
+        return _checkpoint_to_resume(run, folder) if resume else None
 
 
 def _check_is_run(folder: Path) -> None:
@@ -277,10 +278,10 @@ def _check_is_run(folder: Path) -> None:
         raise InputError(f"{folder} holds no run of this program, so --overwrite does not delete it. Choose another.")
 
 
-def _last_complete_checkpoint(folder: Path) -> str | None:
-    # The trainer state is written last, so a checkpoint without it was interrupted while being written.
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+def _checkpoint_to_resume(run: GlueRun, folder: Path) -> str | None:
+    """The newest whole checkpoint; none where a run was interrupted before its first one was whole."""
+    found = newest_whole_checkpoint(folder, run.teacher.build().is_stateful)
+    return str(found) if found is not None else None
 
 
 def _metrics_function(task: GlueTask):

@@ -22,9 +22,11 @@ class TeacherConfig:
     Attributes:
         name: Name in the registry.
         search_space: What a search tunes: for each field its candidate values.
+        changeable: Fields that a resumed run may have changed, if told so.
     """
 
     name: ClassVar[str]
+    changeable: ClassVar[tuple[str, ...]] = ()
     search_space: ClassVar[Mapping[str, tuple]] = {}
 
     @classmethod
@@ -133,6 +135,7 @@ class Teacher:
             that `TrainingArguments` ask for; `None` leaves that one.
         memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
         distilled_steps: Optimizer steps whose loss contained a distillation term; counted by the trainer.
+        accepts_changes: Whether the run may be resumed from one with other options; set by the trainer.
         student: The model being trained, set by the trainer before `on_train_begin`.
     """
 
@@ -142,6 +145,7 @@ class Teacher:
     learning_rate_factor: Callable[[int], float] | None = None
     memory: ExampleMemory | None = None
     distilled_steps: int = 0
+    accepts_changes: bool = False
     student: Student | None = None
     config: TeacherConfig | None = None
 

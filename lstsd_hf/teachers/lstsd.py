@@ -65,6 +65,10 @@ class LSTSDConfig(TeacherConfig):
         "lambda_long": (0.25, 0.5, 1.0, 2.4),
         "mini_generation_epochs": (1, 2, 3, 6),
     }
+    changeable: ClassVar = (
+        *("lambda_short", "lambda_long", "mini_generation_epochs"),
+        *("temperature", "kl_direction", "t_squared", "teacher_floor"),
+    )
 
     def __post_init__(self):
         self._check_weight("lambda_short", "lambda_long")
@@ -127,7 +131,8 @@ class LSTSD(ConfiguredTeacher):
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
         self.config.check_plan(plan)
         length = self.config.planned_length(plan)
-        plan.check_resumed("mini_generation_epochs", length, self._resumed_length)
+        if not self.accepts_changes:
+            plan.check_resumed("mini_generation_epochs", length, self._resumed_length)
         self._mini_generations = schedule = MiniGenerations(length, plan.num_epochs)
         if not self.config.has_weight:
             return "LSTSD: both weights are 0: plain fine-tuning."

@@ -45,4 +45,6 @@ class LSTSDSingle(LSTSD):
         if self.config.has_weight and progress.epoch > 0 and not is_ready:
             for indices, logits in self.student.predict_training_set():
                 self._stage(indices, logits)
+            # A run resumed with weights that had none begins its memory late.
+            self.memory.epoch = progress.epoch - 1
             super()._transition(progress)

@@ -1,0 +1,391 @@
+"""Whatever happens to a checkpoint or to the data, a run goes on exactly or says what is wrong."""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, MeanTeacherConfig, NoTeacherConfig
+from lstsd_hf.checkpoint import TEACHER_STATE_NAME, check_whole, newest_whole_checkpoint
+from lstsd_hf.errors import InputError
+from lstsd_hf.fingerprint import describe_dataset
+
+from .conftest import assert_same_weights, make_examples, make_model
+
+ROOT = Path(__file__).parent.parent
+CONFIG = LSTSDConfig(mini_generation_epochs=1)
+# What a checkpoint consists of.
+FILES = ["config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", TEACHER_STATE_NAME]
+FILES += ["trainer_state.json", "training_args.bin"]
+
+
+def make_trainer(make_args, folder, config=CONFIG, dataset=None, **options):
+    return LSTSDTrainer(
+        model=make_model(),
+        args=make_args(
+            output_dir=str(folder),
+            **{"num_train_epochs": 3, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 3, **options},
+        ),
+        train_dataset=dataset if dataset is not None else make_examples(14),
+        teacher=config,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 12 steps with checkpoints after 3, 6, 9 and 12 of them."""
+    from transformers import TrainingArguments
+
+    def args(**options):
+        return TrainingArguments(per_device_train_batch_size=4, use_cpu=True, dataloader_pin_memory=False, **options)
+
+    trainer = make_trainer(args, tmp_path_factory.mktemp("whole"), disable_tqdm=True, report_to=[], logging_steps=1)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy of its folder, interrupted after 9 steps, the checkpoints in the order in which they were written."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole.args.output_dir, folder)
+    shutil.rmtree(folder / "checkpoint-12")
+    for position, step in enumerate((3, 6, 9)):
+        os.utime(folder / f"checkpoint-{step}" / "trainer_state.json", ns=(position, position))
+    return folder
+
+
+def resume_error(make_args, folder, checkpoint=True, **options):
+    trainer = make_trainer(make_args, folder, **options)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(InputError) as error:
+        trainer.train(resume_from_checkpoint=checkpoint if checkpoint is True else str(checkpoint))
+    assert_same_weights(trainer.model, before)  # the model at hand is not half overwritten
+    return str(error.value)
+
+
+def test_a_checkpoint_consists_of_these_files(run):
+    assert sorted(path.name for path in (run / "checkpoint-9").iterdir()) == FILES
+
+
+# ---- Files ----
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    # A digit or a byte in the middle: JSON stays JSON.
+    content = bytearray(path.read_bytes())
+    digits = [match.start() for match in re.finditer(rb"[1-8]", content)] if path.suffix == ".json" else []
+    position = digits[len(digits) // 2] if digits else len(content) // 2
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": truncate,
+    "flipped": flip,
+    "deleted": Path.unlink,
+    "emptied": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_passed_over(run, make_args, name, damage, caplog):
+    checkpoint = run / "checkpoint-9"
+    DAMAGES[damage](checkpoint / name)
+    message = resume_error(make_args, run, checkpoint)
+    assert str(checkpoint) in message
+    assert name in message
+    assert newest_whole_checkpoint(run, needs_teacher=True) == run / "checkpoint-6"
+
+
+def test_any_flipped_byte_of_the_teachers_file_is_found(run):
+    """Its header, its metadata and its tables; only padding may change."""
+    path = run / "checkpoint-9" / TEACHER_STATE_NAME
+    content = path.read_bytes()
+    generator = random.Random(0)
+    for position in {*range(0, 16), *generator.sample(range(len(content)), 150)}:
+        changed = bytearray(content)
+        changed[position] ^= 1 << generator.randrange(8)
+        path.write_bytes(changed)
+        if content[position : position + 1] == b" ":
+            continue
+        with pytest.raises(InputError, match=TEACHER_STATE_NAME.replace(".", r"\.")):
+            check_whole(run / "checkpoint-9", needs_teacher=True)
+
+
+def test_the_run_goes_on_exactly_from_the_newest_whole_checkpoint(run, whole, make_args, caplog):
+    flip(run / "checkpoint-9" / "model.safetensors")
+    trainer = make_trainer(make_args, run)
+    trainer.train(resume_from_checkpoint=True)
+    assert_same_weights(trainer.model, whole.model)
+    messages = [record.getMessage() for record in caplog.records if record.name == "lstsd_hf.checkpoint"]
+    assert messages == [
+        f"Resuming from {run / 'checkpoint-6'}, not from a later one. {run / 'checkpoint-9' / 'model.safetensors'} is "
+        "damaged: its content is not what was written. Resume from another checkpoint; `resume_from_checkpoint=True` "
+        "picks the newest one that is whole."
+    ]
+
+
+def test_the_newest_checkpoint_is_not_the_highest_number(run, make_args):
+    """What is left of an earlier, longer run in the same folder is older."""
+    os.utime(run / "checkpoint-6" / "trainer_state.json", ns=(10, 10))
+    assert newest_whole_checkpoint(run, needs_teacher=True) == run / "checkpoint-6"
+
+
+@pytest.mark.parametrize("config", [CONFIG, NoTeacherConfig()])
+def test_an_interrupted_save_is_no_checkpoint(run, make_args, tmp_path, config):
+    needs_teacher = config is CONFIG
+    (run / "checkpoint-99").mkdir()
+    assert newest_whole_checkpoint(run, needs_teacher) == run / "checkpoint-9"
+    (tmp_path / "empty" / "checkpoint-99").mkdir(parents=True)
+    message = resume_error(make_args, tmp_path / "empty", config=config)
+    assert message == (
+        f"`output_dir` must contain a whole checkpoint to resume from, found none in {tmp_path / 'empty'}. Leave out "
+        "`resume_from_checkpoint` to start a new run."
+    )
+
+
+def test_every_checkpoint_damaged(run, make_args):
+    for step in (3, 6, 9):
+        truncate(run / f"checkpoint-{step}" / "optimizer.pt")
+    message = resume_error(make_args, run)
+    assert message.startswith(f"One of the checkpoints in {run} must be whole, found none. ")
+    assert message.count("optimizer.pt is damaged") == 3
+
+
+def test_an_overwritten_checkpoint_is_not_taken_for_whole(run, whole, make_args, monkeypatch):
+    """A run that writes over an older checkpoint of the same step, and dies in the middle."""
+    trainer = make_trainer(make_args, run)
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_save_rng_state", die)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
+    assert (run / "checkpoint-9" / TEACHER_STATE_NAME).exists()
+    assert newest_whole_checkpoint(run, needs_teacher=True) == run / "checkpoint-6"
+    assert newest_whole_checkpoint(run, needs_teacher=False) == run / "checkpoint-6"
+
+
+def test_a_file_of_another_format_version(run, make_args):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from lstsd_hf.checkpoint import _state_digest
+
+    path = run / "checkpoint-9" / TEACHER_STATE_NAME
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() | {"format_version": "2"}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata.pop("sha256")
+    save_file(tensors, path, metadata | {"sha256": _state_digest(tensors, metadata)})
+    message = resume_error(make_args, run, run / "checkpoint-9")
+    assert message == (
+        f"`format_version` of {path} must be 1, got 2: another version of lstsd_hf wrote it. Resume with that version, "
+        "or start a new run."
+    )
+
+
+# ---- Writing ----
+
+FULL_DISK = """
+import resource, signal, sys
+from tests.test_faults import make_trainer
+from transformers import TrainingArguments
+
+def args(**options):
+    quiet = {"disable_tqdm": True, "report_to": [], "logging_steps": 1, "use_cpu": True, "dataloader_pin_memory": False}
+    return TrainingArguments(per_device_train_batch_size=4, **quiet, **options)
+
+folder, limit = sys.argv[1], int(sys.argv[2])
+trainer = make_trainer(args, folder)
+save = trainer._save_checkpoint
+def limited(*arguments):
+    if trainer.state.global_step == 9:
+        # No file may become larger: writing more fails as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    save(*arguments)
+trainer._save_checkpoint = limited
+try:
+    trainer.train()
+except OSError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 1500, 20_000, 60_000])
+def test_a_full_disk(tmp_path, whole, make_args, limit):
+    """From the first small file to the optimizer's: the error is named, and the run goes on exactly."""
+    sizes = [path.stat().st_size for path in Path(whole.args.output_dir, "checkpoint-9").iterdir()]
+    assert max(sizes) > limit
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "run"), str(limit)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert re.search(
+        rf"The checkpoint {tmp_path / 'run' / 'checkpoint-9'} could not be written: .*It will not be taken for whole; "
+        "earlier checkpoints are as they were.",
+        finished.stdout,
+        re.DOTALL,
+    ), finished.stdout
+    assert newest_whole_checkpoint(tmp_path / "run", needs_teacher=True) == tmp_path / "run" / "checkpoint-6"
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    trainer = make_trainer(make_args, tmp_path / "run")
+    trainer.train(resume_from_checkpoint=True)
+    assert_same_weights(trainer.model, whole.model)
+
+
+def test_a_folder_that_cannot_be_written(run, make_args):
+    """A file in the place of the next checkpoint; permissions do not stop the superuser."""
+    (run / "checkpoint-12").write_text("")
+    trainer = make_trainer(make_args, run)
+    with pytest.raises(
+        OSError, match=r"The checkpoint .*checkpoint-12 could not be written: .*earlier checkpoints are"
+    ):
+        trainer.train(resume_from_checkpoint=True)
+    assert newest_whole_checkpoint(run, needs_teacher=True) == run / "checkpoint-9"
+
+
+# ---- Data and settings ----
+
+
+@pytest.fixture
+def table():
+    return datasets.Dataset.from_list(make_examples(14))
+
+
+def edited(table, column, row, value):
+    rows = table.to_list()
+    rows[row][column] = value
+    return datasets.Dataset.from_list(rows, features=table.features)
+
+
+def same_labels_in_another_order(table):
+    first, second = [row for row in range(14) if table[row]["labels"] == 1][:2]
+    order = list(range(14))
+    order[first], order[second] = second, first
+    return order
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda table: table.select(range(13, -1, -1)), "labels_sha256"),
+        (lambda table: table.select(same_labels_in_another_order(table)), "rows_sha256"),
+        (lambda table: table.select(range(13)), "num_examples"),
+        (lambda table: edited(table, "labels", 3, 1 - table[3]["labels"]), "labels_sha256"),
+        (lambda table: edited(table, "input_ids", 3, [9] * 8), "rows_sha256"),
+        (lambda table: table.add_column("token_type_ids", [[0] * 8] * 14), "rows_sha256"),
+    ],
+)
+def test_other_data_is_refused(make_args, tmp_path, table, change, field):
+    make_trainer(make_args, tmp_path, dataset=table).train()
+    message = resume_error(make_args, tmp_path, dataset=change(table))
+    path = tmp_path / "checkpoint-12" / TEACHER_STATE_NAME
+    assert re.match(
+        rf"`{field}` must be what it was when {path} was saved: it was \S+, now it is \S+\. Resume", message
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [(lambda rows: rows[:-1], "num_examples"), (lambda rows: rows[::-1], "labels_sha256")],
+)
+def test_other_data_in_a_list_is_refused(run, make_args, change, field):
+    assert f"`{field}` must be" in resume_error(make_args, run, dataset=change(make_examples(14)))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda table: table.select(range(13, -1, -1)).select(range(13, -1, -1)),
+        lambda table: datasets.concatenate_datasets([table.select(range(5)), table.select(range(5, 14))]),
+        lambda table: table.with_format("torch"),
+        lambda table: datasets.Dataset.from_list(table.to_list(), features=table.features),
+    ],
+)
+def test_the_same_rows_in_another_form_are_the_same_data(table, same):
+    assert describe_dataset(same(table)) == describe_dataset(table)
+
+
+def test_looking_at_the_data_draws_no_random_numbers():
+    class Augmented(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            noise = torch.rand(1).item() + np.random.rand() + random.random()
+            return {"input_ids": [1, noise], "labels": torch.tensor(index % 2)}
+
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    description = describe_dataset(Augmented())
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+    assert description == describe_dataset([{"labels": 0}, {"labels": 1}, {"label": 0}])
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "was", "now"),
+    [
+        ({"config": MeanTeacherConfig()}, "teacher", "lstsd", "mean_teacher"),
+        ({"per_device_train_batch_size": 2}, "global_batch_size", 4, 2),
+        ({"gradient_accumulation_steps": 2}, "global_batch_size", 4, 8),
+    ],
+)
+def test_another_run_is_refused(run, make_args, options, field, was, now):
+    trainer = make_trainer(make_args, run, **options)
+    with pytest.raises(InputError) as error:
+        trainer.train(resume_from_checkpoint=True)
+    path = run / "checkpoint-9" / TEACHER_STATE_NAME
+    assert str(error.value) == (
+        f"`{field}` must be what it was when {path} was saved: it was {was!r}, now it is {now!r}. Resume with the same "
+        "data and settings, or start a new run."
+    )
+
+
+def test_another_number_of_labels_is_refused(run, make_args):
+    trainer = make_trainer(make_args, run)
+    trainer.model = make_model(num_labels=3)
+    with pytest.raises(InputError, match=r"`num_labels` must be what it was when .* was saved: it was 2, now it is 3"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_the_same_batch_in_other_pieces_is_accepted(run, make_args):
+    trainer = make_trainer(make_args, run, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 12
+
+
+def test_weights_and_length_may_change_if_told_so(run, make_args):
+    changed = LSTSDConfig(lambda_short=0.0, lambda_long=3.0, mini_generation_epochs=2)
+    assert "must be what it was" in resume_error(make_args, run, config=changed)
+    trainer = make_trainer(make_args, run, config=changed)
+    trainer.train(resume_from_checkpoint=True, allow_teacher_changes=True)
+    losses = [entry for entry in trainer.state.log_history if "loss" in entry and entry["step"] > 9]
+    assert len(losses) == 3
+    assert all(entry["loss_long"] > 0 and "loss_short" not in entry for entry in losses)
+
+
+def test_another_method_may_not_change(run, make_args):
+    trainer = make_trainer(make_args, run, config=MeanTeacherConfig())
+    with pytest.raises(InputError, match="`teacher` must be what it was"):
+        trainer.train(resume_from_checkpoint=True, allow_teacher_changes=True)
+
+
+def test_no_such_checkpoint(make_args, tmp_path):
+    message = resume_error(make_args, tmp_path, tmp_path / "checkpoint-7")
+    assert message == f"`resume_from_checkpoint` must be a checkpoint folder or True, got {tmp_path / 'checkpoint-7'}."
