@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint format results wheel clean
+.PHONY: install demo test test-slow lint format results wheel clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto --dist load -m slow -rP
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

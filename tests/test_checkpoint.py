@@ -7,7 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from transformers import Trainer
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback
 
 from lstsd_hf import DistillationTerm, LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Teacher
 from lstsd_hf.checkpoint import TEACHER_STATE_NAME
@@ -168,6 +169,68 @@ def test_a_teacher_without_state_resumes(make_args, tmp_path):
     resumed = make_trainer(make_args, tmp_path / "resumed", config=Stateless())
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
     assert_same_weights(whole.model, resumed.model)
+
+
+def test_save_total_limit_keeps_what_is_needed_to_go_on(uninterrupted, make_args, tmp_path):
+    class Interrupt(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == 13:
+                raise KeyboardInterrupt
+
+    trainer = make_trainer(make_args, tmp_path, save_total_limit=2)
+    trainer.add_callback(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-12", "checkpoint-13"}
+    resumed = make_trainer(make_args, tmp_path, save_total_limit=2)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_weights(resumed.model, uninterrupted.model)
+    assert_same_teachers(resumed, uninterrupted)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-23", "checkpoint-24"}
+
+
+def test_the_best_model_is_loaded_and_the_memory_stays(uninterrupted, make_args, tmp_path):
+    trainer = make_trainer(
+        make_args,
+        tmp_path,
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=True,
+    )
+    trainer.train()
+    best = trainer.state.best_global_step
+    assert best < 24
+    saved = load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors")
+    assert_same_weights(trainer.model, saved)
+    assert trainer.teacher.memory.epoch == 6
+
+
+def test_checkpoints_of_the_model_only_cannot_be_resumed(make_args, tmp_path):
+    make_trainer(make_args, tmp_path, save_only_model=True, max_steps=9).train()
+    with pytest.raises(ValueError, match=r"One of the checkpoints .* must be whole.* or with `save_only_model=True`"):
+        make_trainer(make_args, tmp_path).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("step", [STEPS_PER_EPOCH * 3, STEPS_PER_EPOCH * 3 + 2])
+def test_without_data_skip_the_epoch_begins_anew_as_in_stock(uninterrupted, make_args, tmp_path, step):
+    """Distilling nothing, the steps are stock's; distilling, an epoch that is begun again moves no teacher."""
+    neutral = LSTSDConfig.neutral()
+    make_trainer(make_args, tmp_path / "whole", config=neutral).train()
+    checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
+    ours = make_trainer(make_args, tmp_path / "ours", config=neutral, ignore_data_skip=True)
+    ours.train(resume_from_checkpoint=str(checkpoint))
+    stock = Trainer(model=make_model(), args=ours.args, train_dataset=make_examples(14))
+    stock.train(resume_from_checkpoint=str(checkpoint))
+    assert_same_weights(ours.model, stock.model)
+    assert ours.state.global_step == stock.state.global_step == 24
+
+    trainer = make_trainer(make_args, tmp_path / "lstsd", ignore_data_skip=True)
+    trainer.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
+    assert trainer.teacher.memory.is_complete
+    assert trainer.teacher.distilled_steps == 24 - STEPS_PER_EPOCH * 2
+    assert (trainer.teacher.memory.state_dict()["staged"] == 0).all()
 
 
 def test_no_temporary_file_is_left(uninterrupted):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
@@ -193,6 +194,44 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(make_args, config_class, a
             for trainer in (whole, resumed)
         ]
         assert histories[0] == histories[1]
+
+
+@every_method
+@pytest.mark.slow
+def test_resumed_from_each_single_step(make_args, config_class, tmp_path):
+    """Six epochs with dropout and shuffling."""
+    options = {"save_strategy": "steps", "save_steps": 1, "output_dir": str(tmp_path / "whole")}
+    whole = make_trainer(make_args, active(config_class), **options)
+    whole.train()
+    largest = 0.0
+    for step in range(1, STEPS_PER_EPOCH * EPOCHS + 1):
+        resumed = make_trainer(make_args, active(config_class), output_dir=str(tmp_path / "resumed"))
+        if (tmp_path / "whole" / "snapshots").exists():
+            # Snapshots belong to the run's folder.
+            shutil.copytree(tmp_path / "whole" / "snapshots", tmp_path / "resumed" / "snapshots", dirs_exist_ok=True)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        pairs = [(weights(whole.model), weights(resumed.model))]
+        pairs.append((whole.optimizer.state_dict()["state"], resumed.optimizer.state_dict()["state"]))
+        pairs.append((whole.teacher.state_dict(), resumed.teacher.state_dict()))
+        for first, second in pairs:
+            largest = max(largest, difference(first, second))
+    print(f"{config_class.name}: largest difference after resuming from each of {step} steps: {largest}")
+    assert largest == 0.0
+
+
+def difference(first, second):
+    """The largest one between two nested dicts of tensors and numbers."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        return max((difference(value, second[name]) for name, value in first.items()), default=0.0)
+    if not torch.is_tensor(first):
+        assert first == second
+        return 0.0
+    return (
+        0.0
+        if torch.equal(first, second)
+        else float((first.double() - second.double()).abs().nan_to_num(math.inf).max())
+    )
 
 
 @every_method
