@@ -1,6 +1,5 @@
 """Predictions of several sets of weights in one evaluation pass."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from .model_copy import ModelCopy
+from .problems import Problem
 from .student import Student
 
 STUDENT = "student"
@@ -34,17 +34,16 @@ class JointPrediction:
         self._names = [*([STUDENT] if ensemble else []), *copies]
 
     @torch.no_grad()
-    def predict(self, student_logits: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    def predict(self, student_logits: Tensor, inputs: Mapping[str, Any], problem: Problem) -> tuple[Tensor, ...]:
         """Logits `(batch_size, num_labels)`: the prediction proper, then those scored beside it.
 
-        The logits of an ensemble are the logarithm of its mean probabilities.
+        The logits of an ensemble are those of its mean probabilities.
         """
         others = [copy.forward(self._student, inputs) for copy in self._copies.values()]
         if not self._ensemble:
             return student_logits, *others
         members = [student_logits, *(copy.forward(self._student, inputs) for copy in self._ensemble)]
-        log_probs = torch.stack(members).log_softmax(dim=-1)
-        return log_probs.logsumexp(dim=0) - math.log(len(members)), student_logits, *others
+        return problem.joint_logits(torch.stack(members)), student_logits, *others
 
     def score_all(self, compute_metrics: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
         """A `compute_metrics` for the tuple: the metrics of the first, and of the others with their names in front."""

@@ -9,7 +9,6 @@ import datasets
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -29,6 +28,7 @@ from .data import EXAMPLE_INDEX, ExampleIndexCollator, IndexedDataset, check_has
 from .errors import InputError
 from .fingerprint import describe_dataset
 from .prediction import JointPrediction, preprocess_each
+from .problems import PROBLEMS, problem_of
 from .student import Student, logits_of
 from .teachers import Teacher, TeacherBatch, TeacherConfig, build_teacher
 
@@ -87,8 +87,6 @@ class SelfDistillationMixin:
         self._joint_prediction: JointPrediction | None = None
         self._changeable: frozenset[str] = frozenset()
         self._described: tuple[Any, dict[str, Any]] | None = None
-        if self.teacher.is_stateful:
-            _check_single_label(getattr(self.model, "config", None))
         if self.teacher.needs_batches and self.train_dataset is not None:
             check_has_indices(self.train_dataset)
 
@@ -164,7 +162,9 @@ class SelfDistillationMixin:
                 "student's logits; end it with `return (loss, outputs) if return_outputs else loss`."
             )
         base_loss, outputs = result
-        logits = _checked_logits(outputs, labels, indices)
+        logits = logits_of(outputs)
+        self.teacher.problem = problem_of(getattr(self.model, "config", None), logits, labels)
+        _check_rows(logits, indices)
         batch = TeacherBatch(inputs, indices, labels, logits, self._events.progress, self._student.forward)
         parts = {"base": base_loss}
         scale = self.distillation_scale(len(indices), num_items_in_batch)
@@ -238,9 +238,11 @@ class SelfDistillationMixin:
         if joint is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys=ignore_keys)
-        predictions = joint.predict(logits_of(logits), self._prepare_inputs(inputs))
+        logits = logits_of(logits)
+        problem = self.teacher.problem or problem_of(getattr(self.model, "config", None), logits, labels)
+        predictions = joint.predict(logits, self._prepare_inputs(inputs), problem)
         if joint.replaces_student and loss is not None:
-            loss = cross_entropy(predictions[0], labels)
+            loss = problem.base_loss(predictions[0], labels).mean()
         return (loss, None, None) if prediction_loss_only else (loss, predictions, labels)
 
     def _load_best_model(self) -> None:
@@ -380,7 +382,9 @@ class SelfDistillationMixin:
         super()._save_optimizer_and_scheduler(output_dir)
         if not self.teacher.is_stateful:
             return
+        problem = self.teacher.problem
         state = {**self.teacher.state_dict(), "distilled_steps": self.teacher.distilled_steps}
+        state |= {"problem": None if problem is None else problem.name}
         if self.args.should_save:
             run = self._run_description() | self._batch_description()
             save_teacher_state(state, run, self.state, self.args.world_size, output_dir)
@@ -401,6 +405,7 @@ class SelfDistillationMixin:
         run = self._run_description() | self._batch_description()
         state = load_teacher_state(run, global_step, checkpoint, self._changeable)
         distilled_steps = state.pop("distilled_steps")
+        self.teacher.problem = PROBLEMS.get(state.pop("problem"))
         self.teacher.load_state_dict(state, self.args.device)
         return distilled_steps
 
@@ -417,35 +422,10 @@ def _split_indices(inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor
     return inputs, inputs.pop(EXAMPLE_INDEX)
 
 
-def _checked_logits(outputs: Any, labels: Tensor | None, indices: Tensor) -> Tensor:
-    """The logits `(batch_size, num_labels)` in a model's outputs, one row for each example."""
-    logits = logits_of(outputs)
-    is_single_label = labels is None or (labels.dim() == 1 and not labels.is_floating_point())
-    if logits.dim() != 2 or logits.size(1) < 2 or not is_single_label:
-        _refuse(
-            f"logits of shape {tuple(logits.shape)}"
-            + ("" if labels is None else f" and {labels.dtype} labels of shape {tuple(labels.shape)}")
-        )
+def _check_rows(logits: Tensor, indices: Tensor) -> None:
     if len(logits) != len(indices):
         raise ValueError(
             f"The data collator must keep one row for each example: it was given {len(indices)} examples and the "
             f"model returned {len(logits)} rows. Collators that drop, merge or pack examples cannot be used with "
             "sample distillation."
         )
-    return logits
-
-
-def _check_single_label(config: Any) -> None:
-    problem_type = getattr(config, "problem_type", None)
-    if problem_type not in (None, "single_label_classification"):
-        _refuse(f"a model with `problem_type={problem_type!r}`")
-    if getattr(config, "num_labels", None) == 1:
-        _refuse("a model with `num_labels=1`")
-
-
-def _refuse(got: str) -> None:
-    raise ValueError(
-        "Sample distillation needs single-label classification (logits of shape (batch_size, num_labels) with at "
-        f"least 2 labels, integer labels of shape (batch_size,)), got {got}. Multi-label, regression, token-level and "
-        "language models are not supported yet; use `teacher=NoTeacherConfig()` for plain fine-tuning."
-    )

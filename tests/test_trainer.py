@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import BertForTokenClassification, Trainer, TrainerCallback, default_data_collator
+from transformers import BertForTokenClassification, PreTrainedConfig, Trainer, TrainerCallback, default_data_collator
 
 from lstsd_hf import (
     DistillationTerm,
@@ -555,38 +555,46 @@ def test_override_ahead_of_the_mixin_that_calls_it(tiny_model, make_args):
 
 
 REFUSED = (
-    "Sample distillation needs single-label classification (logits of shape (batch_size, num_labels) with at least 2 "
-    "labels, integer labels of shape (batch_size,)), got {}. Multi-label, regression, token-level and language models "
-    "are not supported yet; use `teacher=NoTeacherConfig()` for plain fine-tuning."
+    "Sample distillation needs sequence classification or regression: logits (batch_size, num_labels), and integer "
+    "labels (batch_size,) of at least 2 kinds, or float labels (batch_size, num_labels), or a number for each output; "
+    "got {}. Token-level and language models are not supported; use `teacher=NoTeacherConfig()` for plain fine-tuning."
 )
 
 
 @pytest.mark.parametrize(
-    ("config", "got"),
+    ("config", "labels", "got"),
     [
-        ({"num_labels": 1}, "a model with `num_labels=1`"),
-        ({"problem_type": "regression"}, "a model with `problem_type='regression'`"),
         (
-            {"problem_type": "multi_label_classification"},
-            "a model with `problem_type='multi_label_classification'`",
+            {"problem_type": "single_label_classification", "num_labels": 1},
+            1,
+            "logits of shape (4, 1) and torch.int64 labels of shape (4,) with "
+            "`problem_type='single_label_classification'`",
+        ),
+        (
+            {"problem_type": "single_label_classification", "num_labels": 2},
+            [1.0, 0.0],
+            "logits of shape (4, 2) and torch.float32 labels of shape (4, 2) with "
+            "`problem_type='single_label_classification'`",
         ),
     ],
 )
-def test_other_problem_types_by_config(tiny_model, make_args, config, got):
-    for name, value in config.items():
-        setattr(tiny_model.config, name, value)
-    message = refusal(
-        lambda: LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=make_examples(4)), ValueError
-    )
-    assert message == REFUSED.format(got)
+def test_labels_that_do_not_fit(make_args, config, labels, got):
+    class Model(torch.nn.Module):
+        """Refuses nothing itself."""
 
+        def __init__(self):
+            super().__init__()
+            self.config = PreTrainedConfig(num_labels=config["num_labels"])
+            self.config.problem_type = config["problem_type"]
+            self.head = torch.nn.Linear(8, config["num_labels"])
 
-def test_float_labels(tiny_model, make_args):
-    data = [{**row, "labels": [1.0, 0.0]} for row in make_examples(4)]
-    trainer = LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=data)
-    assert refusal(trainer.train, ValueError) == REFUSED.format(
-        "logits of shape (4, 2) and torch.float32 labels of shape (4, 2)"
-    )
+        def forward(self, input_ids, labels=None):
+            logits = self.head(input_ids.float())
+            return {"loss": logits.mean(), "logits": logits}
+
+    data = [{**row, "labels": labels} for row in make_examples(4)]
+    trainer = LSTSDTrainer(model=Model(), args=make_args(), train_dataset=data)
+    assert refusal(trainer.train, ValueError) == REFUSED.format(got)
 
 
 def test_token_classification(make_args):

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..label_errors import LabelErrorCandidate, rank_label_errors
 from ..memory import ExampleMemory
 from ..model_copy import ModelCopy
+from ..problems import Problem, SingleLabel
 from ..schedules import Progress, TrainingPlan
 from ..student import Student
 
@@ -89,7 +90,7 @@ class TeacherBatch:
     Attributes:
         inputs: The model's inputs, without the example indices.
         indices: Positions in the training set, int64 `(batch_size,)`.
-        labels: Class indices `(batch_size,)`, or `None` if the batch has none.
+        labels: Class indices `(batch_size,)`, for other problems numbers; `None` if the batch has none.
         student_logits: The student's output for the update, at least fp32, with gradient, `(batch_size, num_labels)`.
         progress: Where training is.
         forward: Runs the student again, with gradient: inputs to logits. Safe under DistributedDataParallel and
@@ -137,6 +138,7 @@ class Teacher:
         distilled_steps: Optimizer steps whose loss contained a distillation term; counted by the trainer.
         accepts_changes: Whether the run may be resumed from one with other options; set by the trainer.
         student: The model being trained, set by the trainer before `on_train_begin`.
+        problem: What the model's outputs mean, set by the trainer before the first `loss_terms`.
     """
 
     needs_batches: bool = True
@@ -147,6 +149,7 @@ class Teacher:
     distilled_steps: int = 0
     accepts_changes: bool = False
     student: Student | None = None
+    problem: Problem | None = None
     config: TeacherConfig | None = None
 
     # ---- Training ----
@@ -203,8 +206,15 @@ class Teacher:
             Probabilities `(num_examples, num_labels)` and which examples have them, bool `(num_examples,)`.
 
         Raises:
-            InputError: If the method keeps no predictions or has none yet.
+            InputError: If the method keeps no predictions or has none yet, or if there are no labels to choose from.
         """
+        if self.problem is not None and self.problem.name != SingleLabel.name:
+            raise InputError(
+                f"Examples must have one label of several to be ranked by it, got a model for {self.problem.name}."
+            )
+        return self._example_probabilities()
+
+    def _example_probabilities(self) -> tuple[Tensor, Tensor]:
         raise InputError(
             f"{type(self).__name__} must keep predictions for each training example, but has none. Train first, with "
             "a method that keeps them (README: methods)."

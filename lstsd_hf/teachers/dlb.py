@@ -5,11 +5,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ..distributed import gather_objects, rank
 from ..errors import InputError
-from ..losses import kl_teacher_student, teacher_log_probs
 from ..schedules import Progress
 from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
 
@@ -102,13 +100,14 @@ class DLB(ConfiguredTeacher):
         partner = self._partner
         if partner is None:
             return {}
-        temperature = self.config.temperature
+        temperature, problem = self.config.temperature, self.problem
         logits = batch.forward(partner.inputs)
-        targets = teacher_log_probs(partner.logits, temperature)
-        divergences = kl_teacher_student(logits, targets, temperature) * temperature**2
+        targets = problem.targets(partner.logits, temperature)
+        divergences = problem.divergence("teacher_student", logits, targets, temperature)
+        divergences = divergences * problem.temperature(temperature) ** 2
         return {
             "previous_labels": DistillationTerm(
-                cross_entropy(logits, partner.labels, reduction="none"), 1.0 - self.base_loss_weight(batch)
+                problem.base_loss(logits, partner.labels), 1.0 - self.base_loss_weight(batch)
             ),
             "previous": DistillationTerm(divergences, self.config.alpha),
         }

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-
 from ..errors import InputError
 from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
 
@@ -56,5 +54,5 @@ class LabelSmoothing(ConfiguredTeacher):
     def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
         if not self.config.smoothing:
             return {}
-        per_example = -torch.log_softmax(batch.student_logits, dim=-1).mean(dim=-1)
+        per_example = self.problem.cross_entropy_to_uniform(batch.student_logits)
         return {"uniform": DistillationTerm(per_example, self.config.smoothing)}

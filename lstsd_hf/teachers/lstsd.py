@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ..errors import InputError
-from ..losses import KL_DIRECTIONS, teacher_log_probs
+from ..losses import KL_DIRECTIONS
 from ..memory import TeacherMemory
 from ..schedules import MiniGenerations, Progress, TrainingPlan
 from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
@@ -155,12 +155,12 @@ class LSTSD(ConfiguredTeacher):
     def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
         if not self._distils:
             return {}
-        config = self.config
+        config, problem = self.config, self.problem
         teacher_logits, written = self.memory.read(batch.indices)
-        targets = teacher_log_probs(teacher_logits, config.temperature, config.teacher_floor)
-        divergences = KL_DIRECTIONS[config.kl_direction](batch.student_logits, targets, config.temperature)
+        targets = problem.targets(teacher_logits, config.temperature, config.teacher_floor)
+        divergences = problem.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
         if config.t_squared:
-            divergences = divergences * config.temperature**2
+            divergences = divergences * problem.temperature(config.temperature) ** 2
         if not self.memory.is_complete:
             divergences = divergences * written
         short, long = divergences.unbind()
@@ -181,10 +181,10 @@ class LSTSD(ConfiguredTeacher):
     def log_metrics(self) -> dict[str, float]:
         return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
 
-    def example_probabilities(self) -> tuple[Tensor, Tensor]:
+    def _example_probabilities(self) -> tuple[Tensor, Tensor]:
         """The mean of both teachers' probabilities."""
         if self.memory is None:
-            return super().example_probabilities()
+            return super()._example_probabilities()
         short, long = self.memory.short_term_logits.softmax(-1), self.memory.long_term_logits.softmax(-1)
         has_long = self.memory.long_term_written[:, None]
         return (short + long * has_long) / (1 + has_long.to(short.dtype)), self.memory.short_term_written

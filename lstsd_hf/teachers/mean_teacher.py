@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..losses import DIVERGENCES, teacher_log_probs
+from ..losses import DIVERGENCES
 from ..model_copy import ModelCopy
 from ..schedules import Progress, TrainingPlan, ramp_up
 from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
@@ -110,8 +110,8 @@ class MeanTeacher(ConfiguredTeacher):
     def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
         if not self._weight:
             return {}
-        targets = teacher_log_probs(self.ema.forward(self.student, batch.inputs, training=True))
-        divergences = DIVERGENCES[self.config.divergence](batch.student_logits, targets)
+        targets = self.problem.targets(self.ema.forward(self.student, batch.inputs, training=True))
+        divergences = self.problem.divergence(self.config.divergence, batch.student_logits, targets)
         return {"consistency": DistillationTerm(divergences, self._weight)}
 
     def on_step_end(self, progress: Progress) -> None:

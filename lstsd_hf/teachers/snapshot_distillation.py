@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..losses import cross_entropy_to, teacher_log_probs
 from ..memory import MovingAverageMemory
 from ..model_copy import ModelCopy
 from ..schedules import Progress
@@ -126,14 +125,14 @@ class SnapshotDistillation(CyclicTeacher):
             logits = self.snapshot.forward(self.student, batch.inputs)
         else:
             logits = self.memory.read(batch.indices)[0].squeeze(0)
-        targets = teacher_log_probs(logits, self.config.temperature)
-        per_example = cross_entropy_to(batch.student_logits, targets)
+        targets = self.problem.targets(logits, self.config.temperature)
+        per_example = self.problem.cross_entropy_to(batch.student_logits, targets)
         return {"teacher": DistillationTerm(per_example, self.config.lambda_teacher)}
 
-    def example_probabilities(self) -> tuple[Tensor, Tensor]:
+    def _example_probabilities(self) -> tuple[Tensor, Tensor]:
         """The stored predictions of the last snapshot, unsoftened."""
         if self.memory is None:
-            return super().example_probabilities()
+            return super()._example_probabilities()
         return self.memory.moving_average.softmax(-1), self.memory.written
 
     def state_dict(self) -> dict[str, Tensor | int | float]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -108,35 +107,27 @@ class TemporalEnsemble(ConfiguredTeacher):
         if not self._weight:
             return {}
         averages, written = (table.squeeze(0) for table in self.memory.read(batch.indices))
-        targets = _normalised(averages).log()
-        divergences = DIVERGENCES[self.config.divergence](batch.student_logits, targets)
+        targets = self.problem.averaged_targets(averages)
+        divergences = self.problem.divergence(self.config.divergence, batch.student_logits, targets)
         return {"consistency": DistillationTerm(divergences * written, self._weight)}
 
     def observe(self, batch: TeacherBatch) -> None:
-        probabilities = batch.student_logits.detach().softmax(dim=-1)
+        rows = self.problem.averaged_rows(batch.student_logits.detach())
         if self.memory is None:
-            self.memory = MovingAverageMemory(
-                self._num_examples, probabilities.size(-1), probabilities.device, probabilities.dtype
-            )
-        self.memory.stage(batch.indices, probabilities)
+            self.memory = MovingAverageMemory(self._num_examples, rows.size(-1), rows.device, rows.dtype)
+        self.memory.stage(batch.indices, rows)
 
     def log_metrics(self) -> dict[str, float]:
         return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
 
-    def example_probabilities(self) -> tuple[Tensor, Tensor]:
+    def _example_probabilities(self) -> tuple[Tensor, Tensor]:
         """The averages."""
         if self.memory is None:
-            return super().example_probabilities()
-        return _normalised(self.memory.moving_average), self.memory.written
+            return super()._example_probabilities()
+        return self.problem.averaged_targets(self.memory.moving_average).exp(), self.memory.written
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
         return {} if self.memory is None else self.memory.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
         self.memory = MovingAverageMemory.from_state_dict(state, device) if state else None
-
-
-def _normalised(averages: Tensor) -> Tensor:
-    # An average that began at zero does not sum to one. The clamps keep empty rows and vanished labels finite.
-    tiny = torch.finfo(averages.dtype).tiny
-    return (averages / averages.sum(dim=-1, keepdim=True).clamp(min=tiny)).clamp(min=tiny)

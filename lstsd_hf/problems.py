@@ -1,0 +1,206 @@
+"""What a model's outputs mean (one label, several labels, or numbers), and so what it is to be close to a teacher."""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+
+from .errors import InputError
+from .losses import DIVERGENCES, cross_entropy_to, teacher_log_probs
+
+
+class Problem:
+    """A kind of task. Outputs have the shape `(…, batch_size, num_labels)`, losses and divergences one value for each
+    example. Targets are what a teacher's outputs become before a student is compared with them.
+
+    Attributes:
+        name: As in the `problem_type` of a transformers config.
+    """
+
+    name: ClassVar[str]
+
+    def targets(self, teacher_logits: Tensor, temperature: float = 1.0, floor: float = 0.0) -> Tensor:
+        """The targets in a teacher's outputs, see `teacher_log_probs`."""
+        raise NotImplementedError
+
+    def divergence(self, name: str, student_logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """How far the student is from the targets, by a divergence of `losses.DIVERGENCES`."""
+        raise NotImplementedError
+
+    def cross_entropy_to(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        """The student's loss against the targets in the place of labels."""
+        raise NotImplementedError
+
+    def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The usual loss, unreduced over the batch."""
+        raise NotImplementedError
+
+    def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
+        """The loss against a target that favours no label."""
+        raise NotImplementedError
+
+    def temperature(self, temperature: float) -> float:
+        """The temperature where outputs are logits, 1 where they are numbers."""
+        return temperature
+
+    def averaged_rows(self, logits: Tensor) -> Tensor:
+        """Rows whose moving average, begun at zero, is a prediction; see `averaged_targets`."""
+        raise NotImplementedError
+
+    def averaged_targets(self, rows: Tensor) -> Tensor:
+        """The targets in a moving average of `averaged_rows`."""
+        raise NotImplementedError
+
+    def joint_logits(self, members: Tensor) -> Tensor:
+        """The outputs `(batch_size, num_labels)` of an ensemble `(num_members, batch_size, num_labels)`."""
+        raise NotImplementedError
+
+
+class SingleLabel(Problem):
+    """One of several labels: a softmax."""
+
+    name = "single_label_classification"
+
+    def targets(self, teacher_logits: Tensor, temperature: float = 1.0, floor: float = 0.0) -> Tensor:
+        return teacher_log_probs(teacher_logits, temperature, floor)
+
+    def divergence(self, name: str, student_logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        return DIVERGENCES[name](student_logits, targets, temperature)
+
+    def cross_entropy_to(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy_to(student_logits, targets)
+
+    def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, reduction="none")
+
+    def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
+        return -torch.log_softmax(logits, dim=-1).mean(dim=-1)
+
+    def averaged_rows(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=-1)
+
+    def averaged_targets(self, rows: Tensor) -> Tensor:
+        # An average that began at zero does not sum to one. The clamps keep empty rows and vanished labels finite.
+        tiny = torch.finfo(rows.dtype).tiny
+        return (rows / rows.sum(dim=-1, keepdim=True).clamp(min=tiny)).clamp(min=tiny).log()
+
+    def joint_logits(self, members: Tensor) -> Tensor:
+        return members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))
+
+
+class MultiLabel(SingleLabel):
+    """Any of several labels: each its own sigmoid, which is a softmax over "no" (logit 0) and "yes".
+
+    Divergences are means over the labels, as the binary cross-entropy beside them is.
+    """
+
+    name = "multi_label_classification"
+
+    def targets(self, teacher_logits: Tensor, temperature: float = 1.0, floor: float = 0.0) -> Tensor:
+        return super().targets(_no_and_yes(teacher_logits), temperature, floor)
+
+    def divergence(self, name: str, student_logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        return super().divergence(name, _no_and_yes(student_logits), targets, temperature).mean(dim=-1)
+
+    def cross_entropy_to(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        return super().cross_entropy_to(_no_and_yes(student_logits), targets).mean(dim=-1)
+
+    def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=-1)
+
+    def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
+        return super().cross_entropy_to_uniform(_no_and_yes(logits)).mean(dim=-1)
+
+    def averaged_rows(self, logits: Tensor) -> Tensor:
+        return super().averaged_rows(_no_and_yes(logits)).flatten(-2)
+
+    def averaged_targets(self, rows: Tensor) -> Tensor:
+        return super().averaged_targets(rows.unflatten(-1, (-1, 2)))
+
+    def joint_logits(self, members: Tensor) -> Tensor:
+        no, yes = super().joint_logits(_no_and_yes(members)).unbind(dim=-1)
+        return yes - no
+
+
+class Regression(Problem):
+    """Numbers: every divergence is the squared error to the teacher's output, a mean over the outputs.
+
+    Temperatures, floors and the direction of a divergence have no meaning here.
+    """
+
+    name = "regression"
+
+    def targets(self, teacher_logits: Tensor, temperature: float = 1.0, floor: float = 0.0) -> Tensor:
+        return teacher_logits
+
+    def divergence(self, name: str, student_logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        return self.cross_entropy_to(student_logits, targets)
+
+    def cross_entropy_to(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        return (student_logits - targets).square().mean(dim=-1)
+
+    def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return mse_loss(logits, labels.reshape(logits.shape).to(logits.dtype), reduction="none").mean(dim=-1)
+
+    def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
+        raise InputError("Label smoothing needs labels, got a regression. Choose another method.")
+
+    def temperature(self, temperature: float) -> float:
+        return 1.0
+
+    def averaged_rows(self, logits: Tensor) -> Tensor:
+        # The average of the ones is the weight that the average has seen.
+        return torch.nn.functional.pad(logits, (0, 1), value=1.0)
+
+    def averaged_targets(self, rows: Tensor) -> Tensor:
+        return rows[..., :-1] / rows[..., -1:].clamp(min=torch.finfo(rows.dtype).tiny)
+
+    def joint_logits(self, members: Tensor) -> Tensor:
+        return members.mean(dim=0)
+
+
+PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (SingleLabel(), MultiLabel(), Regression())}
+
+
+def problem_of(config: Any, logits: Tensor, labels: Tensor | None) -> Problem:
+    """The problem of a model: what its config says, else what its loss takes its outputs and labels for.
+
+    Args:
+        config: The model's config, if it has one.
+        logits: Its outputs.
+        labels: The batch's labels, if it has any.
+
+    Raises:
+        InputError: If outputs and labels fit no kind of sequence classification or regression.
+    """
+    name = getattr(config, "problem_type", None)
+    if name is None and logits.dim() == 2:
+        is_class = labels is None or not (labels.is_floating_point() or labels.dim() > 1)
+        several = SingleLabel.name if is_class else MultiLabel.name
+        name = Regression.name if logits.size(1) == 1 else several
+    if name not in PROBLEMS or logits.dim() != 2 or not _FITS[name](logits, labels):
+        got = f"logits of shape {tuple(logits.shape)}"
+        if labels is not None:
+            got += f" and {labels.dtype} labels of shape {tuple(labels.shape)}"
+        raise InputError(
+            "Sample distillation needs sequence classification or regression: logits (batch_size, num_labels), and "
+            "integer labels (batch_size,) of at least 2 kinds, or float labels (batch_size, num_labels), or a "
+            f"number for each output; got {got}{f' with `problem_type={name!r}`' if name else ''}. Token-level and "
+            "language models are not supported; use `teacher=NoTeacherConfig()` for plain fine-tuning."
+        )
+    return PROBLEMS[name]
+
+
+_FITS = {
+    SingleLabel.name: lambda logits, labels: (
+        logits.size(1) > 1 and (labels is None or (labels.dim() == 1 and not labels.is_floating_point()))
+    ),
+    MultiLabel.name: lambda logits, labels: labels is None or labels.shape == logits.shape,
+    Regression.name: lambda logits, labels: labels is None or labels.numel() == logits.numel(),
+}
+
+
+def _no_and_yes(logits: Tensor) -> Tensor:
+    return torch.stack((torch.zeros_like(logits), logits), dim=-1)

@@ -1,0 +1,331 @@
+"""Several labels and regression: every method's terms against formulas written out over what was seen in training."""
+
+import copy
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, kl_divergence
+from transformers import Trainer, TrainerCallback
+
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, TeacherMemory
+from lstsd_hf.errors import InputError
+from lstsd_hf.problems import PROBLEMS
+
+from .conftest import assert_same_weights, make_examples, make_model
+from .test_conformance import CONFIGS, active
+
+MULTI, NUMBERS = "multi_label_classification", "regression"
+EPOCHS, STEPS = 6, 4
+
+
+def make_data(problem, count=14, num_labels=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = make_examples(count, seed=seed)
+    for row in rows:
+        if problem == MULTI:
+            row["labels"] = torch.randint(0, 2, (num_labels,), generator=generator).float().tolist()
+        elif num_labels == 1:
+            row["labels"] = float(torch.randn((), generator=generator))
+        else:
+            row["labels"] = torch.randn(num_labels, generator=generator).tolist()
+    return rows
+
+
+def make_trainer(make_args, problem, config, num_labels=3, trainer_class=LSTSDTrainer, dropout=0.0, **options):
+    model = make_model(num_labels=num_labels, dropout=dropout)
+    model.config.problem_type = problem
+    own = {} if trainer_class is Trainer else {"teacher": config}
+    return trainer_class(
+        model=model,
+        args=make_args(**{"num_train_epochs": EPOCHS, "learning_rate": 1e-2, **options}),
+        train_dataset=make_data(problem, num_labels=num_labels),
+        eval_dataset=make_data(problem, 6, num_labels, seed=1),
+        **own,
+    )
+
+
+class Recorder(TrainerCallback):
+    """Keeps every micro-batch with its terms, and the model before each step."""
+
+    def __init__(self, trainer):
+        self.batches = []
+        self.models = []  # after so many steps
+        teacher, terms_of = trainer.teacher, trainer.teacher.loss_terms
+
+        def spy(batch):
+            terms = terms_of(batch)
+            entry = copy.copy(batch.__dict__) | {"student_logits": batch.student_logits.detach().clone()}
+            self.batches.append(entry | {"terms": {k: (v.per_example.detach(), v.weight) for k, v in terms.items()}})
+            return terms
+
+        teacher.loss_terms = spy
+        trainer.add_callback(self)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.models.append(copy.deepcopy(model).eval())
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.models.append(copy.deepcopy(model).eval())
+
+    @torch.no_grad()
+    def outputs(self, steps, inputs):
+        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        return self.models[steps](**inputs).logits
+
+
+def logit(probability):
+    return torch.log(probability) - torch.log1p(-probability)
+
+
+def divergence(problem, student, teacher, direction="student_teacher", temperature=1.0):
+    """A mean over the labels of torch's own KL between Bernoulli distributions; or the squared error."""
+    if problem == NUMBERS:
+        return ((student - teacher) ** 2).mean(-1)
+    pair = [Bernoulli(logits=logits.double() / temperature) for logits in (student, teacher)]
+    return kl_divergence(*(pair if direction == "student_teacher" else pair[::-1])).mean(-1)
+
+
+def soft_loss(problem, student, teacher, temperature):
+    if problem == NUMBERS:
+        return ((student - teacher) ** 2).mean(-1)
+    z, p = (teacher.double() / temperature).sigmoid(), student.double().sigmoid()
+    return -(z * p.log() + (1 - z) * (1 - p).log()).mean(-1)
+
+
+def expected_lstsd(recorder, problem, config):
+    """Algorithm 1 over dicts of outputs."""
+    seen, expected = {}, []
+    length = config.mini_generation_epochs
+    for batch in recorder.batches:
+        epoch = batch["progress"].epoch
+        last = epoch // length * length - 1  # the last epoch of the mini-generation before
+        terms = {}
+        if epoch >= length:
+            for name, source in (("short", epoch - 1), ("long", last)):
+                teacher = torch.stack([seen[source, int(index)] for index in batch["indices"]])
+                terms[name] = divergence(problem, batch["student_logits"], teacher)
+        expected.append(terms)
+        for index, row in zip(batch["indices"].tolist(), batch["student_logits"], strict=True):
+            seen[epoch, index] = row
+    return expected
+
+
+def expected_single(recorder, problem, config):
+    expected = []
+    length = config.mini_generation_epochs
+    for batch in recorder.batches:
+        epoch = batch["progress"].epoch
+        sources = {"short": epoch, "long": epoch // length * length} if epoch >= length else {}
+        expected.append(
+            {
+                name: divergence(problem, batch["student_logits"], recorder.outputs(start * STEPS, batch["inputs"]))
+                for name, start in sources.items()
+            }
+        )
+    return expected
+
+
+def expected_temporal_ensemble(recorder, problem, config):
+    """The average over epochs with its start at zero divided out (Laine & Aila, Algorithm 2)."""
+    decay, averages, expected, current = config.prediction_decay, {}, [], {}
+    epoch = 0
+    for batch in recorder.batches:
+        if batch["progress"].epoch != epoch:
+            epoch = batch["progress"].epoch
+            averages = {index: decay * averages.get(index, 0.0) + (1 - decay) * row for index, row in current.items()}
+        terms = {}
+        if epoch > 0:
+            teacher = torch.stack([averages[int(index)] for index in batch["indices"]]) / (1 - decay**epoch)
+            if problem == MULTI:
+                teacher = logit(teacher)
+            terms["consistency"] = divergence(problem, batch["student_logits"], teacher)
+        expected.append(terms)
+        for index, row in zip(batch["indices"].tolist(), batch["student_logits"].double(), strict=True):
+            current[index] = row.sigmoid() if problem == MULTI else row
+    return expected
+
+
+def expected_mean_teacher(recorder, problem, config):
+    expected, average, steps = [], copy.deepcopy(recorder.models[0]), 0
+    for batch in recorder.batches:
+        step = batch["progress"].global_step
+        if step > steps:
+            decay, steps = min(1 - 1 / (step + 1), config.ema_decay), step
+            for own, new in zip(average.parameters(), recorder.models[step].parameters(), strict=True):
+                own.data = decay * own.data + (1 - decay) * new.data
+        inputs = {name: value for name, value in batch["inputs"].items() if name != "labels"}
+        with torch.no_grad():
+            teacher = average(**inputs).logits
+        expected.append({"consistency": divergence(problem, batch["student_logits"], teacher, config.divergence)})
+    return expected
+
+
+def expected_snapshot_distillation(recorder, problem, config):
+    expected = []
+    for batch in recorder.batches:
+        start = batch["progress"].epoch // config.cycle_epochs * config.cycle_epochs * STEPS
+        teacher = recorder.outputs(start, batch["inputs"])
+        terms = {"teacher": soft_loss(problem, batch["student_logits"], teacher, config.temperature)} if start else {}
+        expected.append(terms)
+    return expected
+
+
+def expected_dlb(recorder, problem, config):
+    expected, previous = [], None
+    for step, batch in enumerate(recorder.batches):
+        terms = {}
+        if previous is not None:
+            student = recorder.outputs(step, previous["inputs"])
+            temperature = 1.0 if problem == NUMBERS else config.temperature
+            teacher = previous["student_logits"]
+            terms["previous"] = temperature**2 * divergence(problem, student, teacher, "teacher_student", temperature)
+            labels = previous["labels"]
+            if problem == NUMBERS:
+                terms["previous_labels"] = ((student - labels.reshape(student.shape)) ** 2).mean(-1)
+            else:
+                terms["previous_labels"] = -(
+                    labels * torch.nn.functional.logsigmoid(student)
+                    + (1 - labels) * torch.nn.functional.logsigmoid(-student)
+                ).mean(-1)
+        expected.append(terms)
+        previous = batch
+    return expected
+
+
+def expected_label_smoothing(recorder, problem, config):
+    half = [torch.zeros_like(batch["student_logits"]) for batch in recorder.batches]
+    return [
+        {"uniform": soft_loss(problem, batch["student_logits"], zero, 1.0)}
+        for batch, zero in zip(recorder.batches, half, strict=True)
+    ]
+
+
+ORACLES = {
+    "lstsd": expected_lstsd,
+    "lstsd_no_long": expected_lstsd,
+    "lstsd_no_short": expected_lstsd,
+    "lstsd_single": expected_single,
+    "temporal_ensemble": expected_temporal_ensemble,
+    "mean_teacher": expected_mean_teacher,
+    "snapshot_distillation": expected_snapshot_distillation,
+    "dlb": expected_dlb,
+    "label_smoothing": expected_label_smoothing,
+}
+KINDS = pytest.mark.parametrize(("problem", "num_labels"), [(MULTI, 3), (MULTI, 2), (NUMBERS, 1), (NUMBERS, 3)])
+
+
+def test_every_method_with_terms_has_an_oracle():
+    assert set(ORACLES) | {"vanilla", "snapshot_ensemble"} == {config.name for config in CONFIGS}
+
+
+@KINDS
+@pytest.mark.parametrize("name", ORACLES)
+def test_terms(make_args, problem, num_labels, name):
+    (config_class,) = (config for config in CONFIGS if config.name == name)
+    config = active(config_class)
+    if name.startswith("lstsd"):
+        config = config_class(mini_generation_epochs=2, teacher_floor=0.0)
+    trainer = make_trainer(make_args, problem, config, num_labels)
+    if (name, problem) == ("label_smoothing", NUMBERS):
+        with pytest.raises(InputError, match="Label smoothing needs labels, got a regression"):
+            trainer.train()
+        return
+    recorder = Recorder(trainer)
+    trainer.train()
+    expected = ORACLES[name](recorder, problem, config)
+    count = 0
+    for batch, wanted in zip(recorder.batches, expected, strict=True):
+        wanted = {term: values for term, values in wanted.items() if getattr(config, f"lambda_{term}", 1.0)}
+        assert batch["terms"].keys() == wanted.keys()
+        for term, values in wanted.items():
+            found = batch["terms"][term][0]
+            torch.testing.assert_close(found.double(), values.double(), rtol=2e-4, atol=2e-6)
+            count += bool(values.max() > 1e-5)
+    assert count >= 3 * STEPS - 1  # terms that say something
+    assert trainer.teacher.problem is PROBLEMS[problem]
+    # The whole loss is the model's own and the weighted terms.
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for entry, batch in zip(logged, recorder.batches, strict=True):
+        weights = {term: weight for term, (_, weight) in batch["terms"].items()}
+        base = base_weight(name, config, weights) * entry["loss_base"]
+        assert entry["loss"] == pytest.approx(
+            base + sum(weight * entry[f"loss_{term}"] for term, weight in weights.items()), rel=1e-4, abs=1e-6
+        )
+
+
+def base_weight(name, config, weights):
+    if name == "dlb" and weights:
+        return 1.0 - weights["previous_labels"]
+    if name == "snapshot_distillation" and weights:
+        return 1.0 + 1.0 / config.temperature
+    return 1.0 - config.smoothing if name == "label_smoothing" else 1.0
+
+
+@KINDS
+def test_an_ensemble_averages_what_its_members_predict(make_args, problem, num_labels):
+    (config_class,) = (config for config in CONFIGS if config.name == "snapshot_ensemble")
+    trainer = make_trainer(make_args, problem, active(config_class), num_labels, learning_rate=0.05)
+    recorder = Recorder(trainer)
+    trainer.train()
+    members = [recorder.models[steps] for steps in (2 * STEPS, 4 * STEPS, 6 * STEPS)]
+    rows = trainer.eval_dataset
+    inputs, labels = torch.tensor([row["input_ids"] for row in rows]), torch.tensor([row["labels"] for row in rows])
+    with torch.no_grad():
+        outputs = torch.stack([member(input_ids=inputs).logits.double() for member in members])
+    result = trainer.evaluate()
+    predictions = torch.as_tensor(trainer.predict(rows).predictions).double()
+    labels = labels.reshape(predictions.shape).double()
+    if problem == NUMBERS:
+        mean = outputs.mean(0)
+        loss = ((mean - labels) ** 2).mean()
+    else:
+        probabilities = outputs.sigmoid().mean(0)
+        mean = logit(probabilities)
+        loss = torch.nn.functional.binary_cross_entropy(probabilities, labels)
+    torch.testing.assert_close(predictions, mean, rtol=1e-4, atol=1e-5)
+    assert result["eval_loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert (outputs[0] - outputs[2]).abs().max() > 0.1
+
+
+@KINDS
+@pytest.mark.parametrize("config_class", CONFIGS, ids=lambda config: config.name)
+def test_neutral_is_stock_bit_for_bit_and_a_run_can_be_resumed(make_args, problem, num_labels, config_class, tmp_path):
+    stock = make_trainer(make_args, problem, None, num_labels, Trainer, dropout=0.1)
+    stock.train()
+    ours = make_trainer(make_args, problem, config_class.neutral(), num_labels, dropout=0.1)
+    ours.train()
+    assert_same_weights(stock.model, ours.model)
+
+    if (config_class.name, problem) == ("label_smoothing", NUMBERS):
+        return
+    options = {"save_strategy": "steps", "save_steps": 1, "dropout": 0.1, "output_dir": str(tmp_path / "whole")}
+    whole = make_trainer(make_args, problem, active(config_class), num_labels, **options)
+    whole.train()
+    resumed = make_trainer(make_args, problem, active(config_class), num_labels, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{STEPS * 4 + 1}"))
+    assert_same_weights(whole.model, resumed.model)
+
+
+@pytest.mark.parametrize(("problem", "num_labels"), [(MULTI, 3), (NUMBERS, 1)])
+def test_the_problem_is_read_from_labels_and_outputs(make_args, problem, num_labels):
+    trainer = make_trainer(make_args, problem, LSTSDConfig(), num_labels)
+    trainer.model.config.problem_type = None
+    trainer.train()
+    assert trainer.teacher.problem is PROBLEMS[problem]
+    assert isinstance(trainer.teacher.memory, TeacherMemory)
+
+
+@pytest.mark.parametrize(("problem", "num_labels"), [(MULTI, 3), (NUMBERS, 1)])
+def test_only_single_labels_are_ranked(make_args, problem, num_labels):
+    trainer = make_trainer(make_args, problem, LSTSDConfig(), num_labels)
+    trainer.train()
+    with pytest.raises(InputError, match=f"one label of several to be ranked by it, got a model for {problem}"):
+        trainer.teacher.rank_label_errors()
+
+
+def test_a_floor_bounds_both_answers_of_each_label():
+    problem = PROBLEMS[MULTI]
+    targets = problem.targets(torch.tensor([[-50.0, 0.0, 50.0]]), floor=0.01).exp()
+    torch.testing.assert_close(targets, torch.tensor([[[1.0, 0.01], [0.5, 0.5], [0.01, 1.0]]]))
+    student = torch.tensor([[50.0, 0.0, -50.0]], requires_grad=True)
+    assert problem.divergence("student_teacher", student, targets.log()).item() == pytest.approx(2 / 3 * 4.6052, 1e-3)
