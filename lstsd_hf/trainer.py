@@ -63,8 +63,8 @@ class SelfDistillationMixin:
     weights and on the same scale, so that `loss = base weight · loss_base + Σ weight · loss_<term>`; and the teacher's
     own numbers.
 
-    Checkpoints contain the teacher's state, and a run can only be resumed from one that does. The hub strategies
-    `checkpoint` and `all_checkpoints` upload it: predictions for the training set, in its order.
+    Checkpoints contain the teacher's state, and a run can only be resumed from one that does; see `train`. The hub
+    strategies `checkpoint` and `all_checkpoints` upload it: predictions for the training set, in its order.
 
     Args:
         *args: Passed on to the parent Trainer.

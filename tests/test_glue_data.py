@@ -35,6 +35,41 @@ SAMPLES = {
         ["gj04\t1\t\tThe sailors rode.\n", "gj04\t0\t*\tSailors the rode.\n"],
         [{"sentence": "The sailors rode.", "label": 1}, {"sentence": "Sailors the rode.", "label": 0}],
     ),
+    "stsb": (
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n",
+        ["0\tnews\tf\t2012\t1\tnone\tnone\tA.\tB.\t5.000\n", "1\tnews\tf\t2012\t2\tnone\tnone\tC.\tD.\t0.25\n"],
+        [
+            {"sentence1": "A.", "sentence2": "B.", "label": 5.0},
+            {"sentence1": "C.", "sentence2": "D.", "label": 0.25},
+        ],
+    ),
+    "qqp": (
+        "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n",
+        # The release has rows that break off.
+        ["0\t1\t2\tHow?\tWhy?\t0\n", "1\t3\t4\tWho?\n", "2\t5\t6\tWho?\tWho is it?\t1\n"],
+        [
+            {"question1": "How?", "question2": "Why?", "label": 0},
+            {"question1": "Who?", "question2": "Who is it?", "label": 1},
+        ],
+    ),
+    "mnli": (
+        "index\tgenre\tsentence1\tsentence2\tlabel1\tgold_label\n",
+        ["0\tfiction\tA.\tB.\tneutral\tcontradiction\n", "1\ttravel\tC.\tD.\tneutral\tentailment\n"],
+        [{"premise": "A.", "hypothesis": "B.", "label": 2}, {"premise": "C.", "hypothesis": "D.", "label": 0}],
+    ),
+    "qnli": (
+        "index\tquestion\tsentence\tlabel\n",
+        ["0\tWho?\tHe.\tentailment\n", "1\tWhen?\tHe.\tnot_entailment\n"],
+        [
+            {"question": "Who?", "sentence": "He.", "label": 0},
+            {"question": "When?", "sentence": "He.", "label": 1},
+        ],
+    ),
+    "wnli": (
+        "index\tsentence1\tsentence2\tlabel\n",
+        ["0\tA.\tB.\t1\n", "1\tC.\tD.\t0\n"],
+        [{"sentence1": "A.", "sentence2": "B.", "label": 1}, {"sentence1": "C.", "sentence2": "D.", "label": 0}],
+    ),
 }
 
 
@@ -42,7 +77,7 @@ def write_glue(folder, name):
     header, lines, _ = SAMPLES[name]
     task_folder = folder / TASKS[name].folder
     task_folder.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "dev"):
+    for split in [stem for name, stem in TASKS[name].tsv_files.items() if not name.startswith("test")]:
         (task_folder / f"{split}.tsv").write_text(header + "".join(lines), encoding="utf-8", newline="")
     return task_folder
 
@@ -57,8 +92,10 @@ def message_of(function):
 def test_official_layout(tmp_path, name):
     write_glue(tmp_path, name)
     splits = load_task(TASKS[name], str(tmp_path))
-    assert splits["train"].to_list() == splits["validation"].to_list() == SAMPLES[name][2]
-    assert "test" not in splits
+    labelled = {"train", "validation", *(["validation_mismatched"] if name == "mnli" else [])}
+    assert set(splits) == labelled
+    for rows in splits.values():
+        assert rows.to_list() == SAMPLES[name][2]
 
 
 @pytest.mark.parametrize(
@@ -68,10 +105,15 @@ def test_official_layout(tmp_path, name):
         ("mrpc", "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t5\t6\tA.\tB.\n"),
         ("sst2", "index\tsentence\n0\tA.\n"),
         ("cola", "index\tsentence\n0\tA.\n"),
+        ("stsb", "index\tsource1\tsentence1\tsentence2\n0\tnone\tA.\tB.\n"),
+        ("qqp", "id\tquestion1\tquestion2\n0\tA.\tB.\n"),
+        ("mnli", "index\tgenre\tsentence1\tsentence2\n0\tfiction\tA.\tB.\n"),
+        ("qnli", "index\tquestion\tsentence\n0\tA.\tB.\n"),
+        ("wnli", "index\tsentence1\tsentence2\n0\tA.\tB.\n"),
     ],
 )
 def test_unlabelled_test_split(tmp_path, name, content):
-    (write_glue(tmp_path, name) / "test.tsv").write_text(content)
+    (write_glue(tmp_path, name) / f"{TASKS[name].tsv_files['test']}.tsv").write_text(content)
     rows = load_task(TASKS[name], str(tmp_path))["test"].to_list()
     assert rows == [dict(zip(TASKS[name].text_columns, ("A.", "B."), strict=False))]
 
@@ -95,6 +137,12 @@ def test_missing_file(tmp_path):
         ("sst2", "good\t2\n", "line 4: the label must be one of 0, 1, got '2'."),
         ("cola", "gj04\t1\tno sentence\n", "line 3: expected 4 tab-separated fields, got 3."),
         ("mrpc", "1\t2\t3\ta\tb\tc\n", "line 4: expected 5 tab-separated fields, got 6."),
+        ("qqp", "3\t7\t8\ta\tb\t1\tc\n", "line 5: expected 6 tab-separated fields, got 7."),
+        (
+            "stsb",
+            "2\tnews\tf\t2012\t3\tnone\tnone\tA.\tB.\tnan\n",
+            "line 4: the label must be a finite number, got 'nan'.",
+        ),
     ],
 )
 def test_malformed_row_names_file_and_line(tmp_path, name, line, expected):
@@ -124,8 +172,8 @@ def test_empty_split(tmp_path, name):
 
 
 def test_unknown_task():
-    assert message_of(lambda: get_task("qqp")) == (
-        "`task` must be one of rte, mrpc, sst2, cola, got 'qqp'. Own data: `--train_file`."
+    assert message_of(lambda: get_task("ax")) == (
+        "`task` must be one of rte, mrpc, sst2, cola, stsb, qqp, mnli, qnli, wnli, got 'ax'. Own data: `--train_file`."
     )
 
 
@@ -157,7 +205,29 @@ def test_hub_splits_lose_the_unknown_labels(monkeypatch):
     assert splits["train"]["label"][0] == 1
 
 
+def test_hub_names_of_mnli(monkeypatch):
+    rows = Dataset.from_list([{"premise": "A", "hypothesis": "B", "label": 0, "idx": 0}])
+    splits = ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")
+    monkeypatch.setattr("lstsd_hf.glue.data.load_dataset", lambda *args: DatasetDict(dict.fromkeys(splits, rows)))
+    found = load_task(TASKS["mnli"], "hub")
+    assert list(found) == ["train", "validation", "validation_mismatched", "test", "test_mismatched"]
+    assert ["label" in rows.column_names for rows in found.values()] == [True, True, True, False, False]
+
+
 # ---- One's own files ----
+
+
+def test_fractions_are_numbers_to_be_met(tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", [{"text": "a", "label": 1.5}, {"text": "b", "label": -0.25}])
+    other = write_rows(tmp_path / "dev.jsonl", [{"text": "c", "label": 3}])
+    task, splits = load_files(train, other)
+    assert task.is_regression
+    assert (task.label_names, task.num_outputs, task.metrics) == ((), 1, ("pearson", "spearmanr"))
+    assert (splits["train"]["label"][:], splits["validation"]["label"][:]) == ([1.5, -0.25], [3.0])
+    words = write_rows(tmp_path / "words.jsonl", [{"text": "c", "label": "high"}])
+    assert message_of(lambda: load_files(train, words)) == (
+        f"{words}, line 1: the label must be a finite number, got 'high'."
+    )
 
 
 def write_rows(path, rows):

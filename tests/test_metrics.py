@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lstsd_hf.glue.metrics import ClassificationMetrics, expected_calibration_error
+from lstsd_hf.glue.metrics import ClassificationMetrics, expected_calibration_error, metrics_of
 from lstsd_hf.glue.tasks import TASKS
 
 LOGITS = np.log([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]])
@@ -36,6 +36,17 @@ def test_calibration_error_averages_within_a_bin():
 
 def test_calibration_error_of_certain_and_right_predictions_is_zero():
     assert expected_calibration_error(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])) == 0.0
+
+
+def test_correlations_by_hand():
+    scores = metrics_of(TASKS["stsb"]).compute(
+        predictions=[[1.0], [2.0], [4.0], [3.0]], references=[1.0, 2.0, 3.0, 8.0]
+    )
+    # Deviations (-1.5, -0.5, 1.5, 0.5) and (-2.5, -1.5, -0.5, 4.5); ranks 1 2 4 3 and 1 2 3 4.
+    assert scores["pearson"] == pytest.approx((3.75 + 0.75 - 0.75 + 2.25) / math.sqrt(5.0 * 29.0))
+    assert scores["spearmanr"] == pytest.approx(1 - 6 * 2 / (4 * 15))
+    constant = metrics_of(TASKS["stsb"]).compute(predictions=[[1.0], [1.0]], references=[1.0, 2.0])
+    assert constant == {"pearson": 0.0, "spearmanr": 0.0}
 
 
 def test_a_missing_class_in_the_labels_is_no_error():

@@ -246,8 +246,8 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
     [
         (["--method", "magic", "--task", "rte"], f"`method` must be of {', '.join(TEACHERS)}, got 'magic'."),
         (
-            ["--method", "lstsd", "--task", "wnli"],
-            "`task` must be one of rte, mrpc, sst2, cola, got 'wnli'. Own data: `--train_file`.",
+            ["--method", "lstsd", "--task", "ax"],
+            f"`task` must be one of {', '.join(TASKS)}, got 'ax'. Own data: `--train_file`.",
         ),
         (["--method", "lstsd"], "`task` is missing. Give --task, or --train_file and --validation_file."),
         (
@@ -474,3 +474,77 @@ def test_bert_base_shape_takes_the_same_path(workplace, tmp_path):
     assert results["distilled_steps"] == 4
     assert results["last_epoch"]["loss_short"] > 0
     assert np.isfinite(results["last_epoch"]["eval_nll"])
+
+
+def write_tsv(folder, name, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.tsv").write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+
+
+def test_regression_from_end_to_end(workplace, encoder):
+    words = ["red", "blue", "green", "small", "large", "old"]
+    rows = [[first, second, abs(i - j) + 0.5] for i, first in enumerate(words) for j, second in enumerate(words)]
+    header = ["sentence1", "sentence2", "score"]
+    for split in ("train", "dev"):
+        write_tsv(workplace / "data" / "STS-B", split, [header, *rows])
+    write_tsv(workplace / "data" / "STS-B", "test", [header[:2], *[row[:2] for row in rows]])
+    command = [
+        *("--task", "stsb", "--data", "data", "--method", "vanilla", "lstsd", "--model_name_or_path", encoder),
+        *("--num_train_epochs", "4", "--lstsd.mini_generation_epochs", "2", "--learning_rate", "1e-2"),
+        *("--per_device_train_batch_size", "8", "--use_cpu", "true"),
+    ]
+    run_glue.main([*command, "--do_predict"])
+    results, folder = {}, {}
+    for method in ("vanilla", "lstsd"):
+        (path,) = workplace.glob(f"runs/stsb/*/{method}/*/results.json")
+        results[method], folder[method] = json.loads(path.read_text()), path.parent
+        jsonschema.validate(results[method], results_schema())
+    last = results["lstsd"]["last_epoch"]
+    assert {"eval_pearson", "eval_spearmanr"} <= last.keys()
+    assert "eval_nll" not in last
+    assert last["loss_short"] > 0
+    assert results["lstsd"]["distilled_steps"] > 0
+    with np.load(folder["lstsd"] / "predictions.npz") as arrays:
+        outputs, labels = arrays["logits"], arrays["labels"]
+    assert outputs.shape == (36, 1)
+    assert last["eval_loss"] == pytest.approx(float(((outputs[:, 0] - labels) ** 2).mean()), rel=1e-4)
+    lines = (folder["lstsd"] / "STS-B.tsv").read_text().splitlines()
+    # The test texts are those of the validation split.
+    assert lines[1:] == [f"{index}\t{value:.3f}" for index, value in enumerate(outputs[:, 0])]
+    # Tables and figures of it.
+    from lstsd_hf.experiments.__main__ import main as experiments
+
+    experiments(["report", "runs"])
+    table = (workplace / "runs" / "report" / "report.md").read_text()
+    assert "pearson, in %" in table
+    assert "nan" not in table
+    assert error_of([*command, "--label_noise", "0.2"]) == (
+        "`label_noise` replaces labels by others and must be 0 for a regression, got 0.2."
+    )
+
+
+def test_mnli_is_scored_on_both_validation_splits(workplace, encoder):
+    names = ("entailment", "neutral", "contradiction")
+    rows = [[f"A {word}.", f"B {word}.", names[index % 3]] for index, word in enumerate("abcdefghijkl")]
+    header = ["sentence1", "sentence2", "gold_label"]
+    for split, part in (("train", rows), ("dev_matched", rows[:6]), ("dev_mismatched", rows[6:])):
+        write_tsv(workplace / "data" / "MNLI", split, [header, *part])
+    for split in ("test_matched", "test_mismatched"):
+        write_tsv(workplace / "data" / "MNLI", split, [header[:2], *[row[:2] for row in rows[:4]]])
+    run_glue.main(
+        [
+            *("--task", "mnli", "--data", "data", "--method", "lstsd", "--model_name_or_path", encoder, "--do_predict"),
+            *("--num_train_epochs", "3", "--mini_generation_epochs", "1", "--use_cpu", "true", "--output_dir", "mine"),
+        ]
+    )
+    results = json.loads((workplace / "mine" / "results.json").read_text())
+    jsonschema.validate(results, results_schema())
+    (other,) = results["other_splits"].values()
+    assert {"eval_accuracy", "eval_nll", "eval_ece", "eval_loss"} <= other.keys()
+    assert results["last_epoch"]["eval_nll"] != other["eval_nll"]
+    with np.load(workplace / "mine" / "predictions.npz") as arrays:
+        assert arrays["logits"].shape == (6, 3)  # the matched split's
+    for name in ("MNLI-m", "MNLI-mm"):
+        lines = (workplace / "mine" / f"{name}.tsv").read_text().splitlines()
+        assert len(lines) == 5
+        assert all(line.split("\t")[1] in names for line in lines[1:])

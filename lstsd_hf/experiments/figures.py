@@ -103,7 +103,7 @@ def reliability(section: Section) -> Figure | None:
     for group, color in zip(section.groups, _colors(section), strict=True):
         paths = [folder / PREDICTIONS_NAME for folder in group.folders.values()]
         paths = [path for path in paths if path.exists()]
-        if paths:
+        if paths and "eval_ece" in group.first["last_epoch"]:
             confidence, accuracy = reliability_points(paths)
             axes.plot(confidence, accuracy, marker=".", label=group.label, linewidth=1.0, color=color)
             drawn = True

@@ -297,8 +297,10 @@ def _section_markdown(section: Section) -> str:
 
 
 def shown_spread(value: tuple[float, float], digits: int) -> str:
-    """Mean ± standard deviation, without the latter where there is none."""
+    """Mean ± standard deviation, without the latter where there is none; a dash without either."""
     mean, deviation = value
+    if math.isnan(mean):
+        return "–"
     return f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
 
 

@@ -31,7 +31,9 @@ class PairedDifference:
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (ddof 1); the latter is not a number for a single value."""
+    """Mean and sample standard deviation (ddof 1); not numbers where there are too few values."""
+    if not values:
+        return math.nan, math.nan
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 

@@ -32,9 +32,7 @@ def hold_out(run: GlueRun) -> GlueRun:
     if options.max_train_samples is not None:
         train = train.select(range(min(options.max_train_samples, len(train))))
     if options.label_noise:
-        labels, _ = flip_labels(
-            train["label"][:], len(run.task.label_names), options.label_noise, options.label_noise_seed
-        )
+        labels, _ = flip_labels(train["label"][:], run.task.num_outputs, options.label_noise, options.label_noise_seed)
         train = train.remove_columns("label").add_column("label", labels)
     parts = train.train_test_split(test_size=HELD_OUT_SHARE, seed=SPLIT_SEED)
     return dataclasses.replace(

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import math
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,15 +13,15 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from ..errors import InputError
 from .synthetic import SYNTHETIC_TASKS
-from .tasks import GlueTask
+from .tasks import TASKS, GlueTask
 
 HUB_DATASET = "nyu-mll/glue"
 
 
 def load_task(task: GlueTask, source: str) -> DatasetDict:
-    """The splits `train`, `validation` and, where there is one, `test` of a task.
+    """The splits `train`, `validation` and, where there are such, `validation_mismatched`, `test`, `test_mismatched`.
 
-    Every split has the task's text columns and, if labelled, an integer `label`.
+    Every split has the task's text columns and, if labelled, a `label`: an integer, or a float for a regression.
 
     Args:
         task: The task.
@@ -42,7 +45,8 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
     """One's own data: CSV with a header or JSON lines, with a column `label` and one or two columns of text.
 
     Args:
-        train_file: Path of the training split; its first two columns beside `label` and `idx` are the texts.
+        train_file: Path of the training split; its first two columns beside `label` and `idx` are the texts. Labels
+            that are numbers with a fraction (1.0, 2.5) make a regression.
         validation_file: Path of the validation split.
         test_file: Path of an unlabelled split to predict.
 
@@ -67,12 +71,15 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
     label_names = tuple(sorted({str(row["label"]) for _, row in files["train"]}))
     if len(label_names) < 2:
         raise InputError(f"{train_file} must have at least 2 different labels, got {list(label_names)}.")
-    task = GlueTask("custom", "custom", text_columns, (), label_names, labels_are_names=True)
+    if all(re.fullmatch(r"[-+]?\d*\.\d+", name) for name in label_names):
+        task = GlueTask("custom", "custom", text_columns, (), (), metrics=TASKS["stsb"].metrics)
+    else:
+        task = GlueTask("custom", "custom", text_columns, (), label_names, labels_are_names=True)
     splits = DatasetDict()
     for name, rows in files.items():
         columns: dict[str, list] = {column: [str(row[column]) for _, row in rows] for column in text_columns}
         if name != "test":
-            columns["label"] = [_label_id(str(row["label"]), task, f"{paths[name]}, line {line}") for line, row in rows]
+            columns["label"] = [_label(str(row["label"]), task, f"{paths[name]}, line {line}") for line, row in rows]
         splits[name] = Dataset.from_dict(columns)
     return task, splits
 
@@ -89,25 +96,29 @@ def _load_from_hub(task: GlueTask) -> DatasetDict:
         ) from error
     # The hub marks the labels of test splits as unknown with -1.
     return DatasetDict(
-        {name: rows.remove_columns("label") if name == "test" else rows for name, rows in splits.items()}
+        {
+            name.removesuffix("_matched"): rows.remove_columns("label") if name.startswith("test") else rows
+            for name, rows in splits.items()
+        }
     )
 
 
 def _load_from_tsv(task: GlueTask, folder: Path) -> DatasetDict:
     splits = DatasetDict()
-    for split, stem in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        path = folder / task.folder / f"{stem}.tsv"
+    paths = {split: folder / task.folder / f"{stem}.tsv" for split, stem in task.tsv_files.items()}
+    for split, path in paths.items():
+        is_test = split.startswith("test")
         if path.is_file():
-            splits[split] = Dataset.from_list(_read_tsv(path, task, labelled=split != "test"))
-        elif split != "test":
+            splits[split] = Dataset.from_list(_read_tsv(path, task, labelled=not is_test))
+        elif not is_test:
             raise InputError(
                 f"{path} does not exist. `data` must be 'hub', 'synthetic' or a folder with GLUE's TSV release, got "
-                f"{str(folder)!r}; expected {task.folder}/train.tsv and {task.folder}/dev.tsv in it."
+                f"{str(folder)!r}; expected {task.folder}/train.tsv and {task.folder}/{paths['validation'].name} in it."
             )
     return splits
 
 
-def _read_tsv(path: Path, task: GlueTask, labelled: bool) -> list[dict[str, str | int]]:
+def _read_tsv(path: Path, task: GlueTask, labelled: bool) -> list[dict[str, str | int | float]]:
     # Neither `csv` nor `str.splitlines`: quotes are text, and so are the exotic line separators in some sentences.
     text = path.read_text(encoding="utf-8-sig")
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
@@ -130,16 +141,23 @@ def _read_tsv(path: Path, task: GlueTask, labelled: bool) -> list[dict[str, str 
     rows = []
     for number, line in enumerate(lines, number_of_first_row):
         fields = line.split("\t")
+        if len(fields) < width and task.has_incomplete_rows:
+            continue
         if len(fields) != width:
             raise InputError(f"{path}, line {number}: expected {width} tab-separated fields, got {len(fields)}.")
         row = {name: fields[position] for name, position in zip(task.text_columns, positions, strict=False)}
         if labelled:
-            row["label"] = _label_id(fields[positions[-1]], task, f"{path}, line {number}")
+            row["label"] = _label(fields[positions[-1]], task, f"{path}, line {number}")
         rows.append(row)
     return rows
 
 
-def _label_id(label: str, task: GlueTask, place: str) -> int:
+def _label(label: str, task: GlueTask, place: str) -> int | float:
+    if task.is_regression:
+        with suppress(ValueError):
+            if math.isfinite(float(label)):
+                return float(label)
+        raise InputError(f"{place}: the label must be a finite number, got {label!r}.")
     spelled = [task.spelled_label(index) for index in range(len(task.label_names))]
     if label not in spelled:
         raise InputError(f"{place}: the label must be one of {', '.join(spelled)}, got {label!r}.")

@@ -1,4 +1,4 @@
-"""The metrics of a run, from logits: GLUE's own by scikit-learn, and calibration beside them."""
+"""The metrics of a run, from a model's outputs: GLUE's own by scikit-learn and scipy, and calibration beside them."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 from scipy.special import log_softmax
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
 
 from .tasks import GlueTask
@@ -15,10 +16,16 @@ GLUE_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "f1": f1_score,
     "matthews_correlation": matthews_corrcoef,
 }
+CORRELATIONS = {"pearson": pearsonr, "spearmanr": spearmanr}
 
 
-class ClassificationMetrics(evaluate.Metric):
-    """GLUE's metrics of a task, negative log-likelihood (nats) and expected calibration error, from logits.
+def metrics_of(task: GlueTask) -> "GlueMetrics":
+    """The metrics of a task."""
+    return (RegressionMetrics if task.is_regression else ClassificationMetrics)(task)
+
+
+class GlueMetrics(evaluate.Metric):
+    """GLUE's metrics of a task, from a model's outputs.
 
     Unlike `evaluate.load("glue", …)` it needs neither the hub nor a module cache.
 
@@ -27,19 +34,42 @@ class ClassificationMetrics(evaluate.Metric):
         **kwargs: Passed on to `evaluate.Metric`.
     """
 
+    reference_type: str
+
     def __init__(self, task: GlueTask, **kwargs):
         self.task = task
         super().__init__(config_name=task.name, keep_in_memory=True, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="GLUE metrics of a task with negative log-likelihood and expected calibration error.",
+            description=type(self).__doc__,
             citation="",
-            inputs_description="predictions: logits (num_examples, num_labels); references: class indices.",
+            inputs_description="predictions: outputs (num_examples, num_labels); references: labels (num_examples,).",
             features=datasets.Features(
-                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
+                {
+                    "predictions": datasets.Sequence(datasets.Value("float64")),
+                    "references": datasets.Value(self.reference_type),
+                }
             ),
         )
+
+
+class RegressionMetrics(GlueMetrics):
+    """Correlations of one output with the labels; 0 where either is constant, so that there is none."""
+
+    reference_type = "float64"
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        pair = np.asarray(predictions, dtype=np.float64)[:, 0], np.asarray(references, dtype=np.float64)
+        if any(np.ptp(values) == 0 for values in pair):
+            return dict.fromkeys(self.task.metrics, 0.0)
+        return {name: float(CORRELATIONS[name](*pair).statistic) for name in self.task.metrics}
+
+
+class ClassificationMetrics(GlueMetrics):
+    """GLUE's metrics of a task, negative log-likelihood (nats) and expected calibration error, from logits."""
+
+    reference_type = "int64"
 
     def _compute(self, predictions, references) -> dict[str, float]:
         log_probs = log_softmax(np.asarray(predictions, dtype=np.float64), axis=-1)

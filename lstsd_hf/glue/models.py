@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
@@ -62,19 +63,15 @@ def load_model(
     if name_or_path == CNN:
         return _new_cnn(task, training_texts, dropout)
     path = resolve_model(name_or_path)
-    id2label = dict(enumerate(task.label_names))
     try:
-        config = AutoConfig.from_pretrained(
-            path,
-            num_labels=len(id2label),
-            id2label=id2label,
-            label2id={name: index for index, name in id2label.items()},
-        )
+        config = AutoConfig.from_pretrained(path, **label_settings(task))
         if dropout is not None:
             _set_dropout(config, dropout)
         tokenizer = AutoTokenizer.from_pretrained(path)
-        # Explicitly: the default is the checkpoint's own dtype.
-        model = AutoModelForSequenceClassification.from_pretrained(path, config=config, dtype=torch.float32)
+        # The dtype explicitly: the default is the checkpoint's own. A head for other labels is not loaded.
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+        )
     except OSError as error:
         raise InputError(
             f"The model {name_or_path!r} could not be loaded: {_first_line(error)} Ways on: connect to the internet or "
@@ -104,6 +101,14 @@ def train_word_tokenizer(texts: Iterable[str], vocab_size: int = 30000) -> PreTr
     )
 
 
+def label_settings(task: GlueTask) -> dict[str, Any]:
+    """What a model's config says of a task's labels."""
+    if task.is_regression:
+        return {"num_labels": task.num_outputs, "problem_type": "regression"}
+    id2label = dict(enumerate(task.label_names))
+    return {"num_labels": len(id2label), "id2label": id2label, "label2id": {v: k for k, v in id2label.items()}}
+
+
 def _new_cnn(
     task: GlueTask, training_texts: Iterable[str], dropout: float | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -111,8 +116,7 @@ def _new_cnn(
     config = TextCNNConfig(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
-        id2label=dict(enumerate(task.label_names)),
-        label2id={name: index for index, name in enumerate(task.label_names)},
+        **label_settings(task),
         **({} if dropout is None else {"dropout": dropout}),
     )
     return TextCNNForSequenceClassification(config), tokenizer

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import replacing_folder
 from ..models import PooledMLPConfig, PooledMLPForSequenceClassification
 from .frozen import EncoderSplit, FrozenStates, collate_states, compute_states
-from .models import load_model
+from .models import label_settings, load_model
 from .noise import flip_labels
 from .tasks import GlueTask
 
@@ -94,7 +94,7 @@ def prepare(
         train = train.select(range(min(options.max_train_samples, len(train))))
     labels, noisy_rows = train["label"][:], []
     if options.label_noise:
-        labels, noisy_rows = flip_labels(labels, len(task.label_names), options.label_noise, options.label_noise_seed)
+        labels, noisy_rows = flip_labels(labels, task.num_outputs, options.label_noise, options.label_noise_seed)
         if not noisy_rows:
             raise InputError(
                 f"`label_noise` must replace at least one label, got {options.label_noise} of {len(labels)} rows. "
@@ -105,7 +105,7 @@ def prepare(
     model, tokenizer = load_model(model_name, task, texts, options.dropout)
     raw = {**splits, "train": train}
     if not args.do_predict:
-        raw.pop("test", None)
+        raw = {name: rows for name, rows in raw.items() if not name.startswith("test")}
     # Once: tokenizing leaves its settings in the tokenizer.
     fingerprint = _fingerprint(tokenizer)
     with args.main_process_first(desc="tokens"):
@@ -135,8 +135,7 @@ def prepare(
         return Prepared(model, tokenizer, data, collate_states, train, noisy_rows, split.top)
     config = PooledMLPConfig(
         feature_size=model.config.hidden_size,
-        id2label=model.config.id2label,
-        label2id=model.config.label2id,
+        **label_settings(task),
         **({} if options.dropout is None else {"dropout": options.dropout}),
     )
     head = PooledMLPForSequenceClassification(config)

@@ -1,22 +1,26 @@
 """What distinguishes the GLUE tasks: files, columns, labels, metrics."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..errors import InputError
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """A classification task over one or two texts.
+    """A task over one or two texts: classification, or regression of a number.
 
     Attributes:
         name: Name on the command line; also the configuration's name on the hub.
         folder: Folder and submission file name in GLUE's TSV release.
         text_columns: One or two columns of text, as `nyu-mll/glue` names them.
         tsv_columns: The same columns and the label in the TSV header; in a file without header, positions.
-        label_names: Names of the labels 0, 1, ….
+        label_names: Names of the labels 0, 1, …; none for a regression.
         metrics: Metrics of the official evaluation; the first is the headline.
         labels_are_names: Whether TSV files spell the label out rather than as a number.
+        tsv_files: The TSV file of each split, without suffix. What is named `validation_…` is scored at the end.
+        submission_files: The submission of each test split, without suffix; by default one named as the folder.
+        has_incomplete_rows: Whether rows of the TSV release lack fields; they are left out, as on the hub.
     """
 
     name: str
@@ -26,6 +30,21 @@ class GlueTask:
     label_names: tuple[str, ...]
     metrics: tuple[str, ...] = ("accuracy",)
     labels_are_names: bool = False
+    tsv_files: Mapping[str, str] = field(
+        default_factory=lambda: {"train": "train", "validation": "dev", "test": "test"}
+    )
+    submission_files: Mapping[str, str] | None = None
+    has_incomplete_rows: bool = False
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a number to be met rather than a class."""
+        return not self.label_names
+
+    @property
+    def num_outputs(self) -> int:
+        """Columns of the model's output."""
+        return max(1, len(self.label_names))
 
     @property
     def headline_metric(self) -> str:
@@ -37,8 +56,14 @@ class GlueTask:
         """Whether the TSV files of labelled splits begin with column names."""
         return isinstance(self.tsv_columns[0], str)
 
-    def spelled_label(self, label: int) -> str:
+    def submission_name(self, split: str) -> str:
+        """The file name of a test split's submission."""
+        return f"{(self.submission_files or {'test': self.folder})[split]}.tsv"
+
+    def spelled_label(self, label: float) -> str:
         """A label as the TSV files and submissions write it."""
+        if self.is_regression:
+            return f"{label:.3f}"
         return self.label_names[label] if self.labels_are_names else str(label)
 
 
@@ -75,6 +100,54 @@ TASKS: dict[str, GlueTask] = {
             tsv_columns=(3, 1),
             label_names=("unacceptable", "acceptable"),
             metrics=("matthews_correlation", "accuracy"),
+        ),
+        GlueTask(
+            name="stsb",
+            folder="STS-B",
+            text_columns=("sentence1", "sentence2"),
+            tsv_columns=("sentence1", "sentence2", "score"),
+            label_names=(),
+            metrics=("pearson", "spearmanr"),
+        ),
+        GlueTask(
+            name="qqp",
+            folder="QQP",
+            text_columns=("question1", "question2"),
+            tsv_columns=("question1", "question2", "is_duplicate"),
+            label_names=("not_duplicate", "duplicate"),
+            metrics=("accuracy", "f1"),
+            has_incomplete_rows=True,
+        ),
+        GlueTask(
+            name="mnli",
+            folder="MNLI",
+            text_columns=("premise", "hypothesis"),
+            tsv_columns=("sentence1", "sentence2", "gold_label"),
+            label_names=("entailment", "neutral", "contradiction"),
+            labels_are_names=True,
+            tsv_files={
+                "train": "train",
+                "validation": "dev_matched",
+                "validation_mismatched": "dev_mismatched",
+                "test": "test_matched",
+                "test_mismatched": "test_mismatched",
+            },
+            submission_files={"test": "MNLI-m", "test_mismatched": "MNLI-mm"},
+        ),
+        GlueTask(
+            name="qnli",
+            folder="QNLI",
+            text_columns=("question", "sentence"),
+            tsv_columns=("question", "sentence", "label"),
+            label_names=("entailment", "not_entailment"),
+            labels_are_names=True,
+        ),
+        GlueTask(
+            name="wnli",
+            folder="WNLI",
+            text_columns=("sentence1", "sentence2"),
+            tsv_columns=("sentence1", "sentence2", "label"),
+            label_names=("not_entailment", "entailment"),
         ),
     )
 }

@@ -25,7 +25,7 @@ from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quali
 from ..schedules import TrainingPlan
 from ..teachers import TeacherConfig
 from ..trainer import LSTSDTrainer
-from .metrics import ClassificationMetrics
+from .metrics import metrics_of
 from .preparation import DataOptions, Prepared, prepare
 from .results import (
     PREDICTIONS_NAME,
@@ -181,7 +181,11 @@ class EpochTimer(TrainerCallback):
 
 
 def check_plan(run: GlueRun) -> None:
-    """Raises an `InputError` if the method does not fit the length of the run, before anything is loaded."""
+    """Raises an `InputError` if method, data and length of the run do not fit, before anything is loaded."""
+    if run.task.is_regression and run.options.label_noise:
+        raise InputError(
+            f"`label_noise` replaces labels by others and must be 0 for a regression, got {run.options.label_noise}."
+        )
     args, limit = run.args, run.options.max_train_samples
     examples = len(run.splits["train"]) if limit is None else min(limit, len(run.splits["train"]))
     steps = max(1, math.ceil(examples / (args.train_batch_size * args.world_size * args.gradient_accumulation_steps)))
@@ -228,14 +232,18 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
         trainer.train(resume_from_checkpoint=checkpoint)
         if not _was_just_evaluated(trainer):
             trainer.evaluate()
-        if "test" in prepared.splits and run.args.do_predict:
-            _write_submission(trainer, prepared.splits["test"], run.task, folder)
+        other_splits = {}
+        for name, split in prepared.splits.items():
+            if name.startswith("test"):
+                _write_submission(trainer, split, run.task, folder / run.task.submission_name(name))
+            elif name.startswith("validation_"):
+                other_splits[name] = _scores(trainer, split)
         label_errors = _find_label_errors(trainer, prepared, run, folder) if run.options.label_noise else None
     trainer.save_model()
     results = _results(run, trainer, time.perf_counter() - start, resumed=checkpoint is not None)
     results["seconds_per_epoch"] = float(np.mean(timer.seconds)) if timer.seconds else None
     if trainer.is_world_process_zero():
-        results["label_errors"] = label_errors
+        results |= {"label_errors": label_errors} | ({"other_splits": other_splits} if other_splits else {})
         write_predictions(*trainer.last_evaluation, folder / PREDICTIONS_NAME)
         write_json(results, folder / RESULTS_NAME)
     return results
@@ -244,7 +252,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
 def is_finished(run: GlueRun, folder: Path) -> bool:
     """Whether a folder holds the results of this very run."""
     paths = folder / RESULTS_NAME, folder / RUN_NAME
-    has_submission = not run.args.do_predict or _submission_path(run.task, folder).exists()
+    has_submission = not run.args.do_predict or (folder / run.task.submission_name("test")).exists()
     return has_submission and all(path.exists() for path in paths) and json.loads(paths[1].read_text()) == run.state
 
 
@@ -285,7 +293,7 @@ def _checkpoint_to_resume(run: GlueRun, folder: Path) -> str | None:
 
 
 def _metrics_function(task: GlueTask):
-    metrics = ClassificationMetrics(task)
+    metrics = metrics_of(task)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         return metrics.compute(predictions=prediction.predictions, references=prediction.label_ids)
@@ -300,17 +308,19 @@ def _was_just_evaluated(trainer: GlueTrainer) -> bool:
     )
 
 
-def _write_submission(trainer: GlueTrainer, test, task: GlueTask, folder: Path) -> None:
-    predictions = np.argmax(trainer.predict(test, metric_key_prefix="test").predictions, axis=-1)
+def _scores(trainer: GlueTrainer, split) -> dict[str, float]:
+    metrics = trainer.predict(split, metric_key_prefix="eval").metrics
+    return {name: value for name, value in metrics.items() if not name.endswith(("_runtime", "_per_second"))}
+
+
+def _write_submission(trainer: GlueTrainer, test, task: GlueTask, path: Path) -> None:
+    predictions = trainer.predict(test, metric_key_prefix="test").predictions
     if not trainer.is_world_process_zero():
         return
-    with replacing(_submission_path(task, folder)) as temporary, temporary.open("w") as file:
+    labels = predictions[:, 0].tolist() if task.is_regression else np.argmax(predictions, axis=-1).tolist()
+    with replacing(path) as temporary, temporary.open("w") as file:
         file.write("index\tprediction\n")
-        file.writelines(f"{index}\t{task.spelled_label(int(label))}\n" for index, label in enumerate(predictions))
-
-
-def _submission_path(task: GlueTask, folder: Path) -> Path:
-    return folder / f"{task.folder}.tsv"
+        file.writelines(f"{index}\t{task.spelled_label(label)}\n" for index, label in enumerate(labels))
 
 
 def _find_label_errors(trainer: GlueTrainer, prepared: Prepared, run: GlueRun, folder: Path) -> dict[str, Any]:
