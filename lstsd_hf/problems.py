@@ -41,6 +41,10 @@ class Problem:
         """The loss against a target that favours no label."""
         raise NotImplementedError
 
+    def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor | None:
+        """Whether student and teacher give the same answer, from 0 to 1 for each example; `None` for numbers."""
+        return None
+
     def temperature(self, temperature: float) -> float:
         """The temperature where outputs are logits, 1 where they are numbers."""
         return temperature
@@ -78,6 +82,9 @@ class SingleLabel(Problem):
     def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
         return -torch.log_softmax(logits, dim=-1).mean(dim=-1)
 
+    def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        return (student_logits.argmax(dim=-1) == targets.argmax(dim=-1)).to(student_logits.dtype)
+
     def averaged_rows(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=-1)
 
@@ -112,6 +119,9 @@ class MultiLabel(SingleLabel):
 
     def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
         return super().cross_entropy_to_uniform(_no_and_yes(logits)).mean(dim=-1)
+
+    def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        return super().agreement(_no_and_yes(student_logits), targets).mean(dim=-1)
 
     def averaged_rows(self, logits: Tensor) -> Tensor:
         return super().averaged_rows(_no_and_yes(logits)).flatten(-2)

@@ -27,6 +27,7 @@ from .checkpoint import (
 from .data import EXAMPLE_INDEX, ExampleIndexCollator, IndexedDataset, check_has_indices
 from .errors import InputError
 from .fingerprint import describe_dataset
+from .health import SilenceDetector, check_gradient
 from .prediction import JointPrediction, preprocess_each
 from .problems import PROBLEMS, problem_of
 from .student import Student, logits_of
@@ -60,8 +61,10 @@ class SelfDistillationMixin:
     several processes; otherwise all of its rows are the mean over the batch.
 
     Logged with each training `loss`: `loss_base` and, while the teacher distils, `loss_<term>`, both without their
-    weights and on the same scale, so that `loss = base weight · loss_base + Σ weight · loss_<term>`; and the teacher's
-    own numbers.
+    weights and on the same scale, so that `loss = base weight · loss_base + Σ weight · loss_<term>`; the share of
+    examples on whose answer student and teacher agree, `teacher_agreement_<term>`; and the teacher's own numbers, such
+    as `teacher_coverage`, the share of examples that have a teacher. Where there is none, or a term is zero for a whole
+    epoch or has no gradient, training stops with the cause.
 
     Checkpoints contain the teacher's state, and a run can only be resumed from one that does; see `train`. The hub
     strategies `checkpoint` and `all_checkpoints` upload it: predictions for the training set, in its order.
@@ -81,8 +84,7 @@ class SelfDistillationMixin:
         self._student = Student(self)
         self._events = TeacherMemoryCallback(self.teacher, self._student)
         self.add_callback(self._events)
-        self._loss_sums: dict[str, Tensor] = {}
-        self._loss_sums_since_step = 0
+        self._start_logs()
         self._step_distils = False
         self._joint_prediction: JointPrediction | None = None
         self._changeable: frozenset[str] = frozenset()
@@ -172,6 +174,10 @@ class SelfDistillationMixin:
         weight = self.teacher.base_loss_weight(batch)
         loss = base_loss if weight == 1 else base_loss * weight
         for name, term in terms.items():
+            check_gradient(name, term.per_example)
+            if term.agreement is not None:
+                total, count = self._agreements.get(name, (0.0, 0))
+                self._agreements[name] = total + term.agreement.mean(), count + 1
             parts[name] = term.per_example.mean() * scale
             loss = torch.add(loss, parts[name], alpha=term.weight)
         self.teacher.observe(batch)
@@ -253,6 +259,12 @@ class SelfDistillationMixin:
 
     # ---- Logs ----
 
+    def _start_logs(self) -> None:
+        self._loss_sums: dict[str, Tensor] = {}
+        self._agreements: dict[str, tuple[Tensor, int]] = {}  # sums and numbers of micro-batches
+        self._loss_sums_since_step = 0
+        self._silence = SilenceDetector()
+
     def _accumulate(self, parts: dict[str, Tensor], num_items_in_batch: Tensor | int | None) -> None:
         """Sums the parts of the loss on the device, on the scale on which Trainer sums the loss."""
         scaled = getattr(self, "loss_is_scaled_for_ga", None)
@@ -271,13 +283,23 @@ class SelfDistillationMixin:
         """Logs with the parts of the loss and the teacher's numbers beside each training `loss`."""
         if "loss" in logs and self.is_in_train and self.teacher.needs_batches:
             num_steps = max(1, self.state.global_step - self._loss_sums_since_step)
-            for name, total in self._loss_sums.items():
-                mean = self.accelerator.gather(total.reshape(1)).mean().item()
-                logs[f"loss_{name}"] = mean / num_steps
-            self._loss_sums = {}
-            self._loss_sums_since_step = self.state.global_step
+            means = {name: self._mean_over_processes(total) / num_steps for name, total in self._loss_sums.items()}
+            logs.update({f"loss_{name}": mean for name, mean in means.items()})
+            logs.update(
+                {
+                    f"teacher_agreement_{name}": self._mean_over_processes(total) / count
+                    for name, (total, count) in self._agreements.items()
+                }
+            )
             logs.update(self.teacher.log_metrics())
+            self._loss_sums, self._agreements = {}, {}
+            self._loss_sums_since_step = self.state.global_step
+            means.pop("base", None)
+            self._silence.check(means, num_steps, self._events.progress.plan.steps_per_epoch)
         super().log(logs, start_time)
+
+    def _mean_over_processes(self, value: Tensor) -> float:
+        return self.accelerator.gather(value.reshape(1)).mean().item()
 
     # ---- Training runs and checkpoints ----
 
@@ -334,8 +356,7 @@ class SelfDistillationMixin:
         self.teacher.reset(len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0)
         self.teacher.distilled_steps = 0
         self._step_distils = False
-        self._loss_sums = {}
-        self._loss_sums_since_step = 0
+        self._start_logs()
         self._described = None
         return super()._inner_training_loop(*args, **kwargs)
 

@@ -42,12 +42,12 @@ def outcome(trainer):
     }
 
 
-def train(folder, model, *, resume=None, num_examples=13, **options):
+def train(folder, model, *, resume=None, num_examples=13, weight=1.0, **options):
     trainer = LSTSDTrainer(
         model=model,
         args=arguments(folder, **options),
         train_dataset=make_examples(num_examples),
-        teacher=LSTSDConfig(lambda_short=2.0, lambda_long=1.0, mini_generation_epochs=2),
+        teacher=LSTSDConfig(lambda_short=2.0 * weight, lambda_long=weight, mini_generation_epochs=2),
     )
     trainer.train(resume_from_checkpoint=resume)
     return outcome(trainer)
@@ -92,7 +92,8 @@ def main(folder: Path):
         ]
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
-    results["frozen"] = train(folder / "frozen", make_model(dropout=0.0), learning_rate=0.0)
+    # Without weights: a teacher that repeats a frozen student is an error.
+    results["frozen"] = train(folder / "frozen", make_model(dropout=0.0), weight=0.0, learning_rate=0.0)
     results["resumed"] = {
         step: train(folder / f"resumed-{step}", make_model(), resume=str(folder / "run" / f"checkpoint-{step}"))
         for step in (5, 8)

@@ -47,7 +47,7 @@ def test_both_ranks_end_with_the_same_complete_tables(two_processes, training):
         assert torch.equal(first[name], second[name]), name
     assert first["written"].all()
     assert first["epoch"] == second["epoch"] == 6
-    assert first["distilled_steps"] == second["distilled_steps"] == 8
+    assert first["distilled_steps"] == second["distilled_steps"] == (8 if training == "trained" else 0)
     assert_same_weights(first["weights"], second["weights"])
 
 

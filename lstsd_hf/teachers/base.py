@@ -113,10 +113,13 @@ class DistillationTerm:
         per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only; of other examples
             than the batch's, as many as there are.
         weight: λ, the factor in the total loss. The log shows the term without it.
+        agreement: Whether student and teacher give the same answer, from 0 to 1 for each example, 0 without a teacher;
+            to be logged.
     """
 
     per_example: Tensor
     weight: float
+    agreement: Tensor | None = None
 
 
 class Teacher:

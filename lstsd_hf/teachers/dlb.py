@@ -109,7 +109,7 @@ class DLB(ConfiguredTeacher):
             "previous_labels": DistillationTerm(
                 problem.base_loss(logits, partner.labels), 1.0 - self.base_loss_weight(batch)
             ),
-            "previous": DistillationTerm(divergences, self.config.alpha),
+            "previous": DistillationTerm(divergences, self.config.alpha, problem.agreement(logits, targets)),
         }
 
     def observe(self, batch: TeacherBatch) -> None:

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ..errors import InputError
+from ..health import check_coverage
 from ..losses import KL_DIRECTIONS
 from ..memory import TeacherMemory
 from ..schedules import MiniGenerations, Progress, TrainingPlan
@@ -144,6 +145,8 @@ class LSTSD(ConfiguredTeacher):
     def on_epoch_begin(self, progress: Progress) -> None:
         self._transition(progress)
         self._distils = self.config.has_weight and self._mini_generations.has_teachers(progress.epoch)
+        if self._distils:
+            check_coverage(self.memory)
 
     def on_train_end(self, progress: Progress) -> None:
         self._transition(progress)
@@ -161,12 +164,15 @@ class LSTSD(ConfiguredTeacher):
         divergences = problem.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
         if config.t_squared:
             divergences = divergences * problem.temperature(config.temperature) ** 2
+        agreement = problem.agreement(batch.student_logits, targets)
         if not self.memory.is_complete:
             divergences = divergences * written
+            agreement = None if agreement is None else agreement * written
+        agreements = (None, None) if agreement is None else agreement.unbind()
         short, long = divergences.unbind()
         terms = {
-            "short": DistillationTerm(short, config.lambda_short),
-            "long": DistillationTerm(long, config.lambda_long),
+            "short": DistillationTerm(short, config.lambda_short, agreements[0]),
+            "long": DistillationTerm(long, config.lambda_long, agreements[1]),
         }
         return {name: term for name, term in terms.items() if term.weight}
 

@@ -112,7 +112,8 @@ class MeanTeacher(ConfiguredTeacher):
             return {}
         targets = self.problem.targets(self.ema.forward(self.student, batch.inputs, training=True))
         divergences = self.problem.divergence(self.config.divergence, batch.student_logits, targets)
-        return {"consistency": DistillationTerm(divergences, self._weight)}
+        agreement = self.problem.agreement(batch.student_logits, targets)
+        return {"consistency": DistillationTerm(divergences, self._weight, agreement)}
 
     def on_step_end(self, progress: Progress) -> None:
         if self.ema is not None and not self.student.step_was_skipped:

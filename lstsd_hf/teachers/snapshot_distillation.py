@@ -127,7 +127,8 @@ class SnapshotDistillation(CyclicTeacher):
             logits = self.memory.read(batch.indices)[0].squeeze(0)
         targets = self.problem.targets(logits, self.config.temperature)
         per_example = self.problem.cross_entropy_to(batch.student_logits, targets)
-        return {"teacher": DistillationTerm(per_example, self.config.lambda_teacher)}
+        agreement = self.problem.agreement(batch.student_logits, targets)
+        return {"teacher": DistillationTerm(per_example, self.config.lambda_teacher, agreement)}
 
     def _example_probabilities(self) -> tuple[Tensor, Tensor]:
         """The stored predictions of the last snapshot, unsoftened."""

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from ..errors import InputError
+from ..health import check_coverage
 from ..losses import DIVERGENCES
 from ..memory import MovingAverageMemory
 from ..schedules import Progress, TrainingPlan, ramp_up
@@ -95,6 +96,8 @@ class TemporalEnsemble(ConfiguredTeacher):
         self._transition(progress)
         ramp = ramp_up(progress.epoch, self._rampup_epochs)
         self._weight = self.config.consistency_weight * ramp if progress.epoch > 0 else 0.0
+        if self._weight:
+            check_coverage(self.memory)
 
     def on_train_end(self, progress: Progress) -> None:
         self._transition(progress)
@@ -109,7 +112,9 @@ class TemporalEnsemble(ConfiguredTeacher):
         averages, written = (table.squeeze(0) for table in self.memory.read(batch.indices))
         targets = self.problem.averaged_targets(averages)
         divergences = self.problem.divergence(self.config.divergence, batch.student_logits, targets)
-        return {"consistency": DistillationTerm(divergences * written, self._weight)}
+        agreement = self.problem.agreement(batch.student_logits, targets)
+        agreement = None if agreement is None else agreement * written
+        return {"consistency": DistillationTerm(divergences * written, self._weight, agreement)}
 
     def observe(self, batch: TeacherBatch) -> None:
         rows = self.problem.averaged_rows(batch.student_logits.detach())
