@@ -10,7 +10,7 @@ from .distributed import is_distributed, rank
 
 
 class ExampleMemory:
-    """Tables with a row for each training example, on the training device; the base of the memories.
+    """Tables with a row for each training example; the base of the memories.
 
     Within an epoch the tables are only read and the staged rows are only written, so neither the order of the batches
     nor a repeated example nor gradient accumulation changes what is read. A transition, called before each epoch, moves
@@ -19,8 +19,10 @@ class ExampleMemory:
     Args:
         num_examples: Rows, one for each training example.
         num_labels: Columns.
-        device: Device of the tables.
+        device: Device of the tables: that of the training, or the CPU where it is short of memory; each batch then
+            waits for the transfer.
         dtype: `torch.float32`, or `torch.float64` for a student that computes in double precision.
+        merge_device: The device of the training, on which processes can talk to each other; `None` is `device`.
 
     Attributes:
         num_tables: How many tables there are.
@@ -37,6 +39,7 @@ class ExampleMemory:
         num_labels: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        merge_device: torch.device | str | None = None,
     ):
         for field, value in (("num_examples", num_examples), ("num_labels", num_labels)):
             if value < 1:
@@ -44,6 +47,7 @@ class ExampleMemory:
         self.num_examples = num_examples
         self.num_labels = num_labels
         self.epoch = 0
+        self._merge_device = merge_device or device
         self._rows = torch.zeros(self.num_tables, num_examples, num_labels, dtype=dtype, device=device)
         self._written = torch.zeros(self.num_tables, num_examples, dtype=torch.bool, device=device)
         # Sums of rows and, in the last column, their count: a repeated example (a sampler's refill, another process)
@@ -55,17 +59,20 @@ class ExampleMemory:
         """The rows of some examples.
 
         Args:
-            indices: Example indices, int64 `(batch_size,)`.
+            indices: Example indices, int64 `(batch_size,)`, on the device of the training.
 
         Returns:
-            Rows `(num_tables, batch_size, num_labels)` and the written-mask, bool `(num_tables, batch_size)`.
+            Rows `(num_tables, batch_size, num_labels)` and the written-mask, bool `(num_tables, batch_size)`, on the
+            same device.
 
         Raises:
             IndexError: If an index is out of range. On an accelerator the check would stall the device; there
                 `ExampleIndexCollator` has made it.
         """
+        own = indices.to(self._rows.device)
         try:
-            return self._rows.index_select(1, indices), self._written.index_select(1, indices)
+            rows, written = self._rows.index_select(1, own), self._written.index_select(1, own)
+            return rows.to(indices.device), written.to(indices.device)
         except (IndexError, RuntimeError):
             self._check_indices(indices)
             raise
@@ -86,7 +93,7 @@ class ExampleMemory:
                 f"`rows` must have the shape (batch_size, num_labels) = ({len(indices)}, {self.num_labels}), "
                 f"got {tuple(rows.shape)}."
             )
-        rows = rows.detach()
+        indices, rows = indices.to(self._staged.device), rows.detach().to(self._staged.device)
         # Infinity minus itself is not a number, so this is false for both, with fewer operations than `isfinite`.
         finite = (rows - rows == 0).all(dim=-1, keepdim=True)
         counted = torch.nn.functional.pad(rows, (0, 1), value=1.0)
@@ -106,11 +113,16 @@ class ExampleMemory:
         }
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor | int], device: torch.device | str = "cpu") -> Self:
+    def from_state_dict(
+        cls,
+        state: dict[str, Tensor | int],
+        device: torch.device | str = "cpu",
+        merge_device: torch.device | str | None = None,
+    ) -> Self:
         """Rebuilds a memory from `state_dict()`. Of several processes only the first takes over the staged rows, so
         that the next merge counts them once."""
         _, num_examples, num_labels = state["rows"].shape
-        memory = cls(num_examples, num_labels, device, state["rows"].dtype)
+        memory = cls(num_examples, num_labels, device, state["rows"].dtype, merge_device)
         memory._rows.copy_(state["rows"])
         memory._written.copy_(state["written"])
         if rank() == 0:
@@ -145,9 +157,9 @@ class ExampleMemory:
     def _merged_staging(self) -> Tensor:
         if not is_distributed():
             return self._staged
-        staged = self._staged.clone()
+        staged = self._staged.to(self._merge_device, copy=True)
         dist.all_reduce(staged)
-        return staged
+        return staged.to(self._staged.device)
 
     def _check_indices(self, indices: Tensor) -> None:
         low, high = int(indices.min()), int(indices.max())

@@ -78,7 +78,8 @@ class Student:
         Each process predicts its share. Torch's random state is put back, so that training is not disturbed.
 
         Yields:
-            Example indices `(batch_size,)` and logits `(batch_size, num_labels)`.
+            Example indices `(batch_size,)` and logits `(batch_size, num_labels)`; on each process at least one batch,
+            which may be empty.
         """
         trainer = self._trainer
         size, device = trainer.args.eval_batch_size, trainer.args.device
@@ -88,10 +89,13 @@ class Student:
         self.model.eval()
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                for start in range(rank * size, len(dataset), count * size):
-                    rows = list(range(start, min(start + size, len(dataset))))
-                    batch = trainer._prepare_inputs(collate([dataset[row] for row in rows]))
-                    yield torch.tensor(rows, device=device), self.forward(batch)
+                # Where there are fewer batches than processes, some learn the shape of the logits from an example of
+                # another one's share, and keep nothing of it.
+                for start in range(rank * size, len(dataset), count * size) or [None]:
+                    rows = [0] if start is None else list(range(start, min(start + size, len(dataset))))
+                    logits = self.forward(trainer._prepare_inputs(collate([dataset[row] for row in rows])))
+                    kept = 0 if start is None else len(rows)
+                    yield torch.tensor(rows[:kept], dtype=torch.int64, device=device), logits[:kept]
         finally:
             self.model.train(was_training)
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from . import __version__
 from .callback import TeacherMemoryCallback
 from .checkpoint import (
     TRAINER_STATE_NAME,
@@ -72,14 +73,23 @@ class SelfDistillationMixin:
     Args:
         *args: Passed on to the parent Trainer.
         teacher: A `TeacherConfig` such as `LSTSDConfig()`, a `Teacher`, or `None` for `LSTSDConfig()`.
+        memory_device: Where a teacher keeps its table of predictions, such as "cpu" where the training device is short
+            of memory; by default on the training device.
         **kwargs: Passed on to the parent Trainer.
 
     Attributes:
         teacher: The `Teacher`; its memory, where it has one, is `teacher.memory`.
     """
 
-    def __init__(self, *args, teacher: Teacher | TeacherConfig | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        teacher: Teacher | TeacherConfig | None = None,
+        memory_device: str | torch.device | None = None,
+        **kwargs,
+    ):
         self.teacher = build_teacher(teacher)
+        self.teacher.memory_device = memory_device
         super().__init__(*args, **kwargs)
         self._student = Student(self)
         self._events = TeacherMemoryCallback(self.teacher, self._student)
@@ -429,6 +439,17 @@ class SelfDistillationMixin:
         self.teacher.problem = PROBLEMS.get(state.pop("problem"))
         self.teacher.load_state_dict(state, self.args.device)
         return distilled_steps
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """The parent's, with the method and its options."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "README.md"
+            name, *options = describe_teacher(self.teacher).items()
+            lines = [f"Trained with lstsd_hf {__version__}, method `{name[1]}`.", ""]
+            lines += [f"- {option}: {value}" for option, value in options]
+            card = path.read_text(encoding="utf-8").rstrip("\n")
+            path.write_text("\n".join([card, "", "### Self-distillation", "", *lines, ""]), encoding="utf-8")
 
 
 class LSTSDTrainer(SelfDistillationMixin, Trainer):

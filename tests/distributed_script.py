@@ -1,10 +1,11 @@
 """Run by `test_distributed.py`, on one process or under torchrun; leaves what each rank ended with in a folder."""
 
+import os
 import sys
 from pathlib import Path
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from lstsd_hf import TEACHERS, LSTSDConfig, LSTSDTrainer
 from tests.conftest import make_examples, make_model
@@ -81,8 +82,87 @@ def train_method(folder, config, resume=None):
     }
 
 
+SHARDING = {
+    "even_batches": {},
+    "drop_last": {"dataloader_drop_last": True},
+    "split_batches": {"accelerator_config": {"split_batches": True}, "per_device_train_batch_size": 6},
+    "dispatch_batches": {"accelerator_config": {"dispatch_batches": True}},
+    "dispatched_split_batches": {
+        "accelerator_config": {"dispatch_batches": True, "split_batches": True},
+        "per_device_train_batch_size": 6,
+    },
+}
+
+
+def tables_and_what_was_seen(folder, **options):
+    """The short-term table after training, and every output of the last epoch on this process."""
+    trainer = LSTSDTrainer(
+        model=make_model(),
+        args=arguments(folder, **{"num_train_epochs": 3, "per_device_train_batch_size": 2, **options}),
+        train_dataset=make_examples(13),
+        teacher=LSTSDConfig(mini_generation_epochs=1),
+    )
+    seen = []
+    observe = trainer.teacher.observe
+
+    def spy(batch):
+        seen.append((batch.progress.epoch, batch.indices.clone(), batch.student_logits.detach().clone()))
+        observe(batch)
+
+    trainer.teacher.observe = spy
+    trainer.train()
+    memory = trainer.teacher.memory
+    return {
+        "rows": memory.short_term_logits.clone(),
+        "written": memory.short_term_written.clone(),
+        "seen": seen,
+        "weights": trainer.model.state_dict(),
+        "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def against_stock(folder, config):
+    """The weights of stock Trainer and of ours without effect, on as many processes."""
+    found = []
+    for trainer_class, own in ((Trainer, {}), (LSTSDTrainer, {"teacher": config})):
+        trainer = trainer_class(
+            model=make_model(),
+            args=arguments(folder, num_train_epochs=3, per_device_train_batch_size=2, gradient_accumulation_steps=2),
+            train_dataset=make_examples(13),
+            **own,
+        )
+        trainer.train()
+        found.append(trainer.model.state_dict())
+    return found
+
+
+def same_global_batch(folder, config):
+    """A run that is the same on any number of processes that divides 12: 24 examples in global batches of 12."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    trainer = LSTSDTrainer(
+        model=make_model(dropout=0.0),
+        args=arguments(
+            folder,
+            per_device_train_batch_size=12 // processes,
+            optim="sgd",
+            learning_rate=0.1,
+            average_tokens_across_devices=False,
+        ),
+        train_dataset=make_examples(24),
+        teacher=config,
+    )
+    trainer.train()
+    state = {name: value for name, value in trainer.teacher.state_dict().items() if torch.is_tensor(value)}
+    return {"weights": trainer.model.state_dict(), "teacher": state, "loss": trainer.state.log_history[-2]["loss"]}
+
+
 def main(folder: Path):
     results = {}
+    for name, options in SHARDING.items():
+        results[f"sharding-{name}"] = tables_and_what_was_seen(folder / "sharding", **options)
+    for name, config_class in TEACHERS.items():
+        results[f"stock-{name}"] = against_stock(folder / "stock", config_class.neutral())
+        results[f"worlds-{name}"] = same_global_batch(folder / f"worlds-{name}", active(config_class))
     for name, config_class in TEACHERS.items():
         config = active(config_class)
         results[f"method-{name}"] = [

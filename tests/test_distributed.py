@@ -1,4 +1,4 @@
-"""Two gloo processes under torchrun, beside one."""
+"""Two and three gloo processes under torchrun, beside one."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import torch
 from lstsd_hf import TEACHERS
 
 from .conftest import assert_same_weights
+from .distributed_script import SHARDING
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,11 +25,11 @@ def launch(folder, *launcher):
     return [torch.load(path, weights_only=False) for path in sorted(folder.glob("rank*.pt"))]
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    ranks = launch(tmp_path_factory.mktemp("two") / "run", *launcher)
-    assert len(ranks) == 2
+@pytest.fixture(scope="module", params=[2, 3])
+def several_processes(request, tmp_path_factory):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(request.param))
+    ranks = launch(tmp_path_factory.mktemp("several") / "run", *launcher)
+    assert len(ranks) == request.param
     return ranks
 
 
@@ -40,33 +41,82 @@ def one_process(tmp_path_factory):
 TABLES = ("rows", "written", "staged")
 
 
+def same(first, second):
+    return torch.equal(first, second) if torch.is_tensor(first) else first == second
+
+
 @pytest.mark.parametrize("training", ["trained", "frozen"])
-def test_both_ranks_end_with_the_same_complete_tables(two_processes, training):
-    first, second = (rank[training] for rank in two_processes)
-    for name in TABLES:
-        assert torch.equal(first[name], second[name]), name
+def test_all_ranks_end_with_the_same_complete_tables(several_processes, training):
+    first, *others = (rank[training] for rank in several_processes)
+    for other in others:
+        for name in TABLES:
+            assert torch.equal(first[name], other[name]), name
+        assert first["epoch"] == other["epoch"] == 6
+        assert first["distilled_steps"] == other["distilled_steps"] == (8 if training == "trained" else 0)
+        assert_same_weights(first["weights"], other["weights"])
     assert first["written"].all()
-    assert first["epoch"] == second["epoch"] == 6
-    assert first["distilled_steps"] == second["distilled_steps"] == (8 if training == "trained" else 0)
-    assert_same_weights(first["weights"], second["weights"])
 
 
-def test_two_processes_store_what_one_stores(two_processes, one_process):
+def test_several_processes_store_what_one_stores(several_processes, one_process):
     """With a frozen model without dropout every process must store the same output for an example."""
+    alone = one_process["frozen"]
     for name in TABLES:
-        torch.testing.assert_close(two_processes[0]["frozen"][name], one_process["frozen"][name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(several_processes[0]["frozen"][name], alone[name], rtol=1e-5, atol=1e-6)
 
 
-def test_logs_are_the_mean_over_processes(two_processes):
-    for entry in two_processes[0]["trained"]["logs"]:
+@pytest.mark.parametrize("name", SHARDING)
+def test_a_row_is_the_mean_of_what_all_processes_saw(several_processes, name):
+    """Repeated examples (a refilled epoch) are averaged, examples left out keep what they had."""
+    ranks = [rank[f"sharding-{name}"] for rank in several_processes]
+    history: dict[int, dict[int, list]] = {}
+    for rank in ranks:
+        for epoch, indices, logits in rank["seen"]:
+            for index, row in zip(indices.tolist(), logits, strict=True):
+                history.setdefault(epoch, {}).setdefault(index, []).append(row)
+    expected = {}
+    for epoch in sorted(history):
+        expected |= {index: torch.stack(rows).mean(dim=0) for index, rows in history[epoch].items()}
+    draws = [sum(map(len, seen.values())) for seen in history.values()]
+    for rank in ranks:
+        assert rank["written"].tolist() == [index in expected for index in range(13)]
+        for index, row in expected.items():
+            torch.testing.assert_close(rank["rows"][index], row, rtol=1e-6, atol=1e-6)
+        assert torch.equal(rank["rows"], ranks[0]["rows"])
+        assert_same_weights(rank["weights"], ranks[0]["weights"])
+        assert rank["logs"][-1]["loss_short"] > 0
+    # The epochs are what their names say.
+    assert all(count < 13 for count in draws) if name == "drop_last" else all(count > 13 for count in draws)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_without_effect_it_is_stock_trainer_on_as_many_processes(several_processes, name):
+    for rank in several_processes:
+        stock, ours = rank[f"stock-{name}"]
+        assert_same_weights(stock, ours)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_one_process_equals_several(several_processes, one_process, name):
+    """The same global batches, without dropout: weights and the teacher's tensors agree."""
+    alone = one_process[f"worlds-{name}"]
+    for rank in several_processes:
+        several = rank[f"worlds-{name}"]
+        assert_same_weights(alone["weights"], several["weights"], rtol=1e-5, atol=1e-5)
+        if name != "dlb":  # it remembers the batches of each process
+            assert_same_weights(alone["teacher"], several["teacher"], rtol=1e-5, atol=1e-5)
+        assert several["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+
+
+def test_logs_are_the_mean_over_processes(several_processes):
+    for entry in several_processes[0]["trained"]["logs"]:
         parts = entry["loss_base"] + 2.0 * entry.get("loss_short", 0.0) + 1.0 * entry.get("loss_long", 0.0)
         assert entry["loss"] == pytest.approx(parts, rel=1e-4)
-    assert two_processes[0]["trained"]["logs"][-1]["loss_short"] > 0
+    assert several_processes[0]["trained"]["logs"][-1]["loss_short"] > 0
 
 
 @pytest.mark.parametrize("step", [5, 8])  # within an epoch, and an epoch's last step
-def test_resumed_equals_uninterrupted(two_processes, step):
-    for rank in two_processes:
+def test_resumed_equals_uninterrupted(several_processes, step):
+    for rank in several_processes:
         whole, resumed = rank["trained"], rank["resumed"][step]
         assert_same_weights(whole["weights"], resumed["weights"])
         for name in TABLES:
@@ -76,8 +126,8 @@ def test_resumed_equals_uninterrupted(two_processes, step):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_terms_have_the_scale_of_the_base_loss(two_processes, accumulation, smoothing):
-    for rank in two_processes:
+def test_terms_have_the_scale_of_the_base_loss(several_processes, accumulation, smoothing):
+    for rank in several_processes:
         alone, doubled = rank[f"gradients-{accumulation}-{smoothing}"]
         assert len(alone) == len(doubled) > 0
         for first, second in zip(alone, doubled, strict=True):
@@ -87,18 +137,15 @@ def test_terms_have_the_scale_of_the_base_loss(two_processes, accumulation, smoo
 
 
 @pytest.mark.parametrize("name", TEACHERS)
-def test_every_method_trains_alike_on_both_ranks_and_resumes(two_processes, name):
-    first, second = (rank[f"method-{name}"] for rank in two_processes)
-    for whole, other in zip(first, second, strict=True):
-        assert_same_weights(whole["weights"], other["weights"])
-        assert whole["distilled_steps"] == other["distilled_steps"]
-        assert whole["teacher"].keys() == other["teacher"].keys()
-        for key, value in whole["teacher"].items():
-            assert (
-                torch.equal(value, other["teacher"][key]) if torch.is_tensor(value) else value == other["teacher"][key]
-            )
-    for rank in (first, second):
-        whole, *resumed = rank
+def test_every_method_trains_alike_on_all_ranks_and_resumes(several_processes, name):
+    ranks = [rank[f"method-{name}"] for rank in several_processes]
+    for runs in zip(*ranks, strict=True):
+        for other in runs[1:]:
+            assert_same_weights(runs[0]["weights"], other["weights"])
+            assert runs[0]["distilled_steps"] == other["distilled_steps"]
+            assert runs[0]["teacher"].keys() == other["teacher"].keys()
+            assert all(same(value, other["teacher"][key]) for key, value in runs[0]["teacher"].items())
+    for whole, *resumed in ranks:
         assert (whole["distilled_steps"] > 0) == TEACHERS[name]().build().needs_batches
         for run in resumed:
             assert_same_weights(whole["weights"], run["weights"])
@@ -107,12 +154,10 @@ def test_every_method_trains_alike_on_both_ranks_and_resumes(two_processes, name
             assert whole["scores"][-1]["eval_mean"] == run["scores"][-1]["eval_mean"]
 
 
-def test_two_processes_are_taught_by_what_teaches_one(two_processes, one_process):
+def test_several_processes_are_taught_by_what_teaches_one(several_processes, one_process):
     """Snapshots count as one model, whatever the number of processes: the names and shapes of all state agree."""
-    for name in TEACHERS:
-        if name == "dlb":  # it remembers the batches of each process
-            continue
-        one, two = one_process[f"method-{name}"][0]["teacher"], two_processes[0][f"method-{name}"][0]["teacher"]
-        assert one.keys() == two.keys(), name
+    for name in set(TEACHERS) - {"dlb"}:  # which remembers the batches of each process
+        one, several = (item[f"method-{name}"][0]["teacher"] for item in (one_process, several_processes[0]))
+        assert one.keys() == several.keys(), name
         for key, value in one.items():
-            assert not torch.is_tensor(value) or value.shape == two[key].shape, (name, key)
+            assert not torch.is_tensor(value) or value.shape == several[key].shape, (name, key)

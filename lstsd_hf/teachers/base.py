@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -14,6 +15,8 @@ from ..model_copy import ModelCopy
 from ..problems import Problem, SingleLabel
 from ..schedules import Progress, TrainingPlan
 from ..student import Student
+
+M = TypeVar("M", bound=ExampleMemory)
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class Teacher:
         learning_rate_factor: Optimizer steps done -> factor on the base learning rate, in the place of the scheduler
             that `TrainingArguments` ask for; `None` leaves that one.
         memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
+        memory_device: Where to keep it; `None` is the device of the training.
         distilled_steps: Optimizer steps whose loss contained a distillation term; counted by the trainer.
         accepts_changes: Whether the run may be resumed from one with other options; set by the trainer.
         student: The model being trained, set by the trainer before `on_train_begin`.
@@ -149,6 +153,7 @@ class Teacher:
     runs_model: bool = False
     learning_rate_factor: Callable[[int], float] | None = None
     memory: ExampleMemory | None = None
+    memory_device: str | torch.device | None = None
     distilled_steps: int = 0
     accepts_changes: bool = False
     student: Student | None = None
@@ -186,6 +191,15 @@ class Teacher:
     def log_metrics(self) -> dict[str, float]:
         """Plain numbers to add to each training log. Called on every process; keep it free of device waits."""
         return {}
+
+    def _new_memory(self, memory_class: type[M], num_examples: int, rows: Tensor) -> M:
+        """A memory for such rows."""
+        device = self.memory_device or rows.device
+        return memory_class(num_examples, rows.size(-1), device, rows.dtype, merge_device=rows.device)
+
+    def _loaded_memory(self, memory_class: type[M], state: Mapping[str, Any], device: Any) -> M:
+        """The memory of a checkpoint, for a training on `device`."""
+        return memory_class.from_state_dict(state, self.memory_device or device, merge_device=device)
 
     # ---- Prediction ----
 

@@ -181,7 +181,7 @@ class LSTSD(ConfiguredTeacher):
 
     def _stage(self, indices: Tensor, logits: Tensor) -> None:
         if self.memory is None:
-            self.memory = TeacherMemory(self._num_examples, logits.size(-1), logits.device, logits.dtype)
+            self.memory = self._new_memory(TeacherMemory, self._num_examples, logits)
         self.memory.stage(indices, logits)
 
     def log_metrics(self) -> dict[str, float]:
@@ -203,4 +203,4 @@ class LSTSD(ConfiguredTeacher):
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
         if state:
             self._resumed_length = state["mini_generation_epochs"]
-            self.memory = TeacherMemory.from_state_dict(state, device)
+            self.memory = self._loaded_memory(TeacherMemory, state, device)

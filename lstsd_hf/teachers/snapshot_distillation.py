@@ -108,7 +108,7 @@ class SnapshotDistillation(CyclicTeacher):
             return
         for indices, logits in self.student.predict_training_set():
             if self.memory is None:
-                self.memory = MovingAverageMemory(self._num_examples, logits.size(-1), logits.device, logits.dtype)
+                self.memory = self._new_memory(MovingAverageMemory, self._num_examples, logits)
             self.memory.stage(indices, logits)
         self.memory.transition(self.memory.epoch + 1, decay=0.0)
 
@@ -152,4 +152,4 @@ class SnapshotDistillation(CyclicTeacher):
             for prefix in ("snapshot.", "memory.")
         )
         self.snapshot = ModelCopy(snapshot).to(device) if snapshot else None
-        self.memory = MovingAverageMemory.from_state_dict(memory, device) if memory else None
+        self.memory = self._loaded_memory(MovingAverageMemory, memory, device) if memory else None

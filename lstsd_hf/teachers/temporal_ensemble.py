@@ -119,7 +119,7 @@ class TemporalEnsemble(ConfiguredTeacher):
     def observe(self, batch: TeacherBatch) -> None:
         rows = self.problem.averaged_rows(batch.student_logits.detach())
         if self.memory is None:
-            self.memory = MovingAverageMemory(self._num_examples, rows.size(-1), rows.device, rows.dtype)
+            self.memory = self._new_memory(MovingAverageMemory, self._num_examples, rows)
         self.memory.stage(batch.indices, rows)
 
     def log_metrics(self) -> dict[str, float]:
@@ -135,4 +135,4 @@ class TemporalEnsemble(ConfiguredTeacher):
         return {} if self.memory is None else self.memory.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        self.memory = MovingAverageMemory.from_state_dict(state, device) if state else None
+        self.memory = self._loaded_memory(MovingAverageMemory, state, device) if state else None
