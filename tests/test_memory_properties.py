@@ -124,6 +124,18 @@ class MemoryMachine(RuleBasedStateMachine):
             assert memory.is_complete == (len(self.short) == len(self.long) == EXAMPLES)
 
 
+def test_staged_rows_of_a_checkpoint_are_counted_once():
+    """Taken over by every process, they would outweigh what is staged after the resume."""
+    machine = MemoryMachine()
+    machine.begin(count=2)
+    machine.stage([(1, [1.0, 0.0])], process=1)
+    machine.load(machine.save(), count=2)
+    machine.stage([(1, [2.0, 4.0])], process=0)
+    machine.transition(begins=True)
+    assert machine.short == {1: [1.5, 2.0]}
+    machine.same()
+
+
 class AverageMachine(RuleBasedStateMachine):
     """Temporal ensembling's memory beside a dict."""
 
