@@ -67,23 +67,24 @@ def save_teacher_state(
 
 
 def load_teacher_state(
-    run: Mapping[str, Any], global_step: int, folder: str, changeable: frozenset[str] = frozenset()
-) -> dict[str, Any]:
-    """Reads `teacher_state.safetensors` of a checkpoint folder, tensors on the CPU.
+    run: Mapping[str, Any], folder: str, changeable: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], int]:
+    """Reads `teacher_state.safetensors` of a checkpoint folder.
 
     Args:
         run: What the resumed run is like.
-        global_step: Optimizer steps that the checkpoint's trainer state has.
         folder: The checkpoint folder.
         changeable: Fields of `run` that may differ.
 
+    Returns:
+        `Teacher.state_dict()`, tensors on the CPU, and the optimizer steps done.
+
     Raises:
-        InputError: If the file is missing or damaged, or belongs to another step or to a run with other settings or
-            data.
+        InputError: If the file is missing or damaged, or belongs to a run with other settings or data.
     """
     metadata, tensors = _read_teacher_file(Path(folder))
-    check_same_run(metadata, {**run, "global_step": global_step}, Path(folder), changeable)
-    return tensors | metadata["numbers"]
+    check_same_run(metadata, run, Path(folder), changeable)
+    return tensors | metadata["numbers"], metadata["global_step"]
 
 
 def check_same_run(

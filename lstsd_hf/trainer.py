@@ -25,6 +25,7 @@ from .checkpoint import (
     newest_whole_checkpoint,
     save_teacher_state,
 )
+from .compatibility import smoothing_divides_by_items
 from .data import EXAMPLE_INDEX, ExampleIndexCollator, IndexedDataset, check_has_indices
 from .errors import InputError
 from .fingerprint import describe_dataset
@@ -53,6 +54,7 @@ class SelfDistillationMixin:
     | the model's own, `forward` takes `**kwargs` (BERT and most others) | mean over B, times W | mean, times W |
     | the model's own, no `**kwargs` | mean over B, then divided by G | mean, then divided by G |
     | label smoothing, `forward` takes `**kwargs` | sum over B / N, times W | mean, times B / N, times W |
+    | the same before transformers 5.15 | mean over B, times W | mean, times W |
     | label smoothing, no `**kwargs` | mean over B, then divided by G | mean, then divided by G |
     | `compute_loss_func` | opaque; by convention sum over B / N | mean, times B / N, times W |
     | an overridden `compute_loss` | opaque; by convention mean over B | mean |
@@ -212,7 +214,8 @@ class SelfDistillationMixin:
         if is_overridden:
             divides_by_items = bool(getattr(self, "loss_is_scaled_for_ga", None))
         else:
-            divides_by_items = self.compute_loss_func is not None or self.label_smoother is not None
+            smooths_by_items = self.label_smoother is not None and smoothing_divides_by_items()
+            divides_by_items = self.compute_loss_func is not None or smooths_by_items
         scale = batch_size / num_items_in_batch if divides_by_items else 1.0
         if is_overridden or not self.args.average_tokens_across_devices:
             return scale
@@ -265,7 +268,7 @@ class SelfDistillationMixin:
         super()._load_best_model()
         # What predicts together with the model must be of the same step.
         if self.teacher.ensemble() or self.teacher.scored_copies():
-            self._load_teacher(self.state.best_model_checkpoint, self.state.best_global_step)
+            self._load_teacher(self.state.best_model_checkpoint)
 
     # ---- Logs ----
 
@@ -428,17 +431,16 @@ class SelfDistillationMixin:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.teacher.is_stateful:
             return
-        self.teacher.distilled_steps = self._load_teacher(checkpoint, self.state.global_step)
-        self._loss_sums_since_step = self.state.global_step
+        self.teacher.distilled_steps, self._loss_sums_since_step = self._load_teacher(checkpoint)
 
-    def _load_teacher(self, checkpoint: str, global_step: int) -> int:
-        """Loads the teacher's state and returns how many steps had distilled."""
+    def _load_teacher(self, checkpoint: str) -> tuple[int, int]:
+        """Loads the teacher's state and returns how many steps had distilled, and how many were done."""
         run = self._run_description() | self._batch_description()
-        state = load_teacher_state(run, global_step, checkpoint, self._changeable)
+        state, steps_done = load_teacher_state(run, checkpoint, self._changeable)
         distilled_steps = state.pop("distilled_steps")
         self.teacher.problem = PROBLEMS.get(state.pop("problem"))
         self.teacher.load_state_dict(state, self.args.device)
-        return distilled_steps
+        return distilled_steps, steps_done
 
     def create_model_card(self, *args, **kwargs) -> None:
         """The parent's, with the method and its options."""
