@@ -29,7 +29,8 @@ from .compatibility import smoothing_divides_by_items
 from .data import EXAMPLE_INDEX, ExampleIndexCollator, IndexedDataset, check_has_indices
 from .errors import InputError
 from .fingerprint import describe_dataset
-from .health import SilenceDetector, check_gradient
+from .health import check_gradient
+from .logs import BASE, TrainingLog
 from .prediction import JointPrediction, preprocess_each
 from .problems import PROBLEMS, problem_of
 from .student import Student, logits_of
@@ -96,7 +97,7 @@ class SelfDistillationMixin:
         self._student = Student(self)
         self._events = TeacherMemoryCallback(self.teacher, self._student)
         self.add_callback(self._events)
-        self._start_logs()
+        self._training_log = TrainingLog(self._mean_over_processes)
         self._step_distils = False
         self._joint_prediction: JointPrediction | None = None
         self._changeable: frozenset[str] = frozenset()
@@ -180,22 +181,19 @@ class SelfDistillationMixin:
         self.teacher.problem = problem_of(getattr(self.model, "config", None), logits, labels)
         _check_rows(logits, indices)
         batch = TeacherBatch(inputs, indices, labels, logits, self._events.progress, self._student.forward)
-        parts = {"base": base_loss}
+        parts = {BASE: base_loss}
         scale = self.distillation_scale(len(indices), num_items_in_batch)
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)
         loss = base_loss if weight == 1 else base_loss * weight
         for name, term in terms.items():
             check_gradient(name, term.per_example)
-            if term.agreement is not None:
-                total, count = self._agreements.get(name, (0.0, 0))
-                self._agreements[name] = total + term.agreement.mean(), count + 1
             parts[name] = term.per_example.mean() * scale
             loss = torch.add(loss, parts[name], alpha=term.weight)
         self.teacher.observe(batch)
         self._met_teacher = True
         self._step_distils |= bool(terms)
-        self._accumulate(parts, num_items_in_batch)
+        self._training_log.add(parts, terms, self._log_divisor(num_items_in_batch))
         return (loss, outputs) if return_outputs else loss
 
     def distillation_scale(self, batch_size: int, num_items_in_batch: Tensor | int | None) -> Tensor | float:
@@ -272,43 +270,20 @@ class SelfDistillationMixin:
 
     # ---- Logs ----
 
-    def _start_logs(self) -> None:
-        self._loss_sums: dict[str, Tensor] = {}
-        self._agreements: dict[str, tuple[Tensor, int]] = {}  # sums and numbers of micro-batches
-        self._loss_sums_since_step = 0
-        self._silence = SilenceDetector()
-
-    def _accumulate(self, parts: dict[str, Tensor], num_items_in_batch: Tensor | int | None) -> None:
-        """Sums the parts of the loss on the device, on the scale on which Trainer sums the loss."""
+    def _log_divisor(self, num_items_in_batch: Tensor | int | None) -> int:
+        """By what Trainer divides a micro-batch's loss when it sums up for the log."""
         scaled = getattr(self, "loss_is_scaled_for_ga", None)
         if scaled is None:
             is_counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             scaled = is_counted or self.compute_loss_func is not None
-        divisor = 1 if scaled else self.current_gradient_accumulation_steps
-        for name, part in parts.items():
-            value = part.detach().mean() / divisor
-            if name in self._loss_sums:
-                self._loss_sums[name] += value
-            else:
-                self._loss_sums[name] = value
+        return 1 if scaled else self.current_gradient_accumulation_steps
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs with the parts of the loss and the teacher's numbers beside each training `loss`."""
         if "loss" in logs and self.is_in_train and self.teacher.needs_batches:
-            num_steps = max(1, self.state.global_step - self._loss_sums_since_step)
-            means = {name: self._mean_over_processes(total) / num_steps for name, total in self._loss_sums.items()}
-            logs.update({f"loss_{name}": mean for name, mean in means.items()})
-            logs.update(
-                {
-                    f"teacher_agreement_{name}": self._mean_over_processes(total) / count
-                    for name, (total, count) in self._agreements.items()
-                }
-            )
-            logs.update(self.teacher.log_metrics())
-            self._loss_sums, self._agreements = {}, {}
-            self._loss_sums_since_step = self.state.global_step
-            means.pop("base", None)
-            self._silence.check(means, num_steps, self._events.progress.plan.steps_per_epoch)
+            steps_per_epoch = self._events.progress.plan.steps_per_epoch
+            logs |= self._training_log.drain(self.state.global_step, steps_per_epoch)
+            logs |= self.teacher.log_metrics()
         super().log(logs, start_time)
 
     def _mean_over_processes(self, value: Tensor) -> float:
@@ -369,7 +344,7 @@ class SelfDistillationMixin:
         self.teacher.reset(len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0)
         self.teacher.distilled_steps = 0
         self._step_distils = False
-        self._start_logs()
+        self._training_log = TrainingLog(self._mean_over_processes)
         self._described = None
         return super()._inner_training_loop(*args, **kwargs)
 
@@ -431,7 +406,8 @@ class SelfDistillationMixin:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.teacher.is_stateful:
             return
-        self.teacher.distilled_steps, self._loss_sums_since_step = self._load_teacher(checkpoint)
+        self.teacher.distilled_steps, steps_done = self._load_teacher(checkpoint)
+        self._training_log = TrainingLog(self._mean_over_processes, steps_done)
 
     def _load_teacher(self, checkpoint: str) -> tuple[int, int]:
         """Loads the teacher's state and returns how many steps had distilled, and how many were done."""

@@ -1,0 +1,66 @@
+"""What is logged beside a training loss: its parts, and how far student and teacher agree."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from .health import SilenceDetector
+from .teachers import DistillationTerm
+
+BASE = "base"
+
+
+class TrainingLog:
+    """Sums on the device since the last log entry; nothing waits for the device before the next one.
+
+    Args:
+        mean_over_processes: Mean of a scalar over all processes, as a number; all of them call it.
+        start_step: Optimizer steps done when training begins or is resumed.
+    """
+
+    def __init__(self, mean_over_processes: Callable[[Tensor], float], start_step: int = 0):
+        self._mean_over_processes = mean_over_processes
+        self._since_step = start_step
+        self._silence = SilenceDetector()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._parts: dict[str, Tensor] = {}
+        self._agreements: dict[str, tuple[Tensor | float, int]] = {}  # sums and numbers of micro-batches
+
+    def add(self, parts: Mapping[str, Tensor], terms: Mapping[str, DistillationTerm], divisor: float) -> None:
+        """Takes note of a micro-batch.
+
+        Args:
+            parts: The base loss under `BASE`, and each term's value without its weight.
+            terms: The terms.
+            divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
+        """
+        for name, part in parts.items():
+            value = part.detach().mean() / divisor
+            self._parts[name] = self._parts[name] + value if name in self._parts else value
+        for name, term in terms.items():
+            if term.agreement is not None:
+                total, count = self._agreements.get(name, (0.0, 0))
+                self._agreements[name] = total + term.agreement.mean(), count + 1
+
+    def drain(self, global_step: int, steps_per_epoch: int) -> dict[str, float]:
+        """The means since the last call, as numbers for the log.
+
+        Args:
+            global_step: Optimizer steps done.
+            steps_per_epoch: Optimizer steps in an epoch.
+
+        Raises:
+            InputError: If the terms have all been zero for an epoch.
+        """
+        num_steps = max(1, global_step - self._since_step)
+        means = {name: self._mean_over_processes(total) / num_steps for name, total in self._parts.items()}
+        agreements = {
+            f"teacher_agreement_{name}": self._mean_over_processes(total) / count
+            for name, (total, count) in self._agreements.items()
+        }
+        self._clear()
+        self._since_step = global_step
+        self._silence.check({name: mean for name, mean in means.items() if name != BASE}, num_steps, steps_per_epoch)
+        return {f"loss_{name}": mean for name, mean in means.items()} | agreements
