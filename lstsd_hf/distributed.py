@@ -15,10 +15,15 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
+def num_processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
 def gather_objects(mine: Any) -> list[Any]:
     """Every process's object, in the order of their ranks. All processes must call it."""
     if not is_distributed():
         return [mine]
-    everyone: list[Any] = [None] * dist.get_world_size()
+    everyone: list[Any] = [None] * num_processes()
     dist.all_gather_object(everyone, mine)
     return everyone

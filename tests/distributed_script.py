@@ -157,7 +157,7 @@ def same_global_batch(folder, config):
 
 
 def main(folder: Path):
-    results = {}
+    results = {"folder": folder}
     for name, options in SHARDING.items():
         results[f"sharding-{name}"] = tables_and_what_was_seen(folder / "sharding", **options)
     for name, config_class in TEACHERS.items():

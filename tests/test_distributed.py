@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lstsd_hf import TEACHERS
+from lstsd_hf.errors import InputError
 
-from .conftest import assert_same_weights
-from .distributed_script import SHARDING
+from .conftest import assert_same_weights, make_model
+from .distributed_script import SHARDING, train
 
 ROOT = Path(__file__).parent.parent
 
@@ -161,3 +162,19 @@ def test_several_processes_are_taught_by_what_teaches_one(several_processes, one
         assert one.keys() == several.keys(), name
         for key, value in one.items():
             assert not torch.is_tensor(value) or value.shape == several[key].shape, (name, key)
+
+
+def test_a_run_goes_on_with_the_same_batch_on_another_number_of_processes(several_processes):
+    """Here one; the rows that all processes had staged count once."""
+    folder = several_processes[0]["folder"]
+    batch = 4 * len(several_processes)
+    outcome = train(
+        folder / "alone", make_model(), resume=str(folder / "run" / "checkpoint-5"), per_device_train_batch_size=batch
+    )
+    assert outcome["distilled_steps"] == 8
+    assert outcome["epoch"] == 6
+    assert outcome["written"].all()
+    with pytest.raises(
+        InputError, match=f"`global_batch_size` must be what it was when .*: it was {batch}, now it is 4"
+    ):
+        train(folder / "other", make_model(), resume=str(folder / "run" / "checkpoint-5"))

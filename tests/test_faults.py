@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lstsd_hf import LSTSDConfig, LSTSDTrainer, MeanTeacherConfig, NoTeacherConfig
+from lstsd_hf import DLBConfig, LSTSDConfig, LSTSDTrainer, MeanTeacherConfig, NoTeacherConfig
 from lstsd_hf.checkpoint import TEACHER_STATE_NAME, check_whole, newest_whole_checkpoint
 from lstsd_hf.errors import InputError
 from lstsd_hf.fingerprint import describe_dataset
@@ -389,3 +389,14 @@ def test_another_method_may_not_change(run, make_args):
 def test_no_such_checkpoint(make_args, tmp_path):
     message = resume_error(make_args, tmp_path, tmp_path / "checkpoint-7")
     assert message == f"`resume_from_checkpoint` must be a checkpoint folder or True, got {tmp_path / 'checkpoint-7'}."
+
+
+def test_dlb_goes_on_with_the_batches_of_as_many_processes(make_args, tmp_path, monkeypatch):
+    config = DLBConfig()
+    make_trainer(make_args, tmp_path, config=config).train()
+    trainer = make_trainer(make_args, tmp_path, config=config)
+    monkeypatch.setattr("lstsd_hf.teachers.dlb.num_processes", lambda: 2)
+    with pytest.raises(
+        InputError, match=r"`num_processes` must be 1 to resume DLB, got 2: each process goes on with the"
+    ):
+        trainer.train(resume_from_checkpoint=True)

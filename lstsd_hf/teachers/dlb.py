@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..distributed import gather_objects, rank
+from ..distributed import gather_objects, num_processes, rank
 from ..errors import InputError
 from ..schedules import Progress
 from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
@@ -125,7 +125,7 @@ class DLB(ConfiguredTeacher):
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
         """Each process remembers batches of its own, so the checkpoint has those of all."""
-        state: dict[str, Tensor | int | float] = {"epoch": self._epoch}
+        state: dict[str, Tensor | int | float] = {"epoch": self._epoch, "num_processes": num_processes()}
         mine = [
             {"labels": item.labels.cpu(), "logits": item.logits.cpu()}
             | {f"inputs.{name}": value.cpu() for name, value in item.inputs.items()}
@@ -137,6 +137,11 @@ class DLB(ConfiguredTeacher):
         return state
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
+        if state["num_processes"] != num_processes():
+            raise InputError(
+                f"`num_processes` must be {state['num_processes']} to resume DLB, got {num_processes()}: each process "
+                "goes on with the batch that it had before. Resume on as many processes, or start a new run."
+            )
         self._epoch = state["epoch"]
         items: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
