@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,11 @@ def describe_teacher(teacher: Teacher) -> dict[str, Any]:
 
 
 def save_teacher_state(
-    state: Mapping[str, Any], run: Mapping[str, Any], trainer_state: TrainerState, num_processes: int, folder: str
+    state: Mapping[str, Any],
+    run: Mapping[str, Any],
+    trainer_state: TrainerState,
+    ranks: Iterable[int] | None,
+    folder: str,
 ) -> None:
     """Writes `teacher_state.safetensors` into a checkpoint folder, with digests of what else belongs to it.
 
@@ -48,8 +52,8 @@ def save_teacher_state(
         state: `Teacher.state_dict()`: tensors, plain numbers and strings.
         run: What a resumed run must share; JSON.
         trainer_state: The trainer's state, which is written later.
-        num_processes: Processes that train together; each leaves its random state in the folder.
-        folder: The checkpoint folder, with model, optimizer and scheduler saved.
+        ranks: The processes that leave their random states in this folder; `None` where there is only one.
+        folder: The checkpoint folder, with model, optimizer, scheduler and scaler saved.
     """
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
     metadata = {
@@ -58,17 +62,15 @@ def save_teacher_state(
         "numbers": {name: value for name, value in state.items() if name not in tensors},
         "global_step": trainer_state.global_step,
         "trainer_state_sha256": _trainer_state_digest(asdict(trainer_state)),
-        "num_processes": num_processes,
-        "files": {path.name: _file_digest(path) for path in _files_saved_before(Path(folder))},
+        "random_states": [f"{_RNG_PREFIX}.pth"] if ranks is None else [f"{_RNG_PREFIX}_{rank}.pth" for rank in ranks],
+        "files": {str(path.relative_to(folder)): _file_digest(path) for path in _files_saved_before(Path(folder))},
     }
     shown = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
     with replacing(Path(folder) / TEACHER_STATE_NAME) as temporary:
         save_file(tensors, temporary, {**shown, "sha256": _state_digest(tensors, shown)})
 
 
-def load_teacher_state(
-    run: Mapping[str, Any], folder: str, changeable: frozenset[str] = frozenset()
-) -> tuple[dict[str, Any], int]:
+def load_teacher_state(run: Mapping[str, Any], folder: str, changeable: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Reads `teacher_state.safetensors` of a checkpoint folder.
 
     Args:
@@ -77,14 +79,14 @@ def load_teacher_state(
         changeable: Fields of `run` that may differ.
 
     Returns:
-        `Teacher.state_dict()`, tensors on the CPU, and the optimizer steps done.
+        What was given to `save_teacher_state`, tensors on the CPU.
 
     Raises:
         InputError: If the file is missing or damaged, or belongs to a run with other settings or data.
     """
     metadata, tensors = _read_teacher_file(Path(folder))
     check_same_run(metadata, run, Path(folder), changeable)
-    return tensors | metadata["numbers"], metadata["global_step"]
+    return tensors | metadata["numbers"]
 
 
 def check_same_run(
@@ -93,7 +95,8 @@ def check_same_run(
     """Raises an `InputError` naming the first field in which a run differs from that of a teacher's file."""
     saved = {**metadata["run"], "global_step": metadata["global_step"]}
     for field, value in expected.items():
-        if field not in changeable and saved.get(field) != value:
+        # As JSON has it: a tuple comes back as a list.
+        if field not in changeable and saved.get(field) != json.loads(json.dumps(value)):
             raise InputError(
                 f"`{field}` must be what it was when {folder / TEACHER_STATE_NAME} was saved: it was "
                 f"{saved.get(field)!r}, now it is {value!r}. Resume with the same data and settings, or start a "
@@ -151,7 +154,7 @@ class UnfinishedCheckpointError(InputError):
     """A checkpoint that a run was interrupted in writing."""
 
 
-def newest_whole_checkpoint(folder: Path, needs_teacher: bool) -> Path | None:
+def newest_whole_checkpoint(folder: Path, needs_teacher: bool) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that was finished last among those that are whole.
 
     Not the one with the highest number: that may be left from an earlier, longer run in the same folder, or have been
@@ -162,7 +165,7 @@ def newest_whole_checkpoint(folder: Path, needs_teacher: bool) -> Path | None:
         needs_teacher: Whether a checkpoint must carry a teacher.
 
     Returns:
-        Its path, or `None` if no checkpoint was ever finished.
+        Its path and what `check_whole` returns of it, or `None` if no checkpoint was ever finished.
 
     Raises:
         InputError: If there are finished checkpoints, but all are damaged.
@@ -176,13 +179,13 @@ def newest_whole_checkpoint(folder: Path, needs_teacher: bool) -> Path | None:
     skipped: list[InputError] = []
     for path in sorted(found, key=age, reverse=True):
         try:
-            check_whole(path, needs_teacher)
+            metadata = check_whole(path, needs_teacher)
         except InputError as error:
             skipped.append(error)
         else:
             for error in skipped:
                 logger.warning(f"Resuming from {path}, not from a later one. {error}")
-            return path
+            return path, metadata
     damaged = [str(error) for error in skipped if not isinstance(error, UnfinishedCheckpointError)]
     if damaged:
         raise InputError(f"One of the checkpoints in {folder} must be whole, found none. {' '.join(damaged)}")
@@ -226,12 +229,11 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
             raise InputError(f"The checkpoint {folder} must contain `{name}`, found none: it was deleted or moved.")
         if _file_digest(path) != digest:
             raise _damaged(path, "its content is not what was written")
-    count = metadata["num_processes"]
-    for name in [f"{_RNG_PREFIX}.pth"] if count == 1 else [f"{_RNG_PREFIX}_{rank}.pth" for rank in range(count)]:
+    for name in metadata["random_states"]:
         if not (folder / name).is_file():
             raise UnfinishedCheckpointError(
-                f"The checkpoint {folder} must contain `{name}`, the random state of one of its {count} processes, "
-                "found none: the run was interrupted while saving it. Resume from an earlier checkpoint."
+                f"The checkpoint {folder} must contain `{name}`, the random state of one of its processes, found none: "
+                "the run was interrupted while saving it. Resume from an earlier checkpoint."
             )
     return metadata
 
@@ -250,12 +252,14 @@ def _check_archive(path: Path) -> None:
 def _files_saved_before(folder: Path) -> list[Path]:
     """Files that are written before the teacher's; other processes may be writing their random states."""
     later = (TEACHER_STATE_NAME, TRAINER_STATE_NAME, _RNG_PREFIX, ".")
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(later))
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(later))
 
 
 def _trainer_state_digest(state: Mapping[str, Any]) -> str:
     # The states of callbacks are brought up to date after the teacher's file is written.
     lasting = {name: value for name, value in state.items() if name != "stateful_callbacks"}
+    # Through JSON, where keys are texts and are sorted as such.
+    lasting = json.loads(json.dumps(lasting))
     return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 

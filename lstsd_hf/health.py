@@ -36,7 +36,12 @@ def check_coverage(memory: ExampleMemory | None) -> None:
 
 
 class SilenceDetector:
-    """Raises an `InputError` once all terms have been exactly zero for a whole epoch."""
+    """Raises an `InputError` once all terms have been exactly zero for a whole epoch, and for `LEAST_STEPS`.
+
+    A few steps alone say nothing: a moving average of weights begins as the weights themselves.
+    """
+
+    LEAST_STEPS = 10
 
     def __init__(self):
         self._silent_steps = 0
@@ -53,7 +58,7 @@ class SilenceDetector:
             self._silent_steps = 0
             return
         self._silent_steps += num_steps
-        if self._silent_steps >= steps_per_epoch:
+        if self._silent_steps >= max(steps_per_epoch, self.LEAST_STEPS):
             raise InputError(
                 f"A distillation term must differ from 0, got {', '.join(f'{name} 0.0' for name in terms)} for "
                 f"{self._silent_steps} optimizer steps: the student says exactly what its teacher said. Is the "

@@ -15,12 +15,11 @@ class TrainingLog:
 
     Args:
         mean_over_processes: Mean of a scalar over all processes, as a number; all of them call it.
-        start_step: Optimizer steps done when training begins or is resumed.
     """
 
-    def __init__(self, mean_over_processes: Callable[[Tensor], float], start_step: int = 0):
+    def __init__(self, mean_over_processes: Callable[[Tensor], float]):
         self._mean_over_processes = mean_over_processes
-        self._since_step = start_step
+        self._since_step: int | None = None
         self._silence = SilenceDetector()
         self._clear()
 
@@ -28,14 +27,19 @@ class TrainingLog:
         self._parts: dict[str, Tensor] = {}
         self._agreements: dict[str, tuple[Tensor | float, int]] = {}  # sums and numbers of micro-batches
 
-    def add(self, parts: Mapping[str, Tensor], terms: Mapping[str, DistillationTerm], divisor: float) -> None:
+    def add(
+        self, parts: Mapping[str, Tensor], terms: Mapping[str, DistillationTerm], divisor: float, global_step: int
+    ) -> None:
         """Takes note of a micro-batch.
 
         Args:
             parts: The base loss under `BASE`, and each term's value without its weight.
             terms: The terms.
             divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
+            global_step: Optimizer steps done before.
         """
+        if self._since_step is None:
+            self._since_step = global_step
         for name, part in parts.items():
             value = part.detach().mean() / divisor
             self._parts[name] = self._parts[name] + value if name in self._parts else value
@@ -54,7 +58,7 @@ class TrainingLog:
         Raises:
             InputError: If the terms have all been zero for an epoch.
         """
-        num_steps = max(1, global_step - self._since_step)
+        num_steps = max(1, global_step - (self._since_step or 0))
         means = {name: self._mean_over_processes(total) / num_steps for name, total in self._parts.items()}
         agreements = {
             f"teacher_agreement_{name}": self._mean_over_processes(total) / count

@@ -1,6 +1,7 @@
 """The drop-in: a mixin for `transformers.Trainer` and its subclasses. It knows no method and no divergence."""
 
 import copy
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ from .prediction import JointPrediction, preprocess_each
 from .problems import PROBLEMS, problem_of
 from .student import Student, logits_of
 from .teachers import Teacher, TeacherBatch, TeacherConfig, build_teacher
+
+logger = logging.getLogger(__name__)
+
+# In front of the trainer's own entries in the teacher's file.
+_OWN = "trainer."
 
 
 class SelfDistillationMixin:
@@ -193,7 +199,7 @@ class SelfDistillationMixin:
         self.teacher.observe(batch)
         self._met_teacher = True
         self._step_distils |= bool(terms)
-        self._training_log.add(parts, terms, self._log_divisor(num_items_in_batch))
+        self._training_log.add(parts, terms, self._log_divisor(num_items_in_batch), self.state.global_step)
         return (loss, outputs) if return_outputs else loss
 
     def distillation_scale(self, batch_size: int, num_items_in_batch: Tensor | int | None) -> Tensor | float:
@@ -305,10 +311,12 @@ class SelfDistillationMixin:
         Raises:
             InputError: If there is no whole checkpoint, or it is of a run with other settings or data.
         """
+        self._described = None
         config = self.teacher.config
         self._changeable = frozenset(config.changeable if allow_teacher_changes and config is not None else ())
         self.teacher.accepts_changes = bool(self._changeable)
         is_stateful = self.teacher.is_stateful
+        folder = metadata = None
         if resume_from_checkpoint is True:
             found = newest_whole_checkpoint(Path(self.args.output_dir), is_stateful)
             if found is None:
@@ -316,19 +324,24 @@ class SelfDistillationMixin:
                     f"`output_dir` must contain a whole checkpoint to resume from, found none in "
                     f"{self.args.output_dir}. Leave out `resume_from_checkpoint` to start a new run."
                 )
-            resume_from_checkpoint = str(found)
-        if is_stateful and resume_from_checkpoint not in (None, False):
-            # Before the parent overwrites the model with what may not fit.
+            folder, metadata = found
+            if self.is_world_process_zero():
+                logger.info(f"Resuming from {folder}.")
+            resume_from_checkpoint = str(folder)
+        elif is_stateful and resume_from_checkpoint:
             folder = Path(resume_from_checkpoint)
             if not folder.is_dir():
                 raise InputError(f"`resume_from_checkpoint` must be a checkpoint folder or True, got {folder}.")
-            check_same_run(check_whole(folder, is_stateful), self._run_description(), folder, self._changeable)
+            metadata = check_whole(folder, is_stateful)
+        if metadata:
+            # Before the parent overwrites the model with what may not fit.
+            check_same_run(metadata, self._run_description(), folder, self._changeable)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _run_description(self) -> dict[str, Any]:
         """What a resumed run must share with the interrupted one."""
         if self._described is None or self._described[0] is not self.train_dataset:
-            self._described = self.train_dataset, describe_dataset(self.train_dataset)
+            self._described = self.train_dataset, describe_dataset(self.train_dataset, self.label_names or ())
         return {
             **describe_teacher(self.teacher),
             **self._described[1],
@@ -345,8 +358,19 @@ class SelfDistillationMixin:
         self.teacher.distilled_steps = 0
         self._step_distils = False
         self._training_log = TrainingLog(self._mean_over_processes)
-        self._described = None
+        if self.teacher.is_stateful and self.args.save_strategy != "no":
+            self._check_best_model_can_be_loaded()
+            # Not in the middle of the first save, where other processes wait.
+            self._run_description()
         return super()._inner_training_loop(*args, **kwargs)
+
+    def _check_best_model_can_be_loaded(self) -> None:
+        if self.teacher.predicts_with_copies and self.args.load_best_model_at_end and self.args.save_only_model:
+            raise InputError(
+                f"`save_only_model` must be False with `load_best_model_at_end` and {type(self.teacher).__name__}, got "
+                "True: the best model predicts together with the weights that its checkpoint would lack. Leave out one "
+                "of the two."
+            )
 
     def _check_weights_are_whole(self) -> None:
         is_zero3 = is_deepspeed_zero3_enabled()
@@ -375,28 +399,40 @@ class SelfDistillationMixin:
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        state_path = folder / TRAINER_STATE_NAME
         try:
             if self.args.should_save:
                 # What an earlier run left there stops counting as whole before its files are overwritten.
-                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+                state_path.unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
+            # torch's writer has no error of its own.
+            is_of_writing = not isinstance(error, RuntimeError) or "inline_container" in str(error)
+            if not is_of_writing or state_path.exists():
+                raise
             raise OSError(
                 f"The checkpoint {folder} could not be written: {error}. It will not be taken for whole; earlier "
                 "checkpoints are as they were. Free disk space or choose another `output_dir`, and resume with "
                 "`resume_from_checkpoint=True`."
             ) from error
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
+    def _save_scaler(self, output_dir: str) -> None:
+        # The last of what the teacher's file has the digest of; every process comes by.
+        super()._save_scaler(output_dir)
         if not self.teacher.is_stateful:
             return
         problem = self.teacher.problem
-        state = {**self.teacher.state_dict(), "distilled_steps": self.teacher.distilled_steps}
-        state |= {"problem": None if problem is None else problem.name}
+        state = self.teacher.state_dict() | {
+            f"{_OWN}distilled_steps": self.teacher.distilled_steps,
+            f"{_OWN}problem": None if problem is None else problem.name,
+        }
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             run = self._run_description() | self._batch_description()
-            save_teacher_state(state, run, self.state, self.args.world_size, output_dir)
+            ranks = range(self.args.world_size) if self.args.world_size > 1 else None
+            if ranks and self.args.save_on_each_node:
+                ranks = [self.args.process_index]
+            save_teacher_state(state, run, self.state, ranks, output_dir)
 
     def _batch_description(self) -> dict[str, int]:
         # Another number of processes is welcome if the batch stays; `auto_find_batch_size` may have changed it.
@@ -406,17 +442,16 @@ class SelfDistillationMixin:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.teacher.is_stateful:
             return
-        self.teacher.distilled_steps, steps_done = self._load_teacher(checkpoint)
-        self._training_log = TrainingLog(self._mean_over_processes, steps_done)
+        self.teacher.distilled_steps = self._load_teacher(checkpoint)
 
-    def _load_teacher(self, checkpoint: str) -> tuple[int, int]:
-        """Loads the teacher's state and returns how many steps had distilled, and how many were done."""
+    def _load_teacher(self, checkpoint: str) -> int:
+        """Loads the teacher's state and returns how many steps had distilled."""
         run = self._run_description() | self._batch_description()
-        state, steps_done = load_teacher_state(run, checkpoint, self._changeable)
-        distilled_steps = state.pop("distilled_steps")
-        self.teacher.problem = PROBLEMS.get(state.pop("problem"))
+        state = load_teacher_state(run, checkpoint, self._changeable)
+        distilled_steps = state.pop(f"{_OWN}distilled_steps")
+        self.teacher.problem = PROBLEMS.get(state.pop(f"{_OWN}problem"))
         self.teacher.load_state_dict(state, self.args.device)
-        return distilled_steps, steps_done
+        return distilled_steps
 
     def create_model_card(self, *args, **kwargs) -> None:
         """The parent's, with the method and its options."""

@@ -165,7 +165,7 @@ def test_several_processes_are_taught_by_what_teaches_one(several_processes, one
 
 
 def test_a_run_goes_on_with_the_same_batch_on_another_number_of_processes(several_processes):
-    """Here one; the rows that all processes had staged count once."""
+    """Here one."""
     folder = several_processes[0]["folder"]
     batch = 4 * len(several_processes)
     outcome = train(

@@ -1,5 +1,6 @@
 """Whatever happens to a checkpoint or to the data, a run goes on exactly or says what is wrong."""
 
+import dataclasses
 import os
 import random
 import re
@@ -12,9 +13,23 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerState
 
-from lstsd_hf import DLBConfig, LSTSDConfig, LSTSDTrainer, MeanTeacherConfig, NoTeacherConfig
-from lstsd_hf.checkpoint import TEACHER_STATE_NAME, check_whole, newest_whole_checkpoint
+from lstsd_hf import (
+    DLBConfig,
+    LSTSDConfig,
+    LSTSDTrainer,
+    MeanTeacherConfig,
+    NoTeacherConfig,
+    SnapshotEnsembleConfig,
+)
+from lstsd_hf.checkpoint import (
+    TEACHER_STATE_NAME,
+    _read_teacher_file,
+    check_whole,
+    newest_whole_checkpoint,
+    save_teacher_state,
+)
 from lstsd_hf.errors import InputError
 from lstsd_hf.fingerprint import describe_dataset
 
@@ -35,6 +50,7 @@ def make_trainer(make_args, folder, config=CONFIG, dataset=None, **options):
             **{"num_train_epochs": 3, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 3, **options},
         ),
         train_dataset=dataset if dataset is not None else make_examples(14),
+        eval_dataset=make_examples(4),
         teacher=config,
     )
 
@@ -79,6 +95,10 @@ def test_a_checkpoint_consists_of_these_files(run):
 # ---- Files ----
 
 
+def newest(folder, needs_teacher):
+    return newest_whole_checkpoint(folder, needs_teacher)[0]
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -108,22 +128,27 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run, make_args, name, dam
     message = resume_error(make_args, run, checkpoint)
     assert str(checkpoint) in message
     assert name in message
-    assert newest_whole_checkpoint(run, needs_teacher=True) == run / "checkpoint-6"
+    assert newest(run, needs_teacher=True) == run / "checkpoint-6"
 
 
 def test_any_flipped_byte_of_the_teachers_file_is_found(run):
-    """Its header, its metadata and its tables; only padding may change."""
+    """Its header, its metadata and its tables; what is not found changes nothing (padding, a truth value of 33)."""
     path = run / "checkpoint-9" / TEACHER_STATE_NAME
     content = path.read_bytes()
-    generator = random.Random(0)
-    for position in {*range(0, 16), *generator.sample(range(len(content)), 150)}:
+    expected = _read_teacher_file(path.parent)
+    generator, found = random.Random(0), 0
+    for position in {*range(0, 16), *generator.sample(range(len(content)), 200)}:
         changed = bytearray(content)
         changed[position] ^= 1 << generator.randrange(8)
         path.write_bytes(changed)
-        if content[position : position + 1] == b" ":
-            continue
-        with pytest.raises(InputError, match=TEACHER_STATE_NAME.replace(".", r"\.")):
-            check_whole(run / "checkpoint-9", needs_teacher=True)
+        try:
+            metadata, tensors = _read_teacher_file(path.parent)
+        except InputError:
+            found += 1
+        else:
+            assert metadata == expected[0]
+            assert_same_weights(tensors, expected[1])
+    assert found > 180
 
 
 def test_the_run_goes_on_exactly_from_the_newest_whole_checkpoint(run, whole, make_args, caplog):
@@ -142,14 +167,14 @@ def test_the_run_goes_on_exactly_from_the_newest_whole_checkpoint(run, whole, ma
 def test_the_newest_checkpoint_is_not_the_highest_number(run, make_args):
     """What is left of an earlier, longer run in the same folder is older."""
     os.utime(run / "checkpoint-6" / "trainer_state.json", ns=(10, 10))
-    assert newest_whole_checkpoint(run, needs_teacher=True) == run / "checkpoint-6"
+    assert newest(run, needs_teacher=True) == run / "checkpoint-6"
 
 
 @pytest.mark.parametrize("config", [CONFIG, NoTeacherConfig()])
 def test_an_interrupted_save_is_no_checkpoint(run, make_args, tmp_path, config):
     needs_teacher = config is CONFIG
     (run / "checkpoint-99").mkdir()
-    assert newest_whole_checkpoint(run, needs_teacher) == run / "checkpoint-9"
+    assert newest(run, needs_teacher) == run / "checkpoint-9"
     (tmp_path / "empty" / "checkpoint-99").mkdir(parents=True)
     message = resume_error(make_args, tmp_path / "empty", config=config)
     assert message == (
@@ -177,8 +202,8 @@ def test_an_overwritten_checkpoint_is_not_taken_for_whole(run, whole, make_args,
     with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
     assert (run / "checkpoint-9" / TEACHER_STATE_NAME).exists()
-    assert newest_whole_checkpoint(run, needs_teacher=True) == run / "checkpoint-6"
-    assert newest_whole_checkpoint(run, needs_teacher=False) == run / "checkpoint-6"
+    assert newest(run, needs_teacher=True) == run / "checkpoint-6"
+    assert newest(run, needs_teacher=False) == run / "checkpoint-6"
 
 
 def test_a_file_of_another_format_version(run, make_args):
@@ -198,6 +223,86 @@ def test_a_file_of_another_format_version(run, make_args):
         f"`format_version` of {path} must be 1, got 2: another version of lstsd_hf wrote it. Resume with that version, "
         "or start a new run."
     )
+
+
+def test_files_of_later_processes_and_in_folders_belong_to_a_checkpoint(run, make_args, monkeypatch):
+    """Two processes' random states, and an optimizer in a folder as FSDP writes it."""
+    trainer = make_trainer(make_args, run)
+    save_scaler = trainer._save_scaler
+
+    def save(output_dir):
+        Path(output_dir, "optimizer_0").mkdir()
+        Path(output_dir, "optimizer_0", "shard.distcp").write_text("weights")
+        Path(output_dir, "scaler.pt").write_bytes(Path(output_dir, "scheduler.pt").read_bytes())
+        save_scaler(output_dir)
+
+    monkeypatch.setattr(trainer, "_save_scaler", save)
+    # What stands in for Trainer's own scaler is written before the teacher's file.
+    trainer.train(resume_from_checkpoint=True)
+    checkpoint = run / "checkpoint-12"
+    check_whole(checkpoint, needs_teacher=True)
+    for name in ("optimizer_0/shard.distcp", "scaler.pt"):
+        content = (checkpoint / name).read_bytes()
+        (checkpoint / name).unlink()
+        with pytest.raises(InputError, match=f"must contain `{name}`, found none: it was deleted or moved"):
+            check_whole(checkpoint, needs_teacher=True)
+        (checkpoint / name).write_bytes(content)
+    check_whole(checkpoint, needs_teacher=True)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "names"), [(range(2), ["rng_state_0.pth", "rng_state_1.pth"]), ([1], ["rng_state_1.pth"])]
+)
+def test_each_process_leaves_its_random_state(run, tmp_path, ranks, names):
+    """All of them in a shared folder, a node's own where each node has its own."""
+    folder = tmp_path / "checkpoint-9"
+    shutil.copytree(run / "checkpoint-9", folder)
+    state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    content = (folder / "rng_state.pth").read_bytes()
+    for path in (folder / "rng_state.pth", folder / TEACHER_STATE_NAME):
+        path.unlink()
+    save_teacher_state({}, {}, state, ranks, str(folder))
+    for name in names:
+        with pytest.raises(
+            InputError, match=f"must contain `{name}`, the random state of one of its processes, found no"
+        ):
+            check_whole(folder, needs_teacher=True)
+        (folder / name).write_bytes(content)
+    check_whole(folder, needs_teacher=True)
+
+
+def test_metrics_with_numbers_for_names(make_args, tmp_path):
+    """JSON has texts only for names, and sorts them otherwise than numbers."""
+    trainer = make_trainer(make_args, tmp_path, eval_strategy="steps", eval_steps=3)
+    trainer.compute_metrics = lambda prediction: {"per_class": dict.fromkeys(range(12), 0.5)}
+    trainer.train()
+    assert newest(tmp_path, needs_teacher=True) == tmp_path / "checkpoint-12"
+
+
+def test_options_that_json_writes_otherwise(make_args, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Config(LSTSDConfig):
+        layers: tuple = (1, 2)
+
+    config = Config(mini_generation_epochs=1)
+    make_trainer(make_args, tmp_path, config=config).train()
+    make_trainer(make_args, tmp_path, config=config).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("config", [MeanTeacherConfig(), SnapshotEnsembleConfig(cycle_epochs=1)])
+def test_a_best_model_without_its_copies_is_refused_in_time(make_args, tmp_path, config):
+    trainer = make_trainer(
+        make_args,
+        tmp_path,
+        config=config,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_only_model=True,
+        load_best_model_at_end=True,
+    )
+    with pytest.raises(InputError, match="`save_only_model` must be False with `load_best_model_at_end` and "):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 # ---- Writing ----
@@ -242,7 +347,7 @@ def test_a_full_disk(tmp_path, whole, make_args, limit):
         finished.stdout,
         re.DOTALL,
     ), finished.stdout
-    assert newest_whole_checkpoint(tmp_path / "run", needs_teacher=True) == tmp_path / "run" / "checkpoint-6"
+    assert newest(tmp_path / "run", needs_teacher=True) == tmp_path / "run" / "checkpoint-6"
     assert not list((tmp_path / "run").rglob("*.tmp"))
     trainer = make_trainer(make_args, tmp_path / "run")
     trainer.train(resume_from_checkpoint=True)
@@ -257,7 +362,19 @@ def test_a_folder_that_cannot_be_written(run, make_args):
         OSError, match=r"The checkpoint .*checkpoint-12 could not be written: .*earlier checkpoints are"
     ):
         trainer.train(resume_from_checkpoint=True)
-    assert newest_whole_checkpoint(run, needs_teacher=True) == run / "checkpoint-9"
+    assert newest(run, needs_teacher=True) == run / "checkpoint-9"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory."), ValueError("no")])
+def test_other_errors_while_saving_stay_what_they_are(run, make_args, monkeypatch, error):
+    trainer = make_trainer(make_args, run)
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(trainer.teacher, "state_dict", fail)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        trainer.train(resume_from_checkpoint=True)
 
 
 # ---- Data and settings ----
@@ -320,6 +437,103 @@ def test_other_data_in_a_list_is_refused(run, make_args, change, field):
 )
 def test_the_same_rows_in_another_form_are_the_same_data(table, same):
     assert describe_dataset(same(table)) == describe_dataset(table)
+
+
+def test_where_the_rows_lie_is_no_part_of_the_data():
+    """Columns as tokenizers make them, and others, over several batches of the digest."""
+    count = 2501
+    features = datasets.Features(
+        {
+            "input_ids": datasets.List(datasets.Value("int32")),
+            "attention_mask": datasets.List(datasets.Value("int8")),
+            "text": datasets.Value("string"),
+            "flag": datasets.Value("bool"),
+            "score": datasets.Value("float32"),
+            "label": datasets.Value("int64"),
+        }
+    )
+    rows = [
+        {
+            "input_ids": list(range(index % 7)),
+            "attention_mask": [1] * (index % 5) if index % 11 else None,
+            "text": f"text {index}" if index % 3 else None,
+            "flag": index % 4 == 0 if index % 5 else None,
+            "score": index / 3,
+            "label": index % 2,
+        }
+        for index in range(count)
+    ]
+    table = datasets.Dataset.from_list(rows, features=features)
+    expected = describe_dataset(table)
+    reverse = range(count - 1, -1, -1)
+    others = [
+        table.select(range(count)),
+        table.select(reverse).select(reverse),
+        table.map(lambda row: row, writer_batch_size=700),
+        datasets.concatenate_datasets([table.select(range(1234)), table.select(range(1234, count))]),
+    ]
+    for other in others:
+        assert describe_dataset(other) == expected
+    for column, value in (
+        ("input_ids", [5]),
+        ("attention_mask", [1, 1]),
+        ("text", "other"),
+        ("flag", None),
+        ("score", 0.5),
+    ):
+        changed = [*rows[:2001], {**rows[2001], column: value}, *rows[2002:]]
+        found = describe_dataset(datasets.Dataset.from_list(changed, features=features))
+        assert found["rows_sha256"] != expected["rows_sha256"], column
+        assert found["labels_sha256"] == expected["labels_sha256"]
+    # The same numbers in other rows.
+    moved = [{**rows[0], "input_ids": [1]}, {**rows[1], "input_ids": []}, *rows[2:]]
+    other = [{**rows[0], "input_ids": []}, {**rows[1], "input_ids": [1]}, *rows[2:]]
+    digests = [describe_dataset(datasets.Dataset.from_list(found, features=features)) for found in (moved, other)]
+    assert digests[0] != digests[1]
+
+
+def test_labels_of_a_dataset_that_names_them(make_args, tmp_path):
+    """Its items, which may be slow, are not looked at; neither are those of one without a length or items."""
+
+    class Slow(torch.utils.data.Dataset):
+        labels = torch.tensor([0, 1, 1])
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            raise AssertionError
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            raise AssertionError
+
+    assert describe_dataset(Slow()) == describe_dataset([{"labels": 0}, {"labels": 1}, {"label": 1}])
+    assert set(describe_dataset(Stream()).values()) == {None}
+    for label in (np.float32(1), np.datetime64("2020-01-01"), [1.0, 0.0]):
+        assert describe_dataset([{"labels": label}])["labels_sha256"] is not None
+    targets = [[{"target": label}] for label in (0, 1)]
+    assert describe_dataset(targets[0])["labels_sha256"] is None
+    assert len({describe_dataset(rows, ["target"])["labels_sha256"] for rows in targets}) == 2
+
+
+def test_data_that_cannot_be_read_are_an_error_before_the_first_step(make_args, tmp_path):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 14
+
+        def __getitem__(self, index):
+            if index == 13:
+                raise OSError("cannot identify image file")
+            return make_examples(14)[index]
+
+    trainer = make_trainer(make_args, tmp_path, dataset=Broken())
+    with pytest.raises(OSError, match="cannot identify image file"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_looking_at_the_data_draws_no_random_numbers():

@@ -224,6 +224,10 @@ def test_fractions_are_numbers_to_be_met(tmp_path):
     assert task.is_regression
     assert (task.label_names, task.num_outputs, task.metrics) == ((), 1, ("pearson", "spearmanr"))
     assert (splits["train"]["label"][:], splits["validation"]["label"][:]) == ([1.5, -0.25], [3.0])
+    whole = write_rows(tmp_path / "whole.jsonl", [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}])
+    assert load_files(whole, whole)[0].label_names == ("0.0", "1.0")
+    mixed = write_rows(tmp_path / "mixed.jsonl", [{"text": "a", "label": 1e-05}, {"text": "b", "label": 2}])
+    assert load_files(mixed, mixed)[0].is_regression
     words = write_rows(tmp_path / "words.jsonl", [{"text": "c", "label": "high"}])
     assert message_of(lambda: load_files(train, words)) == (
         f"{words}, line 1: the label must be a finite number, got 'high'."

@@ -142,8 +142,16 @@ def test_no_gradient(make_args):
 def test_silence_is_counted_over_stretches():
     detector = SilenceDetector()
     detector.check({}, 10, 4)  # nothing is distilled yet
-    detector.check({"short": 0.0, "long": 0.0}, 3, 4)
-    detector.check({"short": 0.0, "long": 1e-12}, 1, 4)
-    detector.check({"short": 0.0, "long": 0.0}, 3, 4)
-    with pytest.raises(InputError, match=r"got short 0\.0, long 0\.0 for 4 optimizer steps"):
-        detector.check({"short": 0.0, "long": 0.0}, 1, 4)
+    detector.check({"short": 0.0, "long": 0.0}, 13, 14)
+    detector.check({"short": 0.0, "long": 1e-12}, 1, 14)
+    detector.check({"short": 0.0, "long": 0.0}, 13, 14)
+    with pytest.raises(InputError, match=r"got short 0\.0, long 0\.0 for 14 optimizer steps"):
+        detector.check({"short": 0.0, "long": 0.0}, 1, 14)
+
+
+def test_a_moving_average_that_has_just_begun_is_not_silent(make_args):
+    """One step is an epoch here, and after it the average is still the model."""
+    config = MeanTeacherConfig(rampup_epochs=0.0)
+    trainer = make_trainer(make_args, config, model=make_model(dropout=0.0), per_device_train_batch_size=14)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss_consistency"] == 0.0

@@ -78,6 +78,16 @@ def assert_same_state(first, second):
         assert_same_weights(tensors, second["optimizer"][index])
 
 
+def assert_loads(checkpoint, needs_teacher):
+    """What is taken for whole can be read, every file of it."""
+    names = ["model.safetensors", *(["teacher_state.safetensors"] if needs_teacher else [])]
+    assert all(load_file(checkpoint / name) is not None for name in names)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        assert torch.load(checkpoint / name, weights_only=True)
+    assert torch.load(checkpoint / "rng_state.pth", weights_only=False)
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+
+
 def moment(log, folder):
     """In what a process was killed, from what it left."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
@@ -121,9 +131,9 @@ def kill_and_resume(method, encoder, tmp_path, kills, seed=0):  # noqa: F811
             code = process.wait()
         if code == -signal.SIGKILL:
             moments[moment(log_path, folder)] += 1
-            # What is taken for whole is whole.
             found = newest_whole_checkpoint(folder, needs_teacher)
-            assert found is None or json.loads((found / "trainer_state.json").read_text())["global_step"] <= STEPS
+            if found is not None:
+                assert_loads(found[0], needs_teacher)
             continue
         assert code == 0, log_path.read_text()[-3000:]
         assert_same_state(expected, final_state(folder))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainerCallback
 
-from lstsd_hf import LSTSDConfig, LSTSDTrainer, SelfDistillationMixin, TemporalEnsembleConfig
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, SelfDistillationMixin, TeacherMemory, TemporalEnsembleConfig
 
 from .conftest import assert_same_weights, make_examples, make_model
 from .test_drop_in import ragged_rows, tokenizer
@@ -400,6 +400,10 @@ def test_a_memory_on_another_device_is_asked_for_by_name(make_args):
         trainer.train()
         assert trainer.teacher.memory_device == device
         outcomes.append(trainer)
+    elsewhere = outcomes[1].teacher
+    elsewhere.memory_device = "meta"
+    with pytest.raises(NotImplementedError, match="meta"):  # it cannot be counted there
+        elsewhere._new_memory(TeacherMemory, 4, torch.zeros(2, 2))
     assert_same_weights(outcomes[0].model, outcomes[1].model)
     assert np.array_equal(
         outcomes[0].teacher.memory.short_term_logits.numpy(), outcomes[1].teacher.memory.short_term_logits.numpy()

@@ -2,8 +2,8 @@
 
 import csv
 import json
+import logging
 import math
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +14,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 from ..errors import InputError
 from .synthetic import SYNTHETIC_TASKS
 from .tasks import TASKS, GlueTask
+
+logger = logging.getLogger(__name__)
 
 HUB_DATASET = "nyu-mll/glue"
 
@@ -46,7 +48,7 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
 
     Args:
         train_file: Path of the training split; its first two columns beside `label` and `idx` are the texts. Labels
-            that are numbers with a fraction (1.0, 2.5) make a regression.
+            that are numbers, not all of them whole, make a regression.
         validation_file: Path of the validation split.
         test_file: Path of an unlabelled split to predict.
 
@@ -71,7 +73,10 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
     label_names = tuple(sorted({str(row["label"]) for _, row in files["train"]}))
     if len(label_names) < 2:
         raise InputError(f"{train_file} must have at least 2 different labels, got {list(label_names)}.")
-    if all(re.fullmatch(r"[-+]?\d*\.\d+", name) for name in label_names):
+    numbers = [_number(name) for name in label_names]
+    # Whole numbers are names of classes.
+    if None not in numbers and not all(number.is_integer() for number in numbers):
+        logger.info(f"The labels of {train_file} are numbers with fractions: a regression.")
         task = GlueTask("custom", "custom", text_columns, (), (), metrics=TASKS["stsb"].metrics)
     else:
         task = GlueTask("custom", "custom", text_columns, (), label_names, labels_are_names=True)
@@ -152,12 +157,20 @@ def _read_tsv(path: Path, task: GlueTask, labelled: bool) -> list[dict[str, str 
     return rows
 
 
+def _number(text: str) -> float | None:
+    """The finite number that a text spells, if any."""
+    with suppress(ValueError):
+        if math.isfinite(float(text)):
+            return float(text)
+    return None
+
+
 def _label(label: str, task: GlueTask, place: str) -> int | float:
     if task.is_regression:
-        with suppress(ValueError):
-            if math.isfinite(float(label)):
-                return float(label)
-        raise InputError(f"{place}: the label must be a finite number, got {label!r}.")
+        number = _number(label)
+        if number is None:
+            raise InputError(f"{place}: the label must be a finite number, got {label!r}.")
+        return number
     spelled = [task.spelled_label(index) for index in range(len(task.label_names))]
     if label not in spelled:
         raise InputError(f"{place}: the label must be one of {', '.join(spelled)}, got {label!r}.")

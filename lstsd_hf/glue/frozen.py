@@ -32,7 +32,7 @@ class FrozenStates(TorchDataset):
     def __init__(self, folder: Path, labels: Sequence[int] | None, pooled: bool):
         self._states = np.load(folder / STATES_NAME, mmap_mode="r")
         self._offsets = np.load(folder / OFFSETS_NAME)
-        self._labels = labels
+        self.labels = labels
         self._pooled = pooled
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class FrozenStates(TorchDataset):
             raise IndexError(index)
         rows = torch.from_numpy(self._states[self._offsets[index] : self._offsets[index + 1]].copy())
         item = {"features": rows[0]} if self._pooled else {"inputs_embeds": rows}
-        return item if self._labels is None else item | {"labels": self._labels[index]}
+        return item if self.labels is None else item | {"labels": self.labels[index]}
 
 
 def collate_states(examples: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -289,7 +289,7 @@ def _check_is_run(folder: Path) -> None:
 def _checkpoint_to_resume(run: GlueRun, folder: Path) -> str | None:
     """The newest whole checkpoint; none where a run was interrupted before its first one was whole."""
     found = newest_whole_checkpoint(folder, run.teacher.build().is_stateful)
-    return str(found) if found is not None else None
+    return str(found[0]) if found is not None else None
 
 
 def _metrics_function(task: GlueTask):

@@ -210,6 +210,11 @@ class Teacher:
         """
         return []
 
+    @property
+    def predicts_with_copies(self) -> bool:
+        """Whether it declares an ensemble or copies to score."""
+        return type(self).ensemble is not Teacher.ensemble or type(self).scored_copies is not Teacher.scored_copies
+
     def scored_copies(self) -> dict[str, ModelCopy]:
         """Copies that `evaluate` scores beside the student, as `eval_<name>_…`."""
         return {}
