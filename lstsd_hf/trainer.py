@@ -315,9 +315,12 @@ class SelfDistillationMixin:
         config = self.teacher.config
         self._changeable = frozenset(config.changeable if allow_teacher_changes and config is not None else ())
         self.teacher.accepts_changes = bool(self._changeable)
+        return super().train(self._checked_checkpoint(resume_from_checkpoint), *args, **kwargs)
+
+    def _checked_checkpoint(self, checkpoint: Any) -> Any:
+        """The checkpoint to resume from, whole and of the same run, before the parent overwrites the model with it."""
         is_stateful = self.teacher.is_stateful
-        folder = metadata = None
-        if resume_from_checkpoint is True:
+        if checkpoint is True:
             found = newest_whole_checkpoint(Path(self.args.output_dir), is_stateful)
             if found is None:
                 raise InputError(
@@ -327,16 +330,16 @@ class SelfDistillationMixin:
             folder, metadata = found
             if self.is_world_process_zero():
                 logger.info(f"Resuming from {folder}.")
-            resume_from_checkpoint = str(folder)
-        elif is_stateful and resume_from_checkpoint:
-            folder = Path(resume_from_checkpoint)
+        elif checkpoint and is_stateful:
+            folder = Path(checkpoint)
             if not folder.is_dir():
                 raise InputError(f"`resume_from_checkpoint` must be a checkpoint folder or True, got {folder}.")
             metadata = check_whole(folder, is_stateful)
+        else:
+            return checkpoint
         if metadata:
-            # Before the parent overwrites the model with what may not fit.
             check_same_run(metadata, self._run_description(), folder, self._changeable)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        return str(folder)
 
     def _run_description(self) -> dict[str, Any]:
         """What a resumed run must share with the interrupted one."""
