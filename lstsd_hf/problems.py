@@ -1,6 +1,7 @@
 """What a model's outputs mean (one label, several labels, or numbers), and so what it is to be close to a teacher."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from .errors import InputError
 from .losses import DIVERGENCES, cross_entropy_to, teacher_log_probs
 
 
-class Problem:
+class Problem(ABC):
     """A kind of task. Outputs have the shape `(…, batch_size, num_labels)`, losses and divergences one value for each
     example. Targets are what a teacher's outputs become before a student is compared with them.
 
@@ -21,25 +22,25 @@ class Problem:
 
     name: ClassVar[str]
 
+    @abstractmethod
     def targets(self, teacher_logits: Tensor, temperature: float = 1.0, floor: float = 0.0) -> Tensor:
         """The targets in a teacher's outputs, see `teacher_log_probs`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def divergence(self, name: str, student_logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """How far the student is from the targets, by a divergence of `losses.DIVERGENCES`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cross_entropy_to(self, student_logits: Tensor, targets: Tensor) -> Tensor:
         """The student's loss against the targets in the place of labels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The usual loss, unreduced over the batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
         """The loss against a target that favours no label."""
-        raise NotImplementedError
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor | None:
         """Whether student and teacher give the same answer, from 0 to 1 for each example; `None` for numbers."""
@@ -49,17 +50,17 @@ class Problem:
         """The temperature where outputs are logits, 1 where they are numbers."""
         return temperature
 
+    @abstractmethod
     def averaged_rows(self, logits: Tensor) -> Tensor:
         """Rows whose moving average, begun at zero, is a prediction; see `averaged_targets`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def averaged_targets(self, rows: Tensor) -> Tensor:
         """The targets in a moving average of `averaged_rows`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def joint_logits(self, members: Tensor) -> Tensor:
         """The outputs `(batch_size, num_labels)` of an ensemble `(num_members, batch_size, num_labels)`."""
-        raise NotImplementedError
 
 
 class SingleLabel(Problem):

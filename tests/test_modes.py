@@ -400,10 +400,19 @@ def test_a_memory_on_another_device_is_asked_for_by_name(make_args):
         trainer.train()
         assert trainer.teacher.memory_device == device
         outcomes.append(trainer)
-    elsewhere = outcomes[1].teacher
-    elsewhere.memory_device = "meta"
-    with pytest.raises(NotImplementedError, match="meta"):  # it cannot be counted there
-        elsewhere._new_memory(TeacherMemory, 4, torch.zeros(2, 2))
+    devices = []
+
+    class Recorded(TeacherMemory):
+        def __init__(self, num_examples, num_labels, device, dtype, merge_device):
+            devices.append((str(device), str(merge_device)))
+            super().__init__(num_examples, num_labels, "cpu", dtype, merge_device)
+
+    teacher = outcomes[1].teacher
+    for device in ("cuda", None):
+        teacher.memory_device = device
+        memory = teacher._new_memory(Recorded, 4, torch.zeros(2, 2))
+        teacher._loaded_memory(Recorded, memory.state_dict(), "cpu")
+    assert devices == [("cuda", "cpu")] * 2 + [("cpu", "cpu")] * 2
     assert_same_weights(outcomes[0].model, outcomes[1].model)
     assert np.array_equal(
         outcomes[0].teacher.memory.short_term_logits.numpy(), outcomes[1].teacher.memory.short_term_logits.numpy()
