@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from lstsd_hf import TEACHERS, LSTSDTrainer, Teacher
+from lstsd_hf import TEACHERS, LSTSDTrainer
 
 from .conftest import assert_same_weights, make_examples, make_model, weights
 
@@ -337,12 +337,7 @@ def test_every_option_can_be_searched_and_printed(config_class):
 
 # ---- Predictions of more than the student ----
 
-SCORED = [
-    config
-    for config in CONFIGS
-    for teacher in [type(config().build())]
-    if teacher.ensemble is not Teacher.ensemble or teacher.scored_copies is not Teacher.scored_copies
-]
+SCORED = [config for config in CONFIGS if config().build().predicts_with_copies]
 every_scored_method = pytest.mark.parametrize("config_class", SCORED, ids=lambda config: config.name)
 
 
