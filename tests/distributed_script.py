@@ -82,6 +82,8 @@ def train_method(folder, config, resume=None):
     }
 
 
+WITHIN_AN_EPOCH = 5  # of 2 steps, with rows staged
+
 SHARDING = {
     "even_batches": {},
     "drop_last": {"dataloader_drop_last": True},
@@ -136,7 +138,7 @@ def against_stock(folder, config):
     return found
 
 
-def same_global_batch(folder, config):
+def same_global_batch(folder, config, resume=None):
     """A run that is the same on any number of processes that divides 12: 24 examples in global batches of 12."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     trainer = LSTSDTrainer(
@@ -147,22 +149,28 @@ def same_global_batch(folder, config):
             optim="sgd",
             learning_rate=0.1,
             average_tokens_across_devices=False,
+            save_strategy="steps",
+            save_steps=WITHIN_AN_EPOCH,
         ),
         train_dataset=make_examples(24),
         teacher=config,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     state = {name: value for name, value in trainer.teacher.state_dict().items() if torch.is_tensor(value)}
     return {"weights": trainer.model.state_dict(), "teacher": state, "loss": trainer.state.log_history[-2]["loss"]}
 
 
-def main(folder: Path):
+def main(folder: Path, other: Path | None = None):
+    """`other`: what this left on another number of processes, to resume from."""
     results = {"folder": folder}
     for name, options in SHARDING.items():
         results[f"sharding-{name}"] = tables_and_what_was_seen(folder / "sharding", **options)
     for name, config_class in TEACHERS.items():
         results[f"stock-{name}"] = against_stock(folder / "stock", config_class.neutral())
         results[f"worlds-{name}"] = same_global_batch(folder / f"worlds-{name}", active(config_class))
+    if other is not None:
+        checkpoint = other / "worlds-lstsd" / f"checkpoint-{WITHIN_AN_EPOCH}"
+        results["from other"] = same_global_batch(folder / "from-other", active(LSTSDConfig), str(checkpoint))
     for name, config_class in TEACHERS.items():
         config = active(config_class)
         results[f"method-{name}"] = [
@@ -201,4 +209,4 @@ def main(folder: Path):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from lstsd_hf import TEACHERS
+from lstsd_hf import TEACHERS, LSTSDConfig
 from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_model
-from .distributed_script import SHARDING, train
+from .distributed_script import SHARDING, WITHIN_AN_EPOCH, same_global_batch, train
+from .test_conformance import active
 
 ROOT = Path(__file__).parent.parent
 
 
-def launch(folder, *launcher):
+def launch(folder, *launcher, other=()):
     folder.mkdir()
-    command = [sys.executable, *launcher, "-m", "tests.distributed_script", str(folder)]
+    command = [sys.executable, *launcher, "-m", "tests.distributed_script", str(folder), *map(str, other)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr[-4000:]
@@ -27,9 +28,9 @@ def launch(folder, *launcher):
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def several_processes(request, tmp_path_factory):
+def several_processes(request, tmp_path_factory, one_process):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(request.param))
-    ranks = launch(tmp_path_factory.mktemp("several") / "run", *launcher)
+    ranks = launch(tmp_path_factory.mktemp("several") / "run", *launcher, other=[one_process["folder"]])
     assert len(ranks) == request.param
     return ranks
 
@@ -164,16 +165,24 @@ def test_several_processes_are_taught_by_what_teaches_one(several_processes, one
             assert not torch.is_tensor(value) or value.shape == several[key].shape, (name, key)
 
 
-def test_a_run_goes_on_with_the_same_batch_on_another_number_of_processes(several_processes):
-    """Here one."""
-    folder = several_processes[0]["folder"]
-    batch = 4 * len(several_processes)
-    outcome = train(
-        folder / "alone", make_model(), resume=str(folder / "run" / "checkpoint-5"), per_device_train_batch_size=batch
-    )
-    assert outcome["distilled_steps"] == 8
-    assert outcome["epoch"] == 6
-    assert outcome["written"].all()
+@pytest.mark.parametrize("start", ["one", "several"])
+def test_a_run_goes_on_with_the_same_batch_on_another_number_of_processes(several_processes, one_process, start):
+    """From within an epoch, one process to several and back: it ends as if it had never moved."""
+    whole = one_process["worlds-lstsd"]
+    if start == "one":
+        moved = [rank["from other"] for rank in several_processes]
+    else:
+        folder = several_processes[0]["folder"]
+        checkpoint = folder / "worlds-lstsd" / f"checkpoint-{WITHIN_AN_EPOCH}"
+        moved = [same_global_batch(folder / "alone", active(LSTSDConfig), str(checkpoint))]
+    for run in moved:
+        assert_same_weights(whole["weights"], run["weights"], rtol=1e-5, atol=1e-5)
+        assert_same_weights(whole["teacher"], run["teacher"], rtol=1e-5, atol=1e-5)
+        assert run["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
+def test_another_global_batch_is_refused(several_processes):
+    folder, batch = several_processes[0]["folder"], 4 * len(several_processes)
     with pytest.raises(
         InputError, match=f"`global_batch_size` must be what it was when .*: it was {batch}, now it is 4"
     ):
