@@ -44,6 +44,13 @@ def a1() -> Iterator[str]:
             )
 
 
+def short() -> Iterator[str]:
+    """A1's control with fewer epochs."""
+    for rate in RATES:
+        for task in TASKS:
+            yield run("mlp_short", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 3", "vanilla", TEN, rate)
+
+
 def a3() -> Iterator[str]:
     methods = "lstsd_no_long lstsd_no_short lstsd_single temporal_ensemble mean_teacher snapshot_ensemble"
     methods += " snapshot_distillation dlb --snapshot_ensemble.cycle_epochs 6 --snapshot_distillation.cycle_epochs 6"
@@ -127,7 +134,7 @@ def b2() -> Iterator[str]:
     yield run("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", range(1, 3))
 
 
-CELLS = {cell.__name__: cell for cell in (a1, a3, figure2, a4, a2, a2_rates, a2_fitting, defaults, b1, b2)}
+CELLS = {cell.__name__: cell for cell in (a1, short, a3, figure2, a4, a2, a2_rates, a2_fitting, defaults, b1, b2)}
 
 
 if __name__ == "__main__":
