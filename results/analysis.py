@@ -1,8 +1,7 @@
 """The families of comparisons that PROTOCOL.md names, from the records beside it."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lstsd_hf.experiments.records import read_results
@@ -14,6 +13,7 @@ FOLDER = Path(__file__).resolve().parent
 TASKS = {"sst2": "SST-2 (5,000 rows)", "mrpc": "MRPC", "cola": "CoLA", "rte": "RTE"}
 NAMES = {
     "vanilla": "vanilla",
+    "vanilla-short": "vanilla, 3 epochs",
     "vanilla-tuned": "vanilla, tuned",
     "lstsd": "LSTSD",
     "lstsd-tuned": "LSTSD, tuned",
@@ -30,10 +30,10 @@ NAMES = {
 }
 # Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
-# The protocol's E in each file, and seeds in its families of comparisons.
-LENGTHS = {"mlp": 6, "mlp_tuned": 6, "cnn": 6, "cnn_fitting": 6, "top_layer": 2, "full": 2}
+# The protocol's E in each file, and the seeds and cells of its families of comparisons.
+LENGTHS = {"mlp": 6, "mlp_short": 1, "mlp_tuned": 6, "cnn": 6, "cnn_fitting": 6, "top_layer": 2, "full": 2}
 LENGTHS |= {"single_seed_glue": 2, "single_seed_mrpc_minilm": 2, "single_seed_mrpc_cnn": 6, "timing_mrpc_minilm": 1}
-SEEDS = 10
+SEEDS, CELLS = 10, 9
 SIGNIFICANCE, PRACTICAL = 0.05, 1.0
 
 
@@ -63,7 +63,7 @@ def cells(file: str) -> list[Cell]:
     """The cells of a file of records; none if there is no such file yet.
 
     Raises:
-        ValueError: If two cells, or two methods of one, could not be told apart.
+        ValueError: If two cells, or two methods of one, could not be told apart, or the data were generated.
     """
     path = FOLDER / f"{file}.jsonl"
     found = [cell_of(section, LENGTHS[file]) for section in group_runs(read_results([path]))] if path.exists() else []
@@ -75,6 +75,8 @@ def cells(file: str) -> list[Cell]:
 
 def cell_of(section: Section, length: int) -> Cell:
     """The cell of a section; `length` is the protocol's E there."""
+    if section.is_generated:
+        raise ValueError(f"{section.title}: generated data must not stand in a table of results.")
     config = section.groups[0].first["config"]
     rate = config.get("label_noise", 0.0)
     name = TASKS[config["task"]] + (f", {100 * rate:.0f} % noise" if rate else "")
@@ -82,6 +84,15 @@ def cell_of(section: Section, length: int) -> Cell:
     if len(groups) < len(section.groups):
         raise ValueError(f"{section.title}: two methods have the same name among {list(groups)}.")
     return Cell(name, config["task"], rate, section.metric, groups)
+
+
+def mlp_cells() -> list[Cell]:
+    """A1's cells, each with its control of fewer epochs, which is a cell of its own in the records."""
+    short = {cell.name: cell.groups["vanilla"] for cell in cells("mlp_short")}
+    return [
+        replace(cell, groups={**cell.groups, **({"vanilla-short": short[cell.name]} if cell.name in short else {})})
+        for cell in cells("mlp")
+    ]
 
 
 def kind(group: Group, length: int) -> str:
@@ -143,38 +154,57 @@ class Comparison:
     p_value: float
 
     @property
+    def is_shown(self) -> bool:
+        """Whether there is a difference by the protocol's standard."""
+        return self.p_value < SIGNIFICANCE
+
+    @property
+    def is_below_majority(self) -> bool:
+        """Whether a constant answer scores higher than the first method."""
+        return self.first[0] < majority(self.cell.task)
+
+    @property
     def verdict(self) -> str:
         """What the protocol calls it."""
-        if not self.p_value < SIGNIFICANCE:
+        if not self.is_shown:
             return "no difference shown"
-        size = "" if abs(self.difference.mean) >= PRACTICAL else ", small"
-        return ("gain" if self.difference.mean > 0 else "loss") + size
+        parts = ["gain" if self.difference.mean > 0 else "loss"]
+        parts += ["small"] if abs(self.difference.mean) < PRACTICAL else []
+        return ", ".join(parts + (["below majority"] if self.is_below_majority else []))
+
+
+def majority(task: str) -> float:
+    """The score of always answering with the largest class, in percent."""
+    count, size = MAJORITY.get(task, (0, 1))
+    return 100 * count / size
 
 
 def compare(
-    among: Iterable[Cell], first: str, second: str, values: Values = score, second_values: Values | None = None
+    among: Iterable[Cell],
+    first: str,
+    second: str,
+    values: Values = score,
+    second_values: Values | None = None,
+    count: int = CELLS,
 ) -> list[Comparison]:
-    """A family of comparisons: one method minus another in each cell, corrected for their number.
+    """A family of comparisons: one method minus another in each of `count` cells, corrected for their number.
 
-    Cells in which one of them has not been run with all seeds yet are left out.
+    There are none until every cell has been run with all seeds: a smaller family would have smaller p-values.
     """
     used = [
         cell
         for cell in among
         if all(name in cell.groups and len(cell.groups[name].results) >= SEEDS for name in (first, second))
     ]
+    if len(used) < count:
+        return []
     pairs = [(values(cell, cell.groups[first]), (second_values or values)(cell, cell.groups[second])) for cell in used]
     differences = [paired_difference(*pair) for pair in pairs]
-    adjusted = adjust(differences)
+    adjusted = holm([item.p_value for item in differences])
     return [
         Comparison(cell, mean_and_std([*a.values()]), mean_and_std([*b.values()]), difference, p_value)
         for cell, (a, b), difference, p_value in zip(used, pairs, differences, adjusted, strict=True)
     ]
-
-
-def adjust(differences: Iterable[PairedDifference]) -> list[float]:
-    """P-values adjusted for their number (Holm); equal differences, which cannot be tested, count as 1."""
-    return holm([1.0 if math.isnan(item.p_value) else item.p_value for item in differences])
 
 
 # ---- Defaults ----
@@ -191,7 +221,7 @@ PRESENT_DEFAULT: Default = (1.0, 1.0, "a third of the epochs, up to 6")
 
 
 def default_scores() -> dict[Default, dict[tuple, float]]:
-    """Held-out scores of each candidate (λS, λL, rule for E), by cell and seed; complete candidates only."""
+    """Held-out scores of each candidate (λS, λL, rule for E) by cell, averaged over seeds."""
     path, scores = FOLDER / "defaults.jsonl", {}
     for section in group_runs(read_results([path])) if path.exists() else []:
         for group in section.groups:
@@ -203,7 +233,5 @@ def default_scores() -> dict[Default, dict[tuple, float]]:
                 if method["mini_generation_epochs"] == length(epochs):
                     found = scores.setdefault((method["lambda_short"], method["lambda_long"], rule), {})
                     cell = epochs, config["task"], config.get("label_noise", 0.0)
-                    values = percent(group.scores(f"eval_{section.metric}"))
-                    found |= {(*cell, seed): value for seed, value in values.items()}
-    complete = max(map(len, scores.values()), default=0)
-    return {candidate: found for candidate, found in scores.items() if len(found) == complete}
+                    found[cell], _ = mean_and_std([*percent(group.scores(f"eval_{section.metric}")).values()])
+    return scores

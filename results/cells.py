@@ -6,8 +6,11 @@ python -m lstsd_hf.experiments collect runs/mlp results/mlp.jsonl
 """
 
 import argparse
+import collections
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from analysis import FOLDER, cells
 
@@ -23,122 +26,171 @@ SLICES = "runs/slices"
 CNN_RATES, FITTED_LOSS = (0.03, 0.1, 0.3, 1.0), 0.1
 
 
-def run(records: str, task: str, settings: str, methods: str, seeds: range, rate: float = 0.0) -> str:
-    """A command whose runs go to the folder of a file of records."""
-    # The slices of SST-2 have no more rows.
-    data = f"--task {task}" + (" --max_train_samples 5000" if task == "sst2" else "")
-    noise = f" --label_noise {rate}" if rate else ""
-    return (
-        f"python run_glue.py {data}{noise} {settings} --method {methods} --seeds {' '.join(map(str, seeds))} "
-        f"--output_dir runs/{records} --cache_dir runs/.cache --save_strategy no"
-    )
+class NotYetError(Exception):
+    """A cell starts from what other cells found, and that is not among the records."""
 
 
-def a1() -> Iterator[str]:
+@dataclass(frozen=True)
+class Command:
+    """A command whose runs go to the folder of a file of records.
+
+    Attributes:
+        records: Name of the file.
+        task: Task.
+        settings: Options of model and training.
+        methods: Methods, and their options.
+        seeds: Seeds.
+        rate: Share of replaced labels.
+    """
+
+    records: str
+    task: str
+    settings: str
+    methods: str
+    seeds: range
+    rate: float = 0.0
+
+    def __str__(self) -> str:
+        # The slices of SST-2 have no more rows.
+        data = f"--task {self.task}" + (" --max_train_samples 5000" if self.task == "sst2" else "")
+        noise = f" --label_noise {self.rate}" if self.rate else ""
+        return (
+            f"python run_glue.py {data}{noise} {self.settings} --method {self.methods} "
+            f"--seeds {' '.join(map(str, self.seeds))} --output_dir runs/{self.records} --cache_dir runs/.cache "
+            "--save_strategy no"
+        )
+
+    @property
+    def runs(self) -> int:
+        """How many."""
+        names = itertools.takewhile(lambda word: not word.startswith("--"), self.methods.split())
+        return len(list(names)) * len(self.seeds)
+
+
+def a1() -> Iterator[Command]:
     for rate in RATES:
         for task in TASKS:
             methods = f"vanilla lstsd label_smoothing temporal_ensemble {MATCHED}"
-            yield run("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", methods, TEN, rate)
-            yield run(
-                "mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", "vanilla lstsd --sweep 16", TEN, rate
-            )
+            yield Command("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", methods, TEN, rate)
+            searched = "vanilla lstsd --sweep 16"
+            yield Command("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", searched, TEN, rate)
 
 
-def short() -> Iterator[str]:
-    """A1's control with fewer epochs."""
-    for rate in RATES:
-        for task in TASKS:
-            yield run("mlp_short", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 3", "vanilla", TEN, rate)
+def short() -> Iterator[Command]:
+    """A1's control with fewer epochs, and LSTSD with as few."""
+    lstsd = "lstsd --lambda_short 1 --lambda_long 1 --teacher_floor 1e-4 --mini_generation_epochs 1"
+    for methods in ("vanilla", lstsd):
+        for rate in RATES:
+            for task in TASKS:
+                yield Command("mlp_short", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 3", methods, TEN, rate)
 
 
-def a3() -> Iterator[str]:
+def a3() -> Iterator[Command]:
     methods = "lstsd_no_long lstsd_no_short lstsd_single temporal_ensemble mean_teacher snapshot_ensemble"
     methods += " snapshot_distillation dlb --snapshot_ensemble.cycle_epochs 6 --snapshot_distillation.cycle_epochs 6"
     for rate in RATES[:2]:
         for task in TASKS:
-            yield run("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", methods, FIVE, rate)
+            yield Command("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", methods, FIVE, rate)
 
 
-def figure2() -> Iterator[str]:
+def figure2() -> Iterator[Command]:
     for task in TASKS:
         for length in (1, 2, 3, 4, 5, 8, 10, 12, 15, 20):
             method = f"lstsd --mini_generation_epochs {length}"
-            yield run("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", method, FIVE, 0.2)
+            yield Command("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", method, FIVE, 0.2)
 
 
-def a4() -> Iterator[str]:
+def a4() -> Iterator[Command]:
     """At the learning rate and dropout that the searches of a1 found; these must be among the records."""
     tuned = {(cell.rate, cell.task): cell.groups.get("vanilla-tuned") for cell in cells("mlp")}
     for rate in RATES:
         for task in TASKS:
             if tuned.get((rate, task)) is None:
-                sys.exit(f"cells.py: a4 needs vanilla's search of a1 for {task}, noise {rate}, in results/mlp.jsonl.")
+                raise NotYetError(f"a4 needs vanilla's search of a1 for {task}, noise {rate}, in results/mlp.jsonl.")
             config = tuned[rate, task].first["config"]
             found = f"--num_train_epochs 30 --learning_rate {config['training']['learning_rate']:g}"
             found += f" --dropout {config['dropout']:g}" if "dropout" in config else ""
             methods = f"vanilla lstsd temporal_ensemble {MATCHED}"
-            yield run("mlp_tuned", task, f"{MLP} {found}", methods, TEN, rate)
+            yield Command("mlp_tuned", task, f"{MLP} {found}", methods, TEN, rate)
 
 
-def a2() -> Iterator[str]:
+def a2() -> Iterator[Command]:
     methods = "vanilla mean_teacher snapshot_ensemble temporal_ensemble snapshot_distillation lstsd label_smoothing"
     for task in ("mrpc", "rte", "cola", "sst2"):
-        yield run("cnn", task, CNN, methods, FIVE)
+        yield Command("cnn", task, CNN, methods, FIVE)
 
 
-def a2_rates() -> Iterator[str]:
+def a2_rates() -> Iterator[Command]:
     for rate in CNN_RATES:
         # A single run goes to the very folder that is named.
-        yield run(f"cnn_rates/{rate}", "mrpc", f"{CNN} --learning_rate {rate} --resume", "vanilla", range(1, 2))
+        yield Command(f"cnn_rates/{rate}", "mrpc", f"{CNN} --learning_rate {rate} --resume", "vanilla", range(1, 2))
 
 
-def a2_fitting() -> Iterator[str]:
+def a2_fitting() -> Iterator[Command]:
     """At the smallest rate at which the CNN fits; a2_rates must be among the records."""
     path = FOLDER / "cnn_rates.jsonl"
     results = [result for _, result in read_results([path])] if path.exists() else []
     losses = {result["config"]["training"]["learning_rate"]: result["last_epoch"]["loss"] for result in results}
     if set(losses) != set(CNN_RATES):
-        sys.exit(f"cells.py: a2_fitting needs the runs of a2_rates in {path}, found those of {sorted(losses)}.")
+        raise NotYetError(f"a2_fitting needs the runs of a2_rates in {path}, found those of {sorted(losses)}.")
     fitting = min((rate for rate, loss in losses.items() if loss < FITTED_LOSS), default=max(CNN_RATES))
     for methods in (f"vanilla lstsd temporal_ensemble {MATCHED}", "label_smoothing"):
         for task in ("mrpc", "rte", "cola", "sst2"):
-            yield run("cnn_fitting", task, f"{CNN} --learning_rate {fitting}", methods, FIVE)
+            yield Command("cnn_fitting", task, f"{CNN} --learning_rate {fitting}", methods, FIVE)
 
 
-def defaults() -> Iterator[str]:
+def defaults() -> Iterator[Command]:
     """On slices of the training splits (slices.py), for a short and a long run."""
     for epochs, lengths in ((6, (1, 2)), (30, (1, 2, 3, 6))):
         settings = f"--data {SLICES} {MLP} --learning_rate 1e-3 --num_train_epochs {epochs}"
         for task in TASKS:
             for rate in RATES[:2]:
-                yield run("defaults", task, settings, "vanilla", range(1, 4), rate)
+                yield Command("defaults", task, settings, "vanilla", range(1, 4), rate)
                 for short, long in ((1, 1), (1, 0.6), (2, 1.2), (4, 2.4), (8, 4.8)):
                     for length in lengths:
                         method = f"lstsd --lambda_short {short} --lambda_long {long} --teacher_floor 1e-4"
                         method += f" --mini_generation_epochs {length}"
-                        yield run("defaults", task, settings, method, range(1, 4), rate)
+                        yield Command("defaults", task, settings, method, range(1, 4), rate)
 
 
-def b1() -> Iterator[str]:
+def b1() -> Iterator[Command]:
     settings = "--model_name_or_path minilm --trainable_layers 1 --learning_rate 2e-4 --per_device_train_batch_size 32"
     settings += " --num_train_epochs 10 --bf16 True --use_cpu True"
     for task in ("mrpc", "rte"):
         methods = f"vanilla lstsd temporal_ensemble {MATCHED} --lstsd.mini_generation_epochs 2"
-        yield run("top_layer", task, settings, methods, TEN)
-        yield run("top_layer", task, settings, "vanilla --sweep 16", TEN)
+        yield Command("top_layer", task, settings, methods, TEN)
+        yield Command("top_layer", task, settings, "vanilla --sweep 16", TEN)
 
 
-def b2() -> Iterator[str]:
+def b2() -> Iterator[Command]:
     settings = "--model_name_or_path minilm --learning_rate 1e-4 --per_device_train_batch_size 16"
     settings += " --num_train_epochs 6 --bf16 True --use_cpu True"
-    yield run("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", range(1, 3))
+    yield Command("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", range(1, 3))
 
 
-CELLS = {cell.__name__: cell for cell in (a1, short, a3, figure2, a4, a2, a2_rates, a2_fitting, defaults, b1, b2)}
+CELLS: dict[str, Callable[[], Iterator[Command]]] = {
+    cell.__name__: cell for cell in (a1, short, a3, figure2, a4, a2, a2_rates, a2_fitting, defaults, b1, b2)
+}
+
+
+def planned(records: str) -> dict[tuple[str, float], int]:
+    """How many runs of each task and noise rate a file of records is to hold."""
+    counts: dict[tuple[str, float], int] = collections.Counter()
+    for cell in CELLS.values():
+        try:
+            for command in cell():
+                if command.records == records:
+                    counts[command.task, command.rate] += command.runs
+        except NotYetError:
+            continue
+    return counts
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cells", nargs="+", choices=list(CELLS), help="in this order")
     for wanted in parser.parse_args().cells:
-        print(*CELLS[wanted](), sep="\n")
+        try:
+            print(*CELLS[wanted](), sep="\n")
+        except NotYetError as error:
+            sys.exit(f"cells.py: {error}")
