@@ -8,18 +8,21 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from analysis import NAMES, by_length, cells, score, shared_seeds
+from analysis import NAMES, by_length, cells, majority, mlp_cells, score, shared_seeds
 from matplotlib.figure import Figure
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "figures"
+MAJORITY = "majority class"
 STYLES = {
     "vanilla": ("black", "-"),
+    "vanilla-short": ("black", ":"),
     "vanilla-tuned": ("black", "--"),
     "lstsd": ("#d1495b", "-"),
     "lstsd-tuned": ("#d1495b", "--"),
     "temporal_ensemble-6.4": ("#00798c", "-"),
     "label_smoothing": ("#edae49", "-"),
+    MAJORITY: ("gray", (0, (1, 3))),
 }
 # A line: its name in `STYLES`, x, mean and standard deviation over seeds.
 Line = tuple[str, list[float], list[float], list[float]]
@@ -28,15 +31,16 @@ Panel = tuple[str, list[Line]]
 
 def noise_panels() -> list[Panel]:
     """The score of each method against the noise, a panel for each task."""
-    found = cells("mlp")
+    found = mlp_cells()
     panels = []
     for task in dict.fromkeys(cell.task for cell in found):
         of_task = [cell for cell in found if cell.task == task]
         lines = []
-        for name in STYLES:
+        for name in [name for name in STYLES if name != MAJORITY]:
             used = [cell for cell in of_task if name in cell.groups]
             values = [list(score(cell, cell.groups[name]).values()) for cell in used]
             lines.append((name, [100 * cell.rate for cell in used], *spreads(values)))
+        lines.append(constant(of_task[0].task, [100 * cell.rate for cell in of_task]))
         panels.append((of_task[0].name, lines))
     return panels
 
@@ -50,6 +54,7 @@ def course_panels() -> list[Panel]:
             courses = [result["epochs"] for result in cell.groups[name].results.values()]
             values = zip(*[[100 * epoch[f"eval_{cell.metric}"] for epoch in course] for course in courses], strict=True)
             lines.append((name, [epoch["epoch"] for epoch in courses[0]], *spreads([list(item) for item in values])))
+        lines.append(constant(cell.task, lines[0][1]))
         panels.append((cell.name, lines))
     return panels
 
@@ -67,6 +72,11 @@ def length_panels() -> list[Panel]:
             lines.append(("vanilla", ends, *spreads([plain, plain])))
         panels.append((cell.name, lines))
     return panels
+
+
+def constant(task: str, x: list[float]) -> Line:
+    """The score of a constant answer."""
+    return MAJORITY, x, [round(majority(task), 3)] * len(x), [0.0] * len(x)
 
 
 def spreads(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
@@ -115,8 +125,17 @@ def drawn(panels: list[Panel], x_label: str, y_note: str) -> Figure:
     for ax, (title, lines) in zip(axes[0], panels, strict=True):
         for name, x, means, deviations in lines:
             color, style = STYLES[name]
-            marker = "o" if len(x) < 15 else None
-            ax.plot(x, means, style, color=color, label=NAMES[name], marker=marker, markersize=3, linewidth=1.4)
+            marker = "o" if len(x) < 15 and name in NAMES else None
+            ax.plot(
+                x,
+                means,
+                linestyle=style,
+                color=color,
+                label=NAMES.get(name, name),
+                marker=marker,
+                markersize=3,
+                linewidth=1.4,
+            )
             low, high = np.array(means) - deviations, np.array(means) + deviations
             ax.fill_between(x, low, high, color=color, alpha=0.1, linewidth=0)
         unit = "Matthews corr. × 100" if title.startswith("CoLA") else "accuracy (%)"

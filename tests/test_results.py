@@ -1,5 +1,6 @@
 """The pages with measured numbers are up to date with the records, and the numbers are right."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -29,9 +30,9 @@ def block(name, page="docs/results.md"):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
 
 
-def records():
-    """The runs of A1 and A3, each with its setting."""
-    lines = map(json.loads, (ROOT / "results" / "mlp.jsonl").read_text().splitlines())
+def records(name="mlp"):
+    """The runs of a file, each with its setting; by default those of A1, A3 and Figure 2."""
+    lines = map(json.loads, (ROOT / "results" / f"{name}.jsonl").read_text().splitlines())
     return [{**line, **run, "seed": int(seed)} for line in lines for seed, run in line["runs"].items()]
 
 
@@ -71,6 +72,64 @@ def test_a_number_written_by_hand_is_found(copy):
     assert "results.md" in render(copy, "--check").stderr
 
 
+def test_no_record_is_of_generated_data():
+    for path in (ROOT / "results").glob("*.jsonl"):
+        if not path.name.endswith(".sweeps.jsonl"):
+            assert all(run["data"] | {"generated": False} == run["data"] for run in records(path.stem)), path
+
+
+@pytest.fixture
+def pages(monkeypatch, tmp_path):
+    """The module that makes the pages, on a copy of the records."""
+    monkeypatch.syspath_prepend(str(ROOT / "results"))
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    for name in ("analysis", "pages", "cells"):
+        monkeypatch.setattr(importlib.import_module(name), "FOLDER", tmp_path / "results")
+    return importlib.import_module("pages")
+
+
+def edit(pages, change):
+    path = pages.FOLDER / "mlp.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        change(line)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_generated_data_do_not_get_into_a_table(pages):
+    edit(pages, lambda line: line["data"].update(generated=True))
+    with pytest.raises(ValueError, match="generated data must not stand in a table of results"):
+        pages.results_blocks()
+
+
+def test_a_family_without_one_run_is_not_shown(pages):
+    """A smaller one would have smaller p-values."""
+
+    def drop(line):
+        if line["method"] == "vanilla" and "untuned" not in line["config"] and line["task"] == "mrpc":
+            line["runs"].pop("10")
+
+    edit(pages, drop)
+    blocks = pages.results_blocks()
+    assert blocks["primary"] == "Not run yet."
+    assert blocks["mlp"].startswith("**Unfinished: 927 of 930 runs.**")
+    with pytest.raises(ValueError, match="The records do not show that LSTSD gains over vanilla"):
+        pages.readme_blocks()
+
+
+def test_a_sentence_that_the_records_do_not_bear_is_found(pages):
+    """The conclusions in README are written by hand around generated numbers."""
+
+    def worsen(line):
+        if line["method"] == "temporal_ensemble":
+            for run in line["runs"].values():
+                run["last_epoch"]["eval_accuracy"] *= 0.9
+
+    edit(pages, worsen)
+    with pytest.raises(ValueError, match="two teachers are not shown to beat one: write the sentences"):
+        pages.readme_blocks()
+
+
 def is_plain(config):
     """Not searched, and LSTSD with the protocol's E."""
     return "untuned" not in config and config["method"].get("mini_generation_epochs", 6) == 6
@@ -81,56 +140,122 @@ def score_of(line):
     return 100 * line["last_epoch"][metric]
 
 
-@pytest.mark.parametrize(
-    ("name", "first", "second", "values"),
-    [
-        ("primary", ("lstsd", False), ("vanilla", False), (score_of, score_of)),
-        ("against-tuned", ("lstsd", False), ("vanilla", True), (score_of, score_of)),
-        (
-            "memory-against-model",
-            ("lstsd", False),
-            ("vanilla", False),
-            [lambda line, key=key: 100 * line["label_errors"][key]["roc_auc"] for key in ("memory", "model")],
-        ),
-    ],
-)
-def test_families_of_comparisons_from_the_records_alone(name, first, second, values):
-    """Means, differences, intervals, Holm's p-values and verdicts, computed without the package."""
-    cells, p_values, expected = {}, [], []
-    for line in records():
-        config, method = line["config"], line["method"]
-        for (wanted, is_searched), value in zip((first, second), values, strict=True):
-            is_method = (
-                method == wanted and (is_searched == ("untuned" in config)) and (is_searched or is_plain(config))
-            )
-            if is_method and (name != "memory-against-model" or "label_noise" in config):
-                cell = cells.setdefault((line["task"], config.get("label_noise", 0)), {})
-                cell.setdefault((wanted, is_searched), {})[line["seed"]] = value(line)
-    cells = {key: cell for key, cell in cells.items() if [len(found) for found in cell.values()] == [10, 10]}
-    for key in sorted(cells, key=lambda key: (["sst2", "mrpc", "cola"].index(key[0]), key[1])):
-        a, b = (np.array([cells[key][method][seed] for seed in range(1, 11)]) for method in (first, second))
-        low, high = stats.t.interval(0.95, 9, (a - b).mean(), stats.sem(a - b))
-        p_values.append(stats.ttest_rel(a, b).pvalue)
-        expected.append(
-            [
-                f"{b.mean():.2f} ± {b.std(ddof=1):.2f}",
-                f"{a.mean():.2f} ± {a.std(ddof=1):.2f}",
-                f"{round((a - b).mean(), 2) + 0.0:+.2f} [{low:+.2f}, {high:+.2f}]",
-            ]
-        )
+def nll_of(line):
+    return line["last_epoch"]["eval_nll"]
+
+
+def ranking_of(source):
+    return lambda line: 100 * line["label_errors"][source]["roc_auc"]
+
+
+def values_of(file, method, is_searched, value, is_noisy):
+    """By cell and seed."""
+    found = {}
+    for line in records(file):
+        config = line["config"]
+        is_one = line["method"] == method and is_searched == ("untuned" in config)
+        is_one &= config["method"].get("consistency_weight", 6.4) == 6.4
+        if is_one and (is_searched or file != "mlp" or is_plain(config)) and (not is_noisy or "label_noise" in config):
+            found.setdefault((line["task"], config.get("label_noise", 0)), {})[line["seed"]] = value(line)
+    return found
+
+
+def holm_by_sorting(p_values):
     order = np.argsort(p_values)
     steps = np.array(p_values)[order] * (len(p_values) - np.arange(len(p_values)))
-    adjusted = dict(zip(order, np.minimum(1, np.maximum.accumulate(steps)), strict=True))
+    return dict(zip(order, np.minimum(1, np.maximum.accumulate(steps)), strict=True))
+
+
+MAJORITY = {"sst2": 100 * 444 / 872, "mrpc": 100 * 279 / 408, "cola": 0.0}
+A, B = ("mlp", "lstsd", False), ("mlp", "vanilla", False)
+MEMORY, MODEL = ranking_of("memory"), ranking_of("model")
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "values", "count"),
+    [
+        ("primary", A, B, (score_of, score_of), 9),
+        ("against-tuned", A, ("mlp", "vanilla", True), (score_of, score_of), 9),
+        ("against-short", A, ("mlp_short", "vanilla", False), (score_of, score_of), 9),
+        ("short", ("mlp_short", "lstsd", False), ("mlp_short", "vanilla", False), (score_of, score_of), 9),
+        ("against-temporal", A, ("mlp", "temporal_ensemble", False), (score_of, score_of), 9),
+        ("against-smoothing", A, ("mlp", "label_smoothing", False), (score_of, score_of), 9),
+        ("tuned-against-tuned", ("mlp", "lstsd", True), ("mlp", "vanilla", True), (score_of, score_of), 9),
+        ("nll", A, B, (nll_of, nll_of), 9),
+        ("memory-against-model", A, B, (MEMORY, MODEL), 6),
+    ],
+)
+def test_families_of_comparisons_from_the_records_alone(name, first, second, values, count):
+    """Means, differences, intervals, Holm's p-values and verdicts, computed without the package."""
+    digits = 3 if name == "nll" else 2
+    found = [values_of(*one, value, count == 6) for one, value in zip((first, second), values, strict=True)]
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) == count
+    p_values, expected = [], []
+    for key in sorted(found[0], key=lambda key: (["sst2", "mrpc", "cola"].index(key[0]), key[1])):
+        a, b = (np.array([one[key][seed] for seed in range(1, 11)]) for one in found)
+        low, high = stats.t.interval(0.95, 9, (a - b).mean(), stats.sem(a - b))
+        p_values.append(stats.ttest_rel(a, b).pvalue)
+        mean, low, high = (round(value, digits) + 0.0 for value in ((a - b).mean(), low, high))
+        expected.append(
+            [
+                f"{b.mean():.{digits}f} ± {b.std(ddof=1):.{digits}f}",
+                f"{a.mean():.{digits}f} ± {a.std(ddof=1):.{digits}f}",
+                f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+                (mean, a.mean() < MAJORITY[key[0]]),
+            ]
+        )
+    adjusted = holm_by_sorting(p_values)
     rows = block(name)
-    assert len(rows) == len(expected) > 0
-    for index, (row, numbers) in enumerate(zip(rows, expected, strict=True)):
-        has_verdict = name != "memory-against-model"
+    assert len(rows) == count
+    for index, (row, (*numbers, (mean, is_below))) in enumerate(zip(rows, expected, strict=True)):
+        has_verdict = values[0] is score_of
         start = 3 if has_verdict else 2
         assert row[start : start + 3] == numbers
         assert row[start + 3] == ("<0.001" if adjusted[index] < 0.001 else f"{adjusted[index]:.3f}")
-        if has_verdict:
-            sign = "gain" if numbers[2][0] == "+" else "loss"
-            assert row[7].split(",")[0] == (sign if adjusted[index] < 0.05 else "no difference shown")
+        if has_verdict and adjusted[index] < 0.05:
+            verdict = "gain" if mean > 0 else "loss"
+            verdict += ", small" if abs(mean) < 1 else ""
+            assert row[7] == verdict + (", below majority" if is_below else "")
+        elif has_verdict:
+            assert row[7] == "no difference shown"
+
+
+def test_readme_counts_what_the_tables_say():
+    text = (ROOT / "README.md").read_text()
+    for name in ("primary", "against-smoothing", "against-tuned", "tuned-against-tuned", "against-temporal"):
+        verdicts = [row[7] for row in block(name)]
+        gains, losses = (sum(verdict.startswith(word) for verdict in verdicts) for word in ("gain", "loss"))
+        below = sum(verdict.startswith("gain") and verdict.endswith("below majority") for verdict in verdicts)
+        bracket = f" ({below} of them below the majority class)" if below else ""
+        assert f"{gains} gains{bracket}, {losses} losses, {9 - gains - losses} without a difference shown" in text, name
+
+
+@pytest.mark.parametrize("name", ["cnn"])
+def test_a_table_of_all_methods_from_the_records_alone(name):
+    """All methods and tasks are one family."""
+    found = {}
+    for line in records(name):
+        found.setdefault((line["task"], line["method"]), {})[line["seed"]] = score_of(line)
+    p_values = {}
+    for (task, method), scores in found.items():
+        seeds = sorted(scores.keys() & found[task, "vanilla"].keys())
+        a, b = (np.array([values[seed] for seed in seeds]) for values in (scores, found[task, "vanilla"]))
+        if method != "vanilla":
+            is_testable = len(seeds) > 1 and np.std(a - b) > 1e-9
+            p_values[task, method] = stats.ttest_rel(a, b).pvalue if is_testable else 1.0
+    adjusted = dict(zip(p_values, map(holm_by_sorting(list(p_values.values())).get, range(len(p_values))), strict=True))
+    text = (ROOT / "docs" / "results.md").read_text()
+    text = re.search(rf"<!-- results: {name} -->\n(.*?)<!-- end", text, re.DOTALL)[1]
+    shown = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| LSTSD |")]
+    tasks = [task for task in ("sst2", "mrpc", "cola", "rte") if (task, "lstsd") in found]
+    assert len(shown) == len(tasks) > 0
+    for task, row in zip(tasks, shown, strict=True):
+        values = list(found[task, "lstsd"].values())
+        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        assert row[1:3] == [str(len(values)), f"{np.mean(values):.2f}{spread}"]
+        p_value = adjusted[task, "lstsd"]
+        assert row[4] in ("–", "<0.001" if p_value < 0.001 else f"{p_value:.3f}")
 
 
 @pytest.fixture
@@ -144,8 +269,8 @@ def test_every_command_of_the_protocol_parses(cells):
     refused, single = {}, []
     for name, cell in cells.CELLS.items():
         try:
-            commands = list(cell())
-        except SystemExit as stop:
+            commands = list(map(str, cell()))
+        except cells.NotYetError as stop:
             refused[name] = str(stop)
             continue
         assert commands
@@ -160,7 +285,30 @@ def test_every_command_of_the_protocol_parses(cells):
     assert len(single) == len(set(single)) == 4
     # Cells that start from what others found.
     assert set(refused) <= {"a4", "a2_fitting"}
-    assert all(f"cells.py: {name} needs" in message for name, message in refused.items())
+    assert all(f"{name} needs" in message for name, message in refused.items())
+
+
+@pytest.mark.parametrize(("name", "count"), [("mlp", 930), ("mlp_short", 180)])
+def test_what_the_protocol_plans_was_run(cells, name, count):
+    """Every method with all its options, task, noise rate and seed of the commands is among the records."""
+    planned = set()
+    for command in (command for cell in cells.CELLS.values() for command in cell() if command.records == name):
+        parsed = run_glue.parse(shlex.split(str(command))[2:])
+        for teacher in parsed.teachers:
+            method = json.dumps({"name": teacher.name, **dataclasses.asdict(teacher)}, sort_keys=True)
+            is_searched = parsed.run.sweep is not None
+            planned |= {
+                (command.task, command.rate, is_searched, seed, teacher.name if is_searched else method)
+                for seed in parsed.seeds
+            }
+    assert len(planned) == count == sum(cells.planned(name).values())
+    done = set()
+    for run in records(name):
+        config = run["config"]
+        is_searched = "untuned" in config
+        method = run["method"] if is_searched else json.dumps(config["method"], sort_keys=True)
+        done.add((run["task"], config.get("label_noise", 0.0), is_searched, run["seed"], method))
+    assert planned == done
 
 
 @pytest.mark.parametrize(("losses", "rate"), [((0.5, 0.2, 0.09, 0.01), "0.3"), ((0.5, 0.4, 0.3, 0.2), "1.0")])
@@ -177,10 +325,10 @@ def test_the_smallest_rate_at_which_the_cnn_fits(cells, tmp_path, monkeypatch, l
     path = tmp_path / "cnn_rates.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
     with pytest.raises(
-        SystemExit, match=r"a2_fitting needs the runs of a2_rates in .*found those of \[0.03, 0.1, 0.3\]"
+        cells.NotYetError, match=r"a2_fitting needs the runs of a2_rates in .*found those of \[0.03, 0.1, 0.3\]"
     ):
         list(cells.a2_fitting())
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    commands = list(cells.a2_fitting())
+    commands = list(map(str, cells.a2_fitting()))
     assert len(commands) == 8
     assert all(f"--learning_rate {rate} " in command for command in commands)

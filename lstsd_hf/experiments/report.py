@@ -226,9 +226,9 @@ def section_rows(section: Section) -> list[Row]:
         else None
         for group in section.groups
     ]
-    adjusted = holm([math.nan if item is None else item.p_value for item in differences])
+    adjusted = iter(holm([item.p_value for item in differences if item is not None]))
     rows = []
-    for group, difference, p_value in zip(section.groups, differences, adjusted, strict=True):
+    for group, difference in zip(section.groups, differences, strict=True):
         first = group.first
         others = {
             name.removeprefix("eval_").removesuffix(f"_{section.metric}"): mean_and_std(
@@ -244,7 +244,7 @@ def section_rows(section: Section) -> list[Row]:
                 seeds=len(group.results),
                 last=mean_and_std(list(percent(group.scores(metric)).values())),
                 difference=difference,
-                adjusted_p=p_value,
+                adjusted_p=math.nan if difference is None else next(adjusted),
                 nll=mean_and_std(list(group.scores("eval_nll").values())),
                 ece=mean_and_std(list(group.scores("eval_ece").values())),
                 others=others,
@@ -290,7 +290,7 @@ def _section_markdown(section: Section) -> str:
     lines += [
         "",
         "Mean ± standard deviation over seeds. Differences and the two-sided paired t-test are by seed, p adjusted for "
-        f"{sum(not math.isnan(row.adjusted_p) for row in rows)} test(s) (Holm). "
+        f"{sum(row.difference is not None for row in rows)} comparison(s) (Holm). "
         "Paper: single runs on the dev set, with BERT-base or its CNN, 50 epochs.",
     ]
     return "\n".join(lines)
@@ -306,11 +306,13 @@ def shown_spread(value: tuple[float, float], digits: int) -> str:
 
 def shown_difference(difference: PairedDifference, seeds: int, digits: int = 2) -> str:
     """Mean difference and interval, with the number of pairs where it is not that of the seeds."""
-    low, high = difference.low, difference.high
-    interval = "" if math.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    # Plus zero, so that a rounded number is not shown as -0.00.
+    mean, low, high = (
+        f"{round(value, digits) + 0.0:+.{digits}f}" for value in (difference.mean, difference.low, difference.high)
+    )
+    interval = "" if math.isnan(difference.low) else f" [{low}, {high}]"
     pairs = "" if difference.count == seeds else f" (n={difference.count})"
-    # Plus zero, so that a rounded difference is not shown as -0.00.
-    return f"{round(difference.mean, digits) + 0.0:+.{digits}f}{interval}{pairs}"
+    return f"{mean}{interval}{pairs}"
 
 
 def shown_p_value(value: float) -> str:

@@ -70,7 +70,9 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p-values for the number of comparisons; those that are not numbers are passed over.
+    """Adjusts p-values for the number of comparisons.
+
+    What is not a number, because it could not be tested, counts as a comparison and stays what it is.
 
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics, 1979.
     """
@@ -78,6 +80,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = sorted((p, position) for position, p in enumerate(p_values) if not math.isnan(p))
     largest = 0.0
     for rank, (p, position) in enumerate(order):
-        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        largest = max(largest, min(1.0, p * (len(p_values) - rank)))
         adjusted[position] = largest
     return adjusted
