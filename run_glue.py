@@ -333,12 +333,21 @@ def main(arguments: list[str]) -> None:
     if is_main and any(item.run.data_source == "synthetic" for item in planned):
         print("GENERATED DATA: sentences from a template grammar, not GLUE. The scores say nothing about GLUE.")
     results: dict[str, list[dict[str, Any]]] = {}
+    failed: list[Path] = []
     options = {"resume": parsed.run.resume, "overwrite": parsed.run.overwrite, "cache": Path(parsed.run.cache_dir)}
     for position, item in enumerate(planned):
         if is_main:
             counter = f"[{position + 1}/{len(planned)}] " if len(planned) > 1 else ""
             print(counter + describe(item.run), flush=True)
-        result, was_finished = run_if_missing(item, **options)
+        try:
+            result, was_finished = run_if_missing(item, **options)
+        except InputError as error:
+            # Other processes may not have met it.
+            if len(planned) == 1 or parsed.args.world_size > 1:
+                raise
+            print(f"Failed: {error}", flush=True)
+            failed.append(item.folder)
+            continue
         results.setdefault(item.run.task.name, []).append(result)
         if is_main:
             print(f"{'Finished before' if was_finished else 'Saved'} in {item.folder}", flush=True)
@@ -346,6 +355,9 @@ def main(arguments: list[str]) -> None:
         for task, rows in results.items():
             generated = "Generated data, not GLUE: " if rows[0]["data"]["generated"] else ""
             print(f"\n{generated}{task}, scores of the last epoch\n\n{format_table(rows)}")
+    if failed:
+        folders = ", ".join(map(str, failed))
+        raise InputError(f"{len(failed)} of {len(planned)} runs failed, for the reasons given above: {folders}.")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class TeacherMemoryCallback(TrainerCallback):
         self._plan: TrainingPlan | None = None
         self._epochs_begun = 0
         self._global_step = 0
+        self._is_training = False
 
     @property
     def progress(self) -> Progress:
@@ -43,6 +44,7 @@ class TeacherMemoryCallback(TrainerCallback):
         self._plan = TrainingPlan(state.num_train_epochs, steps_per_epoch, state.max_steps)
         self._epochs_begun = state.global_step // steps_per_epoch
         self._global_step = state.global_step
+        self._is_training = True
         self.teacher.student = self.student
         message = self.teacher.on_train_begin(self._plan)
         if message and state.is_world_process_zero:
@@ -53,8 +55,14 @@ class TeacherMemoryCallback(TrainerCallback):
         self.teacher.on_epoch_begin(self.progress)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self._global_step = state.global_step
-        self.teacher.on_step_end(self.progress)
+        self.end_step(state.global_step)
+
+    def end_step(self, global_step: int) -> None:
+        """Ends a step for the teacher, once: callbacks ahead of this one may evaluate or save when it ends."""
+        if self._is_training and global_step > self._global_step:
+            self._global_step = global_step
+            self.teacher.on_step_end(self.progress)
 
     def on_train_end(self, args, state, control, **kwargs):
+        self._is_training = False
         self.teacher.on_train_end(Progress(self._epochs_begun, state.global_step, self._plan))

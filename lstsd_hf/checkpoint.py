@@ -1,9 +1,11 @@
 """Checkpoints that carry a teacher, and which of them are whole."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
+import time
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -26,6 +28,8 @@ TRAINER_STATE_NAME = "trainer_state.json"
 FORMAT_VERSION = 1
 
 _RNG_PREFIX = "rng_state"
+# What Trainer's just-in-time checkpoints contain until they are finished.
+_UNFINISHED_NAME = "checkpoint-is-incomplete.txt"
 
 
 # ---- The teacher's file ----
@@ -61,6 +65,7 @@ def save_teacher_state(
         "run": dict(run),
         "numbers": {name: value for name, value in state.items() if name not in tensors},
         "global_step": trainer_state.global_step,
+        "saved_at": time.time_ns(),
         "trainer_state_sha256": _trainer_state_digest(asdict(trainer_state)),
         "random_states": [f"{_RNG_PREFIX}.pth"] if ranks is None else [f"{_RNG_PREFIX}_{rank}.pth" for rank in ranks],
         "files": {str(path.relative_to(folder)): _file_digest(path) for path in _files_saved_before(Path(folder))},
@@ -172,12 +177,8 @@ def newest_whole_checkpoint(folder: Path, needs_teacher: bool) -> tuple[Path, di
     """
     found = {path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)}
 
-    def age(path: Path) -> tuple[int, int]:
-        state = path / TRAINER_STATE_NAME
-        return (state.stat().st_mtime_ns if state.exists() else 0), int(path.name.split("-")[1])
-
     skipped: list[InputError] = []
-    for path in sorted(found, key=age, reverse=True):
+    for path in sorted(found, key=_age, reverse=True):
         try:
             metadata = check_whole(path, needs_teacher)
         except InputError as error:
@@ -190,6 +191,16 @@ def newest_whole_checkpoint(folder: Path, needs_teacher: bool) -> tuple[Path, di
     if damaged:
         raise InputError(f"One of the checkpoints in {folder} must be whole, found none. {' '.join(damaged)}")
     return None
+
+
+def _age(folder: Path) -> tuple[int, int]:
+    """When a checkpoint was saved, and its step."""
+    state, teacher = folder / TRAINER_STATE_NAME, folder / TEACHER_STATE_NAME
+    saved_at = state.stat().st_mtime_ns if state.exists() else 0
+    # As it says itself, if it does: a copy may have other times.
+    with contextlib.suppress(SafetensorError, OSError, ValueError, KeyError), safe_open(teacher, "pt") as file:
+        saved_at = json.loads((file.metadata() or {})["saved_at"])
+    return saved_at, int(folder.name.split("-")[1])
 
 
 def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
@@ -215,6 +226,11 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
             f"The checkpoint {folder} must contain `{TRAINER_STATE_NAME}`, which is written last, and it cannot be "
             f"read ({error!r}): the run was interrupted while saving it. Resume from an earlier checkpoint."
         ) from error
+    if (folder / _UNFINISHED_NAME).exists():
+        raise UnfinishedCheckpointError(
+            f"The checkpoint {folder} must not contain `{_UNFINISHED_NAME}`: the run was interrupted while saving it. "
+            "Resume from an earlier checkpoint."
+        )
     for path in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
         _check_archive(path)
     if not needs_teacher:
@@ -251,7 +267,7 @@ def _check_archive(path: Path) -> None:
 
 def _files_saved_before(folder: Path) -> list[Path]:
     """Files that are written before the teacher's; other processes may be writing their random states."""
-    later = (TEACHER_STATE_NAME, TRAINER_STATE_NAME, _RNG_PREFIX, ".")
+    later = (TEACHER_STATE_NAME, TRAINER_STATE_NAME, _RNG_PREFIX, _UNFINISHED_NAME, ".")
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(later))
 
 

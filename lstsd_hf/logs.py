@@ -1,9 +1,10 @@
 """What is logged beside a training loss: its parts, and how far student and teacher agree."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from .distributed import gather_objects
 from .health import SilenceDetector
 from .teachers import DistillationTerm
 
@@ -11,14 +12,9 @@ BASE = "base"
 
 
 class TrainingLog:
-    """Sums on the device since the last log entry; nothing waits for the device before the next one.
+    """Sums on the device since the last log entry; nothing waits for the device before the next one."""
 
-    Args:
-        mean_over_processes: Mean of a scalar over all processes, as a number; all of them call it.
-    """
-
-    def __init__(self, mean_over_processes: Callable[[Tensor], float]):
-        self._mean_over_processes = mean_over_processes
+    def __init__(self):
         self._since_step: int | None = None
         self._silence = SilenceDetector()
         self._clear()
@@ -49,7 +45,9 @@ class TrainingLog:
                 self._agreements[name] = total + term.agreement.mean(), count + 1
 
     def drain(self, global_step: int, steps_per_epoch: int) -> dict[str, float]:
-        """The means since the last call, as numbers for the log.
+        """The means since the last call over all processes, as numbers for the log. All processes must call it.
+
+        A term that only some micro-batches or processes had counts as zero in the others.
 
         Args:
             global_step: Optimizer steps done.
@@ -59,12 +57,16 @@ class TrainingLog:
             InputError: If the terms have all been zero for an epoch.
         """
         num_steps = max(1, global_step - (self._since_step or 0))
-        means = {name: self._mean_over_processes(total) / num_steps for name, total in self._parts.items()}
-        agreements = {
-            f"teacher_agreement_{name}": self._mean_over_processes(total) / count
-            for name, (total, count) in self._agreements.items()
-        }
+        parts = {name: float(total) for name, total in self._parts.items()}
+        agreements = {name: (float(total), count) for name, (total, count) in self._agreements.items()}
+        everyone = gather_objects((parts, agreements))
+        means, agreed = {}, {}
+        for name in dict.fromkeys(name for theirs, _ in everyone for name in theirs):
+            means[name] = sum(theirs.get(name, 0.0) for theirs, _ in everyone) / len(everyone) / num_steps
+        for name in dict.fromkeys(name for _, theirs in everyone for name in theirs):
+            totals, counts = zip(*(theirs.get(name, (0.0, 0)) for _, theirs in everyone), strict=True)
+            agreed[f"teacher_agreement_{name}"] = sum(totals) / sum(counts)
         self._clear()
         self._since_step = global_step
         self._silence.check({name: mean for name, mean in means.items() if name != BASE}, num_steps, steps_per_epoch)
-        return {f"loss_{name}": mean for name, mean in means.items()} | agreements
+        return {f"loss_{name}": mean for name, mean in means.items()} | agreed

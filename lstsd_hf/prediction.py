@@ -21,17 +21,18 @@ class JointPrediction:
     prediction proper, the others are scored beside it.
 
     Args:
-        ensemble: Copies whose softmax is averaged with the student's; the student is then scored beside the mean.
+        ensemble: Copies whose softmax is averaged with the student's, none as yet perhaps; the student is then scored
+            beside the mean. `None` is no ensemble.
         copies: Copies to score beside the student, by name.
         student: The model's view.
     """
 
-    def __init__(self, ensemble: list[ModelCopy], copies: Mapping[str, ModelCopy], student: Student):
+    def __init__(self, ensemble: list[ModelCopy] | None, copies: Mapping[str, ModelCopy], student: Student):
         self._ensemble = ensemble
         self._copies = copies
         self._student = student
-        self.replaces_student = bool(ensemble)
-        self._names = [*([STUDENT] if ensemble else []), *copies]
+        self.replaces_student = ensemble is not None
+        self._names = [*([STUDENT] if self.replaces_student else []), *copies]
 
     @torch.no_grad()
     def predict(self, student_logits: Tensor, inputs: Mapping[str, Any], problem: Problem) -> tuple[Tensor, ...]:
@@ -40,8 +41,10 @@ class JointPrediction:
         The logits of an ensemble are those of its mean probabilities.
         """
         others = [copy.forward(self._student, inputs) for copy in self._copies.values()]
-        if not self._ensemble:
+        if self._ensemble is None:
             return student_logits, *others
+        if not self._ensemble:
+            return student_logits, student_logits, *others
         members = [student_logits, *(copy.forward(self._student, inputs) for copy in self._ensemble)]
         return problem.joint_logits(torch.stack(members)), student_logits, *others
 

@@ -1,5 +1,7 @@
 """The model being trained, as a teacher may use it: whole, without the wrappers of distributed training."""
 
+import functools
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,13 +62,18 @@ class Student:
         """Runs the model, in the mode (training or evaluation) that it is in.
 
         Args:
-            inputs: The model's inputs; labels are left out.
+            inputs: The model's inputs; labels, and what the model does not take, are left out.
             tensors: Parameters and buffers to use in the place of the model's own, by name.
 
         Returns:
             Logits `(batch_size, num_labels)`, at least fp32.
         """
-        inputs = {name: value for name, value in inputs.items() if name not in self._trainer.label_names}
+        accepted = _named_parameters(type(self.model))
+        inputs = {
+            name: value
+            for name, value in inputs.items()
+            if name not in self._trainer.label_names and (accepted is None or name in accepted)
+        }
         if tensors is None:
             return logits_of(self.model(**inputs))
         return logits_of(torch.func.functional_call(self.model, tensors, kwargs=inputs))
@@ -93,11 +100,25 @@ class Student:
                 # another one's share, and keep nothing of it.
                 for start in range(rank * size, len(dataset), count * size) or [None]:
                     rows = [0] if start is None else list(range(start, min(start + size, len(dataset))))
-                    logits = self.forward(trainer._prepare_inputs(collate([dataset[row] for row in rows])))
+                    examples = _fetch(dataset, rows)
+                    logits = self.forward(trainer._prepare_inputs(collate(examples)))
                     kept = 0 if start is None else len(rows)
                     yield torch.tensor(rows[:kept], dtype=torch.int64, device=device), logits[:kept]
         finally:
             self.model.train(was_training)
+
+
+@functools.cache
+def _named_parameters(model_class: type[nn.Module]) -> frozenset[str] | None:
+    """What a model's `forward` takes by name; `None` if it takes anything."""
+    parameters = inspect.signature(model_class.forward).parameters.values()
+    takes_anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return None if takes_anything else frozenset(parameter.name for parameter in parameters)
+
+
+def _fetch(dataset: Any, rows: list[int]) -> list[Any]:
+    """Rows of a data set, at once where it can."""
+    return dataset.__getitems__(rows) if hasattr(dataset, "__getitems__") else [dataset[row] for row in rows]
 
 
 def logits_of(outputs: Any) -> Tensor:

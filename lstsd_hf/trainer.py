@@ -1,8 +1,10 @@
 """The drop-in: a mixin for `transformers.Trainer` and its subclasses. It knows no method and no divergence."""
 
 import copy
+import json
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ class SelfDistillationMixin:
 
     Scale of the terms. So that base loss and terms keep the ratio 1 : λ under gradient accumulation and on several
     processes, the mean of a term gets the factor by which Trainer's base loss differs from a mean over the micro-batch.
-    Below, B is the size of the micro-batch, N the number of labels in all micro-batches of the optimizer step on all
+    Below, B is the number of labels in the micro-batch, N that in all micro-batches of the optimizer step on all
     processes (`num_items_in_batch`), W the number of processes (1 unless `average_tokens_across_devices`), G the number
     of micro-batches of the step.
 
@@ -82,8 +84,8 @@ class SelfDistillationMixin:
     Args:
         *args: Passed on to the parent Trainer.
         teacher: A `TeacherConfig` such as `LSTSDConfig()`, a `Teacher`, or `None` for `LSTSDConfig()`.
-        memory_device: Where a teacher keeps its table of predictions, such as "cpu" where the training device is short
-            of memory; by default on the training device.
+        memory_device: Where a teacher that has a table of predictions keeps it, such as "cpu" where the training device
+            is short of memory; by default on the training device.
         **kwargs: Passed on to the parent Trainer.
 
     Attributes:
@@ -98,12 +100,13 @@ class SelfDistillationMixin:
         **kwargs,
     ):
         self.teacher = build_teacher(teacher)
-        self.teacher.memory_device = memory_device
+        if memory_device is not None:
+            self.teacher.memory_device = _checked_device(memory_device)
         super().__init__(*args, **kwargs)
         self._student = Student(self)
         self._events = TeacherMemoryCallback(self.teacher, self._student)
         self.add_callback(self._events)
-        self._training_log = TrainingLog(self._mean_over_processes)
+        self._training_log = TrainingLog()
         self._step_distils = False
         self._joint_prediction: JointPrediction | None = None
         self._changeable: frozenset[str] = frozenset()
@@ -163,9 +166,7 @@ class SelfDistillationMixin:
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The parent's loss plus, on training batches, the teacher's terms."""
         if not (self.teacher.needs_batches and model.training and self.is_in_train):
-            return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
+            return self._parent_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs, indices = _split_indices(inputs)
         if indices is None:
             raise ValueError(
@@ -173,8 +174,7 @@ class SelfDistillationMixin:
                 "`get_train_dataloader` of your own must build its loader from `self.train_dataset` and "
                 "`self.data_collator`."
             )
-        # Taken first: label smoothing and `compute_loss_func` pop them from the inputs.
-        labels = next((inputs[name] for name in self.label_names if name in inputs), None)
+        labels = self._labels_in(inputs)
         result = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
@@ -188,7 +188,7 @@ class SelfDistillationMixin:
         _check_rows(logits, indices)
         batch = TeacherBatch(inputs, indices, labels, logits, self._events.progress, self._student.forward)
         parts = {BASE: base_loss}
-        scale = self.distillation_scale(len(indices), num_items_in_batch)
+        scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)
         loss = base_loss if weight == 1 else base_loss * weight
@@ -202,12 +202,33 @@ class SelfDistillationMixin:
         self._training_log.add(parts, terms, self._log_divisor(num_items_in_batch), self.state.global_step)
         return (loss, outputs) if return_outputs else loss
 
-    def distillation_scale(self, batch_size: int, num_items_in_batch: Tensor | int | None) -> Tensor | float:
+    def _parent_loss(self, model, inputs, return_outputs, num_items_in_batch):
+        """The parent's loss, for a teacher without batches or outside of training."""
+        is_unknown = self.is_in_train and self.teacher.predicts_as_ensemble and self.teacher.problem is None
+        labels = self._labels_in(inputs) if is_unknown else None
+        result = super().compute_loss(
+            model, inputs, return_outputs=return_outputs or is_unknown, num_items_in_batch=num_items_in_batch
+        )
+        if not is_unknown:
+            return result
+        # What the outputs mean can be told by labels, and an ensemble may be asked to predict without.
+        loss, outputs = result
+        self.teacher.problem = problem_of(getattr(self.model, "config", None), logits_of(outputs), labels)
+        return result if return_outputs else loss
+
+    def _labels_in(self, inputs: Mapping[str, Any]) -> Any:
+        # Before the parent's loss: label smoothing and `compute_loss_func` pop them from the inputs.
+        return next((inputs[name] for name in self.label_names if name in inputs), None)
+
+    def distillation_scale(
+        self, batch_size: int, num_items_in_batch: Tensor | int | None, labels: Tensor | None = None
+    ) -> Tensor | float:
         """By what Trainer's base loss differs from a mean over the micro-batch; see the table in the class docstring.
 
         Args:
-            batch_size: Examples in the micro-batch (B).
+            batch_size: Examples in the micro-batch.
             num_items_in_batch: Labels in the whole optimizer step (N), or `None` where Trainer does not count them.
+            labels: The micro-batch's labels, `batch_size` of them (B) unless an example has several.
 
         Returns:
             The factor on the mean of each term.
@@ -220,7 +241,10 @@ class SelfDistillationMixin:
         else:
             smooths_by_items = self.label_smoother is not None and smoothing_divides_by_items()
             divides_by_items = self.compute_loss_func is not None or smooths_by_items
-        scale = batch_size / num_items_in_batch if divides_by_items else 1.0
+        scale = 1.0
+        if divides_by_items:
+            # As Trainer counts them.
+            scale = (batch_size if labels is None else (labels != -100).sum()) / num_items_in_batch
         if is_overridden or not self.args.average_tokens_across_devices:
             return scale
         return scale * (self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes)
@@ -232,8 +256,12 @@ class SelfDistillationMixin:
     ):
         """The parent's; where the teacher declares an ensemble or copies to score, they predict in the same pass."""
         options = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        ensemble, copies = self.teacher.ensemble(), self.teacher.scored_copies()
-        if not ensemble and not copies:
+        if self.is_in_train:
+            self._events.end_step(self.state.global_step)
+        ensemble = self.teacher.ensemble() if self.teacher.predicts_as_ensemble else None
+        # Nobody looks at scores of copies without metrics.
+        copies = self.teacher.scored_copies() if self.compute_metrics is not None else {}
+        if ensemble is None and not copies:
             return super().evaluation_loop(*options)
         for name, wanted in (("batch_eval_metrics", False), ("eval_do_concat_batches", True)):
             if getattr(self.args, name) != wanted:
@@ -271,7 +299,7 @@ class SelfDistillationMixin:
     def _load_best_model(self) -> None:
         super()._load_best_model()
         # What predicts together with the model must be of the same step.
-        if self.teacher.ensemble() or self.teacher.scored_copies():
+        if self.teacher.predicts_with_copies:
             self._load_teacher(self.state.best_model_checkpoint)
 
     # ---- Logs ----
@@ -291,9 +319,6 @@ class SelfDistillationMixin:
             logs |= self._training_log.drain(self.state.global_step, steps_per_epoch)
             logs |= self.teacher.log_metrics()
         super().log(logs, start_time)
-
-    def _mean_over_processes(self, value: Tensor) -> float:
-        return self.accelerator.gather(value.reshape(1)).mean().item()
 
     # ---- Training runs and checkpoints ----
 
@@ -337,6 +362,11 @@ class SelfDistillationMixin:
             metadata = check_whole(folder, is_stateful)
         else:
             return checkpoint
+        if is_stateful and not self.teacher.can_be_resumed:
+            raise InputError(
+                f"{type(self.teacher).__name__} must define `state_dict` and `load_state_dict` to be resumed, has "
+                "neither: what it learned before the interruption would be lost. Define them, or start a new run."
+            )
         if metadata:
             check_same_run(metadata, self._run_description(), folder, self._changeable)
         return str(folder)
@@ -345,22 +375,45 @@ class SelfDistillationMixin:
         """What a resumed run must share with the interrupted one."""
         if self._described is None or self._described[0] is not self.train_dataset:
             self._described = self.train_dataset, describe_dataset(self.train_dataset, self.label_names or ())
-        return {
-            **describe_teacher(self.teacher),
-            **self._described[1],
-            "num_labels": getattr(getattr(self.model, "config", None), "num_labels", None),
-        }
+        num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
+        description = {**describe_teacher(self.teacher), **self._described[1], "num_labels": num_labels}
+        for name, value in description.items():
+            _check_is_json(name, value)
+        return description
+
+    def _hp_search_setup(self, trial):
+        """The parent's; a name that is an option of the teacher's config sets that."""
+        config = self.teacher.config
+        # The parent sets what it finds among `args`.
+        options = asdict(config) if trial is not None and config is not None else {}
+        options = {name: value for name, value in options.items() if not hasattr(self.args, name)}
+        vars(self.args).update(options)
+        try:
+            super()._hp_search_setup(trial)
+            changed = {name: getattr(self.args, name) for name in options}
+        finally:
+            for name in options:
+                delattr(self.args, name)
+        if changed != options:
+            memory_device = self.teacher.memory_device
+            self.teacher = self._events.teacher = replace(config, **changed).build()
+            self.teacher.memory_device = memory_device
 
     def _inner_training_loop(self, *args, **kwargs):
         # Entered anew for each `train()`, trial and batch size tried; a checkpoint is loaded further in.
         if self.teacher.needs_batches and self.train_dataset is not None:
             check_has_indices(self.train_dataset)
+        if self.teacher.needs_batches and self.get_tp_size() > 1:
+            raise InputError(
+                f"{type(self.teacher).__name__} does not support tensor parallelism, got groups "
+                f"of {self.get_tp_size()} processes. Use DistributedDataParallel (torchrun), or `NoTeacherConfig()`."
+            )
         if self.teacher.runs_model:
             self._check_weights_are_whole()
         self.teacher.reset(len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0)
         self.teacher.distilled_steps = 0
         self._step_distils = False
-        self._training_log = TrainingLog(self._mean_over_processes)
+        self._training_log = TrainingLog()
         if self.teacher.is_stateful and self.args.save_strategy != "no":
             self._check_best_model_can_be_loaded()
             # Not in the middle of the first save, where other processes wait.
@@ -401,6 +454,7 @@ class SelfDistillationMixin:
         return self.lr_scheduler
 
     def _save_checkpoint(self, model, trial) -> None:
+        self._events.end_step(self.state.global_step)
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         state_path = folder / TRAINER_STATE_NAME
         try:
@@ -460,16 +514,36 @@ class SelfDistillationMixin:
         """The parent's, with the method and its options."""
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
-            path = Path(self.args.output_dir) / "README.md"
+            path, heading = Path(self.args.output_dir) / "README.md", "### Self-distillation"
+            # The parent leaves a card alone that is not its own.
+            card = path.read_text(encoding="utf-8") if path.exists() else ""
+            if heading in card:
+                return
             name, *options = describe_teacher(self.teacher).items()
             lines = [f"Trained with lstsd_hf {__version__}, method `{name[1]}`.", ""]
             lines += [f"- {option}: {value}" for option, value in options]
-            card = path.read_text(encoding="utf-8").rstrip("\n")
-            path.write_text("\n".join([card, "", "### Self-distillation", "", *lines, ""]), encoding="utf-8")
+            path.write_text("\n".join([card.rstrip("\n"), "", heading, "", *lines, ""]), encoding="utf-8")
 
 
 class LSTSDTrainer(SelfDistillationMixin, Trainer):
     """`transformers.Trainer` with a self-distillation teacher, by default LSTSD; see `SelfDistillationMixin`."""
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"`memory_device` must be a device such as 'cpu', got {device!r}: {error}") from error
+
+
+def _check_is_json(name: str, value: Any) -> None:
+    try:
+        json.dumps(value)
+    except TypeError as error:
+        raise InputError(
+            f"`{name}` must be something that JSON can hold, so that checkpoints can name it, got {value!r}. Keep "
+            "plain numbers, strings, lists and mappings in the teacher's config."
+        ) from error
 
 
 def _split_indices(inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor | None]:

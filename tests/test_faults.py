@@ -166,8 +166,18 @@ def test_the_run_goes_on_exactly_from_the_newest_whole_checkpoint(run, whole, ma
 
 def test_the_newest_checkpoint_is_not_the_highest_number(run, make_args):
     """What is left of an earlier, longer run in the same folder is older."""
-    os.utime(run / "checkpoint-6" / "trainer_state.json", ns=(10, 10))
-    assert newest(run, needs_teacher=True) == run / "checkpoint-6"
+    (run / "checkpoint-3").rename(run / "checkpoint-30")
+    assert newest(run, needs_teacher=True) == run / "checkpoint-9"
+
+
+def test_a_copy_with_other_times_has_the_same_newest_checkpoint(run):
+    for position, step in enumerate((9, 6, 3)):
+        os.utime(run / f"checkpoint-{step}" / "trainer_state.json", ns=(position, position))
+    assert newest(run, needs_teacher=True) == run / "checkpoint-9"
+    # Without a teacher there is nothing else to go by.
+    for path in run.glob("checkpoint-*/teacher_state.safetensors"):
+        path.unlink()
+    assert newest(run, needs_teacher=False) == run / "checkpoint-3"
 
 
 @pytest.mark.parametrize("config", [CONFIG, NoTeacherConfig()])

@@ -398,7 +398,7 @@ def test_a_memory_on_another_device_is_asked_for_by_name(make_args):
             memory_device=device,
         )
         trainer.train()
-        assert trainer.teacher.memory_device == device
+        assert trainer.teacher.memory_device == (device and torch.device(device))
         outcomes.append(trainer)
     devices = []
 

@@ -232,6 +232,8 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
         trainer.train(resume_from_checkpoint=checkpoint)
         if not _was_just_evaluated(trainer):
             trainer.evaluate()
+        # The scores are those of the last epoch; the predictions, those of the model that is saved.
+        best_model = _best_model(trainer) if run.args.load_best_model_at_end else None
         other_splits = {}
         for name, split in prepared.splits.items():
             if name.startswith("test"):
@@ -244,6 +246,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
     results["seconds_per_epoch"] = float(np.mean(timer.seconds)) if timer.seconds else None
     if trainer.is_world_process_zero():
         results |= {"label_errors": label_errors} | ({"other_splits": other_splits} if other_splits else {})
+        results |= {"best_model": best_model} if best_model else {}
         write_predictions(*trainer.last_evaluation, folder / PREDICTIONS_NAME)
         write_json(results, folder / RESULTS_NAME)
     return results
@@ -282,6 +285,12 @@ def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -
 
 
 def _check_is_run(folder: Path) -> None:
+    others = sorted(path.parent for path in folder.rglob(RUN_NAME) if path.parent != folder)
+    if others:
+        raise InputError(
+            f"{folder} holds other runs, such as {others[0]}, so --overwrite does not delete it. Choose another "
+            "--output_dir, or move them."
+        )
     if not (folder / RUN_NAME).exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds no run of this program, so --overwrite does not delete it. Choose another.")
 
@@ -309,7 +318,17 @@ def _was_just_evaluated(trainer: GlueTrainer) -> bool:
 
 
 def _scores(trainer: GlueTrainer, split) -> dict[str, float]:
-    metrics = trainer.predict(split, metric_key_prefix="eval").metrics
+    return _without_times(trainer.predict(split, metric_key_prefix="eval").metrics)
+
+
+def _best_model(trainer: GlueTrainer) -> dict[str, Any]:
+    """The step and the scores of the model that `load_best_model_at_end` brought back, without a log entry."""
+    output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    trainer.last_evaluation = output.predictions, output.label_ids
+    return {"step": trainer.state.best_global_step, **_without_times(output.metrics)}
+
+
+def _without_times(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.endswith(("_runtime", "_per_second"))}
 
 

@@ -206,14 +206,19 @@ class Teacher:
     def ensemble(self) -> list[ModelCopy]:
         """Copies whose softmax is averaged with the student's in `evaluate` and `predict`.
 
-        The student alone is then scored too, as `eval_student_…`.
+        The student alone is scored too, as `eval_student_…`; `eval_loss` is the plain loss of the mean.
         """
         return []
 
     @property
+    def predicts_as_ensemble(self) -> bool:
+        """Whether it declares an ensemble, which may have the student alone as yet."""
+        return type(self).ensemble is not Teacher.ensemble
+
+    @property
     def predicts_with_copies(self) -> bool:
         """Whether it declares an ensemble or copies to score."""
-        return type(self).ensemble is not Teacher.ensemble or type(self).scored_copies is not Teacher.scored_copies
+        return self.predicts_as_ensemble or type(self).scored_copies is not Teacher.scored_copies
 
     def scored_copies(self) -> dict[str, ModelCopy]:
         """Copies that `evaluate` scores beside the student, as `eval_<name>_…`."""
@@ -250,8 +255,17 @@ class Teacher:
     # ---- Checkpoints ----
 
     def state_dict(self) -> dict[str, Tensor | int | float | str]:
-        """Tensors, plain numbers and strings for a checkpoint, by name; `{}` needs none. Called on every process."""
+        """Tensors, plain numbers and strings for a checkpoint, by name; `{}` needs none. Called on every process.
+
+        Without it a teacher that observes batches or steps cannot be resumed.
+        """
         return {}
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """Whether what it learns from batches and steps is in its `state_dict`."""
+        learns = type(self).observe is not Teacher.observe or type(self).on_step_end is not Teacher.on_step_end
+        return not (self.is_stateful and learns) or type(self).state_dict is not Teacher.state_dict
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device: Any) -> None:
         """Takes over what `state_dict` returned, with the tensors moved to `device`."""

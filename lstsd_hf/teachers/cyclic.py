@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..errors import InputError
 from ..schedules import CosineCycles, TrainingPlan
 from .base import ConfiguredTeacher, TeacherConfig
 
@@ -53,6 +54,11 @@ class CyclicTeacher(ConfiguredTeacher):
         self._cycle_epochs = length = self.config.planned_length(plan)
         plan.check_resumed("cycle_epochs", length, self._resumed_length)
         self._cycles = cycles = CosineCycles(length * plan.steps_per_epoch, plan.max_steps)
+        if cycles.count < 2:
+            raise InputError(
+                f"A run must have at least 2 learning-rate cycles, got {plan.max_steps} steps and cycles of "
+                f"{length * plan.steps_per_epoch}. Shorten `cycle_epochs`; a data set without a length has no epochs."
+            )
         rate = "the learning rate falls along a cosine in each" if self.config.cyclic_learning_rate else "no restarts"
         return f"{self.config.name}: {cycles.count} cycles of {length} epoch{'s' * (length > 1)}; {rate}."
 

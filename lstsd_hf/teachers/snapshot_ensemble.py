@@ -100,6 +100,10 @@ class SnapshotEnsemble(CyclicTeacher):
     def _path(self, cycle: int):
         return self.student.output_dir / SNAPSHOT_FOLDER / f"cycle-{cycle + 1}.safetensors"
 
+    @property
+    def predicts_as_ensemble(self) -> bool:
+        return self.config.max_snapshots != 1
+
     def ensemble(self) -> list[ModelCopy]:
         """The snapshots of the cycles before the current one; the current model stands for its own cycle."""
         if self._cycles is None:
