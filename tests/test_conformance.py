@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from lstsd_hf import TEACHERS, LSTSDTrainer
+from lstsd_hf import TEACHERS, LSTSDTrainer, SelfDistillationMixin
 
 from .conftest import assert_same_weights, make_examples, make_model, weights
 
@@ -428,3 +428,61 @@ def test_label_smoothing_is_that_of_training_arguments(make_args):
         trainer.train()
         models.append(trainer.model)
     assert_same_weights(*models, rtol=0, atol=1e-6)  # Trainer's own sums up in fp32
+
+
+class Weighted(Trainer):
+    """Weights its loss by a column that the model does not take."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        weights = inputs.pop("weight")
+        outputs = model(**inputs)
+        loss = (outputs.loss * weights).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+class DistilledWeighted(SelfDistillationMixin, Weighted):
+    pass
+
+
+@every_method
+def test_a_column_that_only_the_loss_takes(make_args, config_class):
+    examples = [{**row, "weight": 1.0 + index % 2} for index, row in enumerate(make_examples(14))]
+    model = CountsForwards(make_model())  # its forward has no **kwargs
+    trainer = make_trainer(
+        make_args, active(config_class), DistilledWeighted, model, train_dataset=examples, remove_unused_columns=False
+    )
+    trainer.eval_dataset = examples[:6]
+    trainer.train()
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_an_ensemble_is_scored_alike_from_the_first_cycle_on(make_args):
+    """`eval_loss` is the plain loss of the prediction, also while the model stands alone and with label smoothing."""
+    trainer = make_trainer(
+        make_args,
+        TEACHERS["snapshot_ensemble"](cycle_epochs=2),
+        learning_rate=1e-12,
+        label_smoothing_factor=0.5,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="student_accuracy",
+    )
+    trainer.train()
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(evaluations) == EPOCHS
+    for entry in evaluations:
+        assert entry["eval_loss"] == pytest.approx(evaluations[-1]["eval_loss"], abs=1e-6)
+        assert "eval_student_accuracy" in entry
+
+
+def test_copies_are_not_run_for_nobody(make_args):
+    """Without metrics nothing reads the averaged model's predictions."""
+    trainer = make_trainer(make_args, active(TEACHERS["mean_teacher"]))
+    trainer.train()
+    runs = []
+    trainer.teacher.ema.forward = lambda *args, **options: runs.append(args)
+    trainer.compute_metrics = None
+    trainer.evaluate()
+    trainer.predict(make_examples(4))
+    assert not runs

@@ -6,14 +6,17 @@ import torch
 from transformers import TrainerCallback
 
 from lstsd_hf import (
+    DistillationTerm,
     LSTSDConfig,
     LSTSDTrainer,
     MeanTeacherConfig,
     SelfDistillationMixin,
     TemporalEnsembleConfig,
+    logs,
 )
 from lstsd_hf.errors import InputError
 from lstsd_hf.health import SilenceDetector
+from lstsd_hf.logs import TrainingLog
 
 from .conftest import make_examples, make_model
 
@@ -155,3 +158,20 @@ def test_a_moving_average_that_has_just_begun_is_not_silent(make_args):
     trainer = make_trainer(make_args, config, model=make_model(dropout=0.0), per_device_train_batch_size=14)
     trainer.train()
     assert trainer.state.log_history[0]["loss_consistency"] == 0.0
+
+
+def test_processes_may_have_had_different_terms(monkeypatch):
+    """Means are over all of them, a term that one did not have is zero there; agreements are over who had it."""
+    log = TrainingLog()
+    values = torch.tensor([1.0, 3.0])
+    terms = {"late": DistillationTerm(values, 1.0, agreement=torch.tensor([1.0, 0.0]))}
+    log.add({"base": torch.tensor(2.0), "late": values.mean()}, terms, 1, 0)
+    other = ({"early": 8.0, "base": 4.0}, {"early": (1.0, 1)})
+    monkeypatch.setattr(logs, "gather_objects", lambda mine: [mine, other])
+    assert log.drain(1, 4) == {
+        "loss_base": 3.0,
+        "loss_late": 1.0,
+        "loss_early": 4.0,
+        "teacher_agreement_late": 0.5,
+        "teacher_agreement_early": 1.0,
+    }

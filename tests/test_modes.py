@@ -13,6 +13,7 @@ from torch import nn
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainerCallback
 
 from lstsd_hf import LSTSDConfig, LSTSDTrainer, SelfDistillationMixin, TeacherMemory, TemporalEnsembleConfig
+from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_examples, make_model
 from .test_drop_in import ragged_rows, tokenizer
@@ -417,3 +418,61 @@ def test_a_memory_on_another_device_is_asked_for_by_name(make_args):
     assert np.array_equal(
         outcomes[0].teacher.memory.short_term_logits.numpy(), outcomes[1].teacher.memory.short_term_logits.numpy()
     )
+
+
+def test_an_unknown_device_is_named():
+    with pytest.raises(InputError, match="`memory_device` must be a device such as 'cpu', got 'gpu'"):
+        LSTSDTrainer(model=make_model(), train_dataset=make_examples(4), memory_device="gpu")
+
+
+def test_the_device_of_a_teacher_is_its_own():
+    teacher = CONFIG.build()
+    teacher.memory_device = "cpu"
+    LSTSDTrainer(model=make_model(), train_dataset=make_examples(4), teacher=teacher)
+    assert teacher.memory_device == "cpu"
+
+
+def test_hyperparameter_search_over_options_of_the_method(make_args):
+    pytest.importorskip("optuna")
+    used = []
+
+    class Counted(LSTSDTrainer):
+        def train(self, *args, **kwargs):
+            output = super().train(*args, **kwargs)
+            config = self.teacher.config
+            used.append((config.lambda_short, config.mini_generation_epochs, self.args.learning_rate))
+            assert self._events.teacher is self.teacher
+            assert self.teacher.distilled_steps == 24 - 4 * config.mini_generation_epochs
+            return output
+
+    trainer = Counted(
+        model_init=lambda trial: make_model(),
+        args=make_args(num_train_epochs=6, eval_strategy="epoch"),
+        train_dataset=make_examples(14),
+        eval_dataset=make_examples(6, seed=1),
+        teacher=CONFIG,
+        memory_device="cpu",
+    )
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {
+            "learning_rate": trial.suggest_float("learning_rate", 5e-3, 1e-2),
+            "lambda_short": trial.suggest_float("lambda_short", 0.5, 2.0),
+            "mini_generation_epochs": trial.suggest_categorical("mini_generation_epochs", [1, 3]),
+        },
+        n_trials=3,
+        direction="minimize",
+        backend="optuna",
+    )
+    assert len(set(used)) == 3
+    assert tuple(best.hyperparameters[name] for name in ("lambda_short", "mini_generation_epochs")) in {
+        options[:2] for options in used
+    }
+    assert trainer.teacher.memory_device == torch.device("cpu")
+    assert not hasattr(trainer.args, "lambda_short")
+
+
+def test_tensor_parallelism_is_refused(make_args):
+    trainer = make_trainer(make_args)
+    trainer.model._tp_size = 2
+    with pytest.raises(InputError, match="LSTSD does not support tensor parallelism, got groups of 2 processes"):
+        trainer.train()

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli, kl_divergence
 from transformers import Trainer, TrainerCallback
 
-from lstsd_hf import LSTSDConfig, LSTSDTrainer, TeacherMemory
+from lstsd_hf import TEACHERS, LSTSDConfig, LSTSDTrainer, TeacherMemory
 from lstsd_hf.errors import InputError
 from lstsd_hf.problems import PROBLEMS
 
@@ -329,3 +329,40 @@ def test_a_floor_bounds_both_answers_of_each_label():
     torch.testing.assert_close(targets, torch.tensor([[[1.0, 0.01], [0.5, 0.5], [0.01, 1.0]]]))
     student = torch.tensor([[50.0, 0.0, -50.0]], requires_grad=True)
     assert problem.divergence("student_teacher", student, targets.log()).item() == pytest.approx(2 / 3 * 4.6052, 1e-3)
+
+
+def test_several_labels_count_as_trainer_counts_them(make_args):
+    """Under a loss of one's own, Trainer's N is the number of labels, and so is B: the mean, however it is reached."""
+
+    def summed(outputs, labels, num_items_in_batch=None):
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels, reduction="sum")
+        return entropy / num_items_in_batch
+
+    found = []
+    for own, accumulation in ((None, 1), (summed, 1), (summed, 2)):
+        options = {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation}
+        trainer = make_trainer(make_args, MULTI, LSTSDConfig(mini_generation_epochs=1), optim="sgd", **options)
+        trainer.train_dataset = make_data(MULTI, 12)
+        trainer.compute_loss_func = own
+        trainer.train()
+        found.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    for mean, *others in zip(*found, strict=True):
+        assert ("loss_short" in mean) == (mean["epoch"] > 1)
+        for other in others:
+            for name in ("loss", "loss_base", *(["loss_short"] if "loss_short" in mean else [])):
+                assert other[name] == pytest.approx(mean[name], rel=1e-3, abs=1e-6), name
+
+
+def test_an_ensemble_knows_the_problem_without_labels(make_args):
+    """It is told by the labels of the training, where the model's own loss does not write it into the config."""
+    config = TEACHERS["snapshot_ensemble"](cycle_epochs=2)
+    trainer = make_trainer(make_args, None, config, learning_rate=0.05)
+    trainer.train_dataset, trainer.eval_dataset = make_data(MULTI), make_data(MULTI, 6, seed=1)
+    trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: (
+        torch.nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels)
+    )
+    trainer.train()
+    assert trainer.model.config.problem_type is None
+    unlabelled = [{"input_ids": row["input_ids"]} for row in trainer.eval_dataset]
+    blind = trainer.predict(unlabelled).predictions
+    torch.testing.assert_close(torch.tensor(blind), torch.tensor(trainer.predict(trainer.eval_dataset).predictions))

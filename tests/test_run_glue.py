@@ -20,6 +20,7 @@ from transformers import (
 import run_glue
 from lstsd_hf import TEACHERS
 from lstsd_hf.errors import InputError
+from lstsd_hf.experiments import grid
 from lstsd_hf.glue.models import load_model, resolve_model
 from lstsd_hf.glue.results import results_schema
 from lstsd_hf.glue.tasks import TASKS
@@ -548,3 +549,46 @@ def test_mnli_is_scored_on_both_validation_splits(workplace, encoder):
         lines = (workplace / "mine" / f"{name}.tsv").read_text().splitlines()
         assert len(lines) == 5
         assert all(line.split("\t")[1] in names for line in lines[1:])
+
+
+def test_predictions_are_those_of_the_saved_model(workplace, options):
+    """The best model, when asked for; the scores are still those of the last epoch."""
+    best = ("--load_best_model_at_end", "true", "--metric_for_best_model", "loss", "--greater_is_better", "true")
+    run_glue.main(["--method", "vanilla", *options, *best, "--save_strategy", "epoch", "--output_dir", "mine"])
+    results = json.loads((workplace / "mine" / "results.json").read_text())
+    jsonschema.validate(results, results_schema())
+    assert results["best_model"]["step"] < 12
+    (epoch,) = (entry for entry in results["epochs"] if entry["epoch"] == results["best_model"]["step"] / 3)
+    assert results["best_model"]["eval_loss"] == pytest.approx(epoch["eval_loss"])
+    assert results["last_epoch"]["epoch"] == 4
+    assert results["last_epoch"]["eval_loss"] < results["best_model"]["eval_loss"]
+    with np.load(workplace / "mine" / "predictions.npz") as saved:
+        log_probs = torch.tensor(saved["logits"]).log_softmax(-1)
+        loss = torch.nn.functional.nll_loss(log_probs, torch.tensor(saved["labels"]))
+    assert float(loss) == pytest.approx(results["best_model"]["eval_loss"], rel=1e-4)
+
+
+def test_a_grid_goes_on_after_a_run_that_fails(workplace, options, monkeypatch, capsys):
+    execute = grid.execute
+
+    def fails(run, folder, **others):
+        if (run.teacher.name, run.args.seed) == ("lstsd", 1):
+            raise InputError("The outputs must be finite.")
+        return execute(run, folder, **others)
+
+    monkeypatch.setattr(grid, "execute", fails)
+    command = ["--method", "vanilla", "lstsd", *options, "--lstsd.mini_generation_epochs", "2", "--seeds", "1", "2"]
+    message = error_of(command)
+    output = capsys.readouterr().out
+    assert "Failed: The outputs must be finite." in output
+    assert output.count("Saved in") == 3
+    assert "rte, scores of the last epoch" in output
+    assert message.startswith("1 of 4 runs failed, for the reasons given above: runs/rte/")
+
+
+def test_a_folder_with_other_runs_below_is_not_deleted(workplace, options):
+    run_glue.main(["--method", "vanilla", *options, "--output_dir", "mine"])
+    run_glue.main(["--method", "vanilla", *options, "--seeds", "1", "2", "--output_dir", "mine"])
+    message = error_of(["--method", "vanilla", *options, "--output_dir", "mine", "--overwrite"])
+    assert message.startswith("mine holds other runs, such as mine/rte/")
+    assert len(list(workplace.rglob("results.json"))) == 3

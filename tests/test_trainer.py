@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertForTokenClassification, PreTrainedConfig, Trainer, TrainerCallback, default_data_collator
 
 from lstsd_hf import (
+    TEACHERS,
     DistillationTerm,
     LSTSDConfig,
     LSTSDTrainer,
@@ -477,6 +478,11 @@ def test_dataset_without_length(tiny_model, make_args):
         model=tiny_model, args=make_args(max_steps=4), train_dataset=Stream(), teacher=NoTeacherConfig()
     )
     trainer.train()
+    trainer = LSTSDTrainer(
+        model=tiny_model, args=make_args(max_steps=4), train_dataset=Stream(), teacher=TEACHERS["snapshot_ensemble"]()
+    )
+    message = refusal(trainer.train, ValueError)
+    assert message.startswith("A run must have at least 2 learning-rate cycles, got 4 steps and cycles of")
 
 
 @pytest.mark.parametrize(
