@@ -82,7 +82,12 @@ class RunArguments:
         default=None,
         metadata={"help": "hub, synthetic, or a folder with GLUE's TSV files. Default: $GLUE_DIR if set, else hub."},
     )
-    train_file: str | None = field(default=None, metadata={"help": "Own training data, csv or jsonl."})
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Own training data, csv or jsonl: a column `label`, and as texts the first one or two beside it."
+        },
+    )
     validation_file: str | None = field(default=None, metadata={"help": "Own validation data, csv or jsonl."})
     test_file: str | None = field(default=None, metadata={"help": "Own data to predict, csv or jsonl."})
     model_name_or_path: str = field(

@@ -8,6 +8,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from .errors import InputError
+
 LABEL_NAMES = ("label", "labels", "label_ids")
 
 
@@ -31,7 +33,7 @@ class LabelErrorCandidate:
 
 
 def rank_label_errors(
-    probabilities: Tensor, written: Tensor, dataset: Any, tokenizer: Any = None
+    probabilities: Tensor, written: Tensor, dataset: Any, tokenizer: Any = None, label_names: Sequence[str] = ()
 ) -> list[LabelErrorCandidate]:
     """Orders examples by the predicted probability of their given label, the smallest first (self-confidence).
 
@@ -41,19 +43,26 @@ def rank_label_errors(
     Args:
         probabilities: `(num_examples, num_labels)`.
         written: Which examples have a prediction, bool `(num_examples,)`; the others are left out.
-        dataset: The training set; its examples are mappings with a label.
+        dataset: The training set; its examples are mappings or objects with a label, which is left out where it is no
+            class (-100).
         tokenizer: Decodes `input_ids` where an example has no text.
+        label_names: Names of the label besides the usual ones.
+
+    Raises:
+        InputError: If an example has no label that is a class.
     """
     # Iterating over a `datasets.Dataset` is much faster than indexing it.
-    examples = list(dataset) if hasattr(dataset, "column_names") else [dataset[row] for row in range(len(dataset))]
-    labels = torch.tensor([_label_of(example) for example in examples])
+    rows = dataset if hasattr(dataset, "column_names") else (dataset[row] for row in range(len(dataset)))
+    examples = [row if isinstance(row, Mapping) else vars(row) for row in rows]
+    labels = torch.tensor([_label_of(example, (*label_names, *LABEL_NAMES)) for example in examples])
     probabilities = probabilities.cpu()
-    given = probabilities.gather(1, labels[:, None]).squeeze(1)
+    written = written.cpu() & (labels >= 0) & (labels < probabilities.size(1))
+    given = probabilities.gather(1, labels.clamp(0, probabilities.size(1) - 1)[:, None]).squeeze(1)
     believed = probabilities.argmax(dim=1)
     order = torch.argsort(given, stable=True)
     return [
         LabelErrorCandidate(index, int(labels[index]), int(believed[index]), float(given[index]), text)
-        for index in order[written.cpu()[order]].tolist()
+        for index in order[written[order]].tolist()
         for text in [_text_of(examples[index], tokenizer)]
     ]
 
@@ -81,11 +90,15 @@ def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[in
     }
 
 
-def _label_of(example: Mapping[str, Any]) -> int:
-    for name in LABEL_NAMES:
-        if name in example:
-            return int(example[name])
-    raise KeyError(f"A training example must have one of {', '.join(LABEL_NAMES)}, found {sorted(example)}.")
+def _label_of(example: Mapping[str, Any], names: Sequence[str]) -> int:
+    label = next((example[name] for name in names if name in example), None)
+    try:
+        return int(label)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"A training example must have a class as one of {', '.join(dict.fromkeys(names))}, got {label!r} among "
+            f"{sorted(example)}."
+        ) from error
 
 
 def _text_of(example: Mapping[str, Any], tokenizer: Any) -> str | None:

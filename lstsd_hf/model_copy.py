@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import InputError
 from .student import Student
 
 
@@ -48,6 +49,15 @@ class ModelCopy:
                 self.tensors[name].lerp_(parameter.to(self.tensors[name].dtype), 1.0 - decay)
             elif parameter.requires_grad:
                 self.tensors[name] = _at_least_fp32(parameter.detach()).clone()
+
+    def check_covers(self, model: nn.Module) -> None:
+        """Raises an `InputError` if a parameter has become trainable since, whose old value will be lost."""
+        missing = [name for name, own in model.named_parameters() if own.requires_grad and name not in self.tensors]
+        if missing:
+            raise InputError(
+                f"A snapshot must hold all parameters that are trained, lacks {len(missing)} that were frozen when it "
+                f"was taken, such as `{missing[0]}`. Unfreeze them before training, or choose another method."
+            )
 
     @torch.no_grad()
     def forward(self, student: Student, inputs: Mapping[str, Any], training: bool = False) -> Tensor:

@@ -78,7 +78,11 @@ class SingleLabel(Problem):
         return cross_entropy_to(student_logits, targets)
 
     def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(logits, labels, reduction="none")
+        losses = cross_entropy(logits, labels, reduction="none")
+        if labels.is_floating_point():
+            return losses
+        # Its mean is that over the examples with a label, as in the models.
+        return losses * (len(labels) / (labels != -100).sum().clamp(min=1))
 
     def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
         return -torch.log_softmax(logits, dim=-1).mean(dim=-1)
@@ -189,8 +193,14 @@ def problem_of(config: Any, logits: Tensor, labels: Tensor | None) -> Problem:
     name = getattr(config, "problem_type", None)
     if name is None and logits.dim() == 2:
         is_class = labels is None or not (labels.is_floating_point() or labels.dim() > 1)
-        several = SingleLabel.name if is_class else MultiLabel.name
-        name = Regression.name if logits.size(1) == 1 else several
+        if logits.size(1) > 1 and not is_class and labels.shape == logits.shape:
+            raise InputError(
+                "`problem_type` of the model's config must say what labels of the logits' shape "
+                f"{tuple(logits.shape)} are, got None, and the loss is not the model's own. Set "
+                f"`model.config.problem_type` to '{MultiLabel.name}' (several labels), '{SingleLabel.name}' "
+                f"(probabilities of one label) or '{Regression.name}'."
+            )
+        name = Regression.name if logits.size(1) == 1 else SingleLabel.name if is_class else None
     if name not in PROBLEMS or logits.dim() != 2 or not _FITS[name](logits, labels):
         got = f"logits of shape {tuple(logits.shape)}"
         if labels is not None:
@@ -206,11 +216,16 @@ def problem_of(config: Any, logits: Tensor, labels: Tensor | None) -> Problem:
 
 _FITS = {
     SingleLabel.name: lambda logits, labels: (
-        logits.size(1) > 1 and (labels is None or (labels.dim() == 1 and not labels.is_floating_point()))
+        logits.size(1) > 1 and (labels is None or labels.shape == _class_labels(logits, labels))
     ),
     MultiLabel.name: lambda logits, labels: labels is None or labels.shape == logits.shape,
     Regression.name: lambda logits, labels: labels is None or labels.numel() == logits.numel(),
 }
+
+
+def _class_labels(logits: Tensor, labels: Tensor) -> torch.Size:
+    """The shape of labels of which one holds: class indices, or probabilities of each."""
+    return logits.shape if labels.is_floating_point() else logits.shape[:1]
 
 
 def _no_and_yes(logits: Tensor) -> Tensor:

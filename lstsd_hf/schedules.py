@@ -36,7 +36,7 @@ class TrainingPlan:
         )
 
     @staticmethod
-    def check_resumed(field: str, length: int, saved: int | None) -> None:
+    def check_resumed(field: str, length: float, saved: float | None) -> None:
         """Raises an `InputError` if a resumed run has periods of another length, as one fitted to other epochs has."""
         if saved is not None and saved != length:
             raise InputError(

@@ -54,6 +54,11 @@ class Student:
         """The trainer's tokenizer or processor, or `None`."""
         return self._trainer.processing_class
 
+    @property
+    def label_names(self) -> list[str]:
+        """The trainer's names of the labels."""
+        return list(self._trainer.label_names or ())
+
     def wait_for_everyone(self) -> None:
         """Returns when every process has arrived here."""
         self._trainer.accelerator.wait_for_everyone()

@@ -4,7 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from .prediction import JointPrediction, preprocess_each
 from .problems import PROBLEMS, problem_of
 from .student import Student, logits_of
 from .teachers import Teacher, TeacherBatch, TeacherConfig, build_teacher
+from .teachers.base import ConfiguredTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -258,6 +259,8 @@ class SelfDistillationMixin:
         options = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.is_in_train:
             self._events.end_step(self.state.global_step)
+        # Not yet set before training.
+        self.teacher.student = self.teacher.student or self._student
         ensemble = self.teacher.ensemble() if self.teacher.predicts_as_ensemble else None
         # Nobody looks at scores of copies without metrics.
         copies = self.teacher.scored_copies() if self.compute_metrics is not None else {}
@@ -383,21 +386,24 @@ class SelfDistillationMixin:
 
     def _hp_search_setup(self, trial):
         """The parent's; a name that is an option of the teacher's config sets that."""
-        config = self.teacher.config
+        config, options = self.teacher.config, set()
+        if trial is not None and config is not None:
+            options = {option.name for option in fields(config) if option.init and not hasattr(self.args, option.name)}
         # The parent sets what it finds among `args`.
-        options = asdict(config) if trial is not None and config is not None else {}
-        options = {name: value for name, value in options.items() if not hasattr(self.args, name)}
-        vars(self.args).update(options)
+        vars(self.args).update(dict.fromkeys(options, _NotSearched()))
         try:
             super()._hp_search_setup(trial)
-            changed = {name: getattr(self.args, name) for name in options}
+            found = {name: getattr(self.args, name) for name in options}
         finally:
             for name in options:
                 delattr(self.args, name)
-        if changed != options:
-            memory_device = self.teacher.memory_device
-            self.teacher = self._events.teacher = replace(config, **changed).build()
+        found = {name: value for name, value in found.items() if not isinstance(value, _NotSearched)}
+        if found:
+            memory_device, config = self.teacher.memory_device, replace(config, **found)
+            is_built_of_it = isinstance(self.teacher, ConfiguredTeacher)
+            self.teacher = type(self.teacher)(config) if is_built_of_it else config.build()
             self.teacher.memory_device = memory_device
+            self._events.teacher = self.teacher
 
     def _inner_training_loop(self, *args, **kwargs):
         # Entered anew for each `train()`, trial and batch size tried; a checkpoint is loaded further in.
@@ -527,6 +533,13 @@ class SelfDistillationMixin:
 
 class LSTSDTrainer(SelfDistillationMixin, Trainer):
     """`transformers.Trainer` with a self-distillation teacher, by default LSTSD; see `SelfDistillationMixin`."""
+
+
+class _NotSearched:
+    """In the place of an option: the parent converts a value to the type of what it replaces, here to itself."""
+
+    def __new__(cls, *value):
+        return value[0] if value else super().__new__(cls)
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

@@ -9,7 +9,7 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, default_data_collator
 
 from lstsd_hf import TEACHERS, DistillationTerm, LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Teacher, TeacherConfig
 from lstsd_hf.checkpoint import TEACHER_STATE_NAME
@@ -319,3 +319,26 @@ def test_options_that_a_checkpoint_cannot_name_are_refused_before_training(make_
     with pytest.raises(InputError, match=r"`dtype` must be something that JSON can hold.*got torch.float32"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("config", [TEACHERS["temporal_ensemble"](), TEACHERS["mean_teacher"]()])
+def test_a_ramp_up_fitted_to_other_epochs_is_refused(make_args, tmp_path, config):
+    make_trainer(make_args, tmp_path, config=config).train()
+    longer = make_trainer(make_args, tmp_path, config=config)
+    longer.args.num_train_epochs = 60
+    with pytest.raises(
+        InputError, match=r"`rampup_epochs` must be what it was .*: it was 0\.6, now it is 6\.0, fitted to"
+    ):
+        longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+
+
+def test_what_is_no_tensor_does_not_stop_a_checkpoint(make_args, tmp_path):
+    def collate(rows):
+        return {**default_data_collator(rows), "text": ["beside the point"] * len(rows)}
+
+    trainer = make_trainer(
+        make_args, tmp_path, config=active(TEACHERS["dlb"]), max_steps=3, remove_unused_columns=False
+    )
+    trainer.data_collator = collate
+    trainer.train()
+    assert trainer.teacher.distilled_steps == 2

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from lstsd_hf import TEACHERS, LSTSDTrainer, SelfDistillationMixin
+from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_examples, make_model, weights
 
@@ -141,8 +142,9 @@ def test_the_term_has_gradient_for_the_student_and_none_for_the_teacher(make_arg
 def test_evaluation_leaves_the_teacher_and_training_alone(make_args, config_class):
     class Evaluate(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            before = copy.deepcopy(trainer.teacher.state_dict())
             random_state = torch.get_rng_state()
+            trainer.evaluate()  # of a step that is over, also for the teacher
+            before = copy.deepcopy(trainer.teacher.state_dict())
             trainer.evaluate()
             trainer.predict(trainer.eval_dataset)
             torch.set_rng_state(random_state)  # stock evaluation draws a seed for its loader
@@ -368,6 +370,32 @@ def test_layers_may_be_unfrozen_in_training(make_args, config_class):
     trainer = make_trainer(make_args, active(config_class), model=model, callbacks=[Unfreeze()])
     assert math.isfinite(trainer.train().training_loss)
     assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+@pytest.mark.parametrize("name", ["snapshot_ensemble", "snapshot_distillation"])
+def test_a_snapshot_without_what_is_trained_now_does_not_teach(make_args, name):
+    model = make_model()
+    model.bert.embeddings.requires_grad_(False)
+
+    class Unfreeze(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == STEPS_PER_EPOCH * 2 + 1:  # the first snapshot is taken
+                model.requires_grad_(True)
+
+    trainer = make_trainer(make_args, active(TEACHERS[name]), model=model, callbacks=[Unfreeze()])
+    with pytest.raises(InputError, match="A snapshot must hold all parameters that are trained, lacks"):
+        trainer.evaluate(trainer.train() and None)
+
+
+def test_an_untrained_trainer_does_not_take_a_model_for_the_ensemble(make_args):
+    config = TEACHERS["snapshot_ensemble"](cycle_epochs=2)
+    first = make_trainer(make_args, config)
+    before = first.evaluate()
+    first.train()
+    assert before["eval_accuracy"] == before["eval_student_accuracy"]
+    second = make_trainer(make_args, config, model=first.model)
+    with pytest.raises(InputError, match="must be those of a training of this trainer, which has not been trained"):
+        second.evaluate()
 
 
 @every_scored_method

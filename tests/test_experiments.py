@@ -446,3 +446,30 @@ def test_published_scores():
     assert published_score("cnn", "mrpc", "snapshot_distillation") == 73.77
     assert published_score("cnn", "mrpc", "dlb") is None
     assert published_score("cnn", "custom", "lstsd") is None
+
+
+def test_a_search_goes_on_without_settings_that_fail(workplace, encoder, monkeypatch):  # noqa: F811
+    from lstsd_hf.experiments import sweep
+
+    execute, calls = sweep.execute, []
+
+    def fails(run, folder, **options):
+        calls.append(run)
+        if len(calls) != 2:
+            raise InputError("The outputs must be finite.")
+        return execute(run, folder, **options)
+
+    command = [
+        *("--task", "rte", "--data", "synthetic", "--method", "lstsd", "--model_name_or_path", encoder),
+        *("--num_train_epochs", "3", "--max_train_samples", "32", "--use_cpu", "true"),
+        *("--mini_generation_epochs", "1", "--sweep", "1", "--output_dir", "found"),
+    ]
+    monkeypatch.setattr(sweep, "execute", fails)
+    run_glue.main(command)
+    (study,) = (json.loads(path.read_text()) for path in (workplace / "found" / "sweeps").glob("*.json"))
+    assert len(calls) == len(study["trials"]) + 1 == 2
+    calls[:] = [None, None]
+    assert re.fullmatch(
+        r"3 trials of .* failed, the last one: The outputs must be finite.",
+        error_of([*command, "--seed", "2", "--sweep", "2"]),
+    )

@@ -225,7 +225,7 @@ def test_fractions_are_numbers_to_be_met(tmp_path):
     assert (task.label_names, task.num_outputs, task.metrics) == ((), 1, ("pearson", "spearmanr"))
     assert (splits["train"]["label"][:], splits["validation"]["label"][:]) == ([1.5, -0.25], [3.0])
     whole = write_rows(tmp_path / "whole.jsonl", [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.0}])
-    assert load_files(whole, whole)[0].label_names == ("0.0", "1.0")
+    assert load_files(whole, whole)[0].label_names == ("0", "1")
     mixed = write_rows(tmp_path / "mixed.jsonl", [{"text": "a", "label": 1e-05}, {"text": "b", "label": 2}])
     assert load_files(mixed, mixed)[0].is_regression
     words = write_rows(tmp_path / "words.jsonl", [{"text": "c", "label": "high"}])
@@ -257,6 +257,21 @@ def test_own_files(tmp_path, suffix, labels):
     assert splits["train"].to_list() == [{"text": "fine", "label": 1}, {"text": "bad", "label": 0}]
     assert splits["validation"].to_list() == [{"text": "bad", "label": 0}]
     assert splits["test"].to_list() == [{"text": "what"}]
+
+
+def test_labels_and_columns_of_own_files_are_not_misread(tmp_path, caplog):
+    caplog.set_level("INFO")
+    rows = [{"label": label, "text": "a", "pair": "b", "source": "web", "idx": 3} for label in (1, 1.0, "01", "2.5x")]
+    path = write_rows(tmp_path / "train.jsonl", rows)
+    task, splits = load_files(path, path)
+    assert task.label_names == ("01", "1", "2.5x")
+    assert splits["train"]["label"][:] == [1, 1, 0, 2]
+    assert f"Texts of {path}: text, pair. Left out: source." in caplog.messages
+    for label in ("", "NaN", float("nan")):
+        path = write_rows(tmp_path / "bad.jsonl", [{"text": "a", "label": 1.5}, {"text": "b", "label": label}])
+        assert message_of(lambda path=path: load_files(path, path)).startswith(
+            f"{path}, line 2: the label must not be empty, got {label!r}."
+        )
 
 
 def test_bad_own_files(tmp_path):

@@ -1,5 +1,6 @@
 """Label noise, and finding it again."""
 
+import dataclasses
 import json
 
 import pytest
@@ -132,3 +133,18 @@ def test_noise_that_replaces_nothing_is_refused(workplace, options):  # noqa: F8
     assert str(error.value) == (
         "`label_noise` must replace at least one label, got 0.005 of 48 rows. Use more noise or more rows."
     )
+
+
+def test_examples_that_have_no_class_are_not_ranked():
+    @dataclasses.dataclass
+    class Example:
+        target: int
+
+    probabilities, written = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), torch.ones(3, dtype=torch.bool)
+    data = [Example(1), Example(-100), Example(0)]
+    ranking = rank_label_errors(probabilities, written, data, label_names=["target"])
+    assert [(item.index, item.given_label) for item in ranking] == [(0, 1), (2, 0)]
+    with pytest.raises(InputError, match=r"must have a class as one of label, labels, label_ids, got None among"):
+        rank_label_errors(probabilities, written, data)
+    with pytest.raises(InputError, match=r"must have a class as one of .*, got \[0.5, 0.5\] among"):
+        rank_label_errors(probabilities, written, [{"label": [0.5, 0.5]}] * 3)

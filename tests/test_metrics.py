@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from lstsd_hf.errors import InputError
 from lstsd_hf.glue.metrics import ClassificationMetrics, expected_calibration_error, metrics_of
-from lstsd_hf.glue.tasks import TASKS
+from lstsd_hf.glue.tasks import TASKS, get_task
 
 LOGITS = np.log([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]])
 LABELS = np.array([0, 1, 0, 1])
@@ -52,3 +53,12 @@ def test_correlations_by_hand():
 def test_a_missing_class_in_the_labels_is_no_error():
     scores = ClassificationMetrics(TASKS["rte"]).compute(predictions=LOGITS[:2], references=[0, 0])
     assert scores["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["rte", "stsb"])
+def test_a_diverged_model_is_not_scored(name):
+    task = get_task(name)
+    outputs = np.zeros((3, task.num_outputs))
+    outputs[1, 0] = np.nan
+    with pytest.raises(InputError, match="The model's outputs must be finite to be scored, got NaN"):
+        metrics_of(task).compute(predictions=outputs, references=[0, 1, 1])

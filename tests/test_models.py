@@ -117,3 +117,10 @@ def test_dropout_of_a_model_without_any():
         "`dropout` needs a model whose config has one of hidden_dropout_prob, attention_probs_dropout_prob, "
         "classifier_dropout, dropout, attention_dropout, seq_classif_dropout, got SimpleNamespace. Leave it out."
     )
+
+
+def test_padding_on_the_left_changes_nothing():
+    model = make_cnn()
+    words = torch.tensor([[3, 7, 4]])
+    padded = torch.tensor([[0, 0, 3, 7, 4]])
+    torch.testing.assert_close(model(padded, attention_mask=(padded > 0).long()).logits, model(words).logits)

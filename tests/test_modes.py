@@ -12,7 +12,15 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainerCallback
 
-from lstsd_hf import LSTSDConfig, LSTSDTrainer, SelfDistillationMixin, TeacherMemory, TemporalEnsembleConfig
+from lstsd_hf import (
+    LSTSD,
+    TEACHERS,
+    LSTSDConfig,
+    LSTSDTrainer,
+    SelfDistillationMixin,
+    TeacherMemory,
+    TemporalEnsembleConfig,
+)
 from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_examples, make_model
@@ -432,6 +440,10 @@ def test_the_device_of_a_teacher_is_its_own():
     assert teacher.memory_device == "cpu"
 
 
+class Mine(LSTSD):
+    pass
+
+
 def test_hyperparameter_search_over_options_of_the_method(make_args):
     pytest.importorskip("optuna")
     used = []
@@ -442,6 +454,7 @@ def test_hyperparameter_search_over_options_of_the_method(make_args):
             config = self.teacher.config
             used.append((config.lambda_short, config.mini_generation_epochs, self.args.learning_rate))
             assert self._events.teacher is self.teacher
+            assert isinstance(self.teacher, Mine)
             assert self.teacher.distilled_steps == 24 - 4 * config.mini_generation_epochs
             return output
 
@@ -450,7 +463,8 @@ def test_hyperparameter_search_over_options_of_the_method(make_args):
         args=make_args(num_train_epochs=6, eval_strategy="epoch"),
         train_dataset=make_examples(14),
         eval_dataset=make_examples(6, seed=1),
-        teacher=CONFIG,
+        # A subclass of one's own, from whole numbers.
+        teacher=Mine(LSTSDConfig(lambda_short=1, mini_generation_epochs=2)),
         memory_device="cpu",
     )
     best = trainer.hyperparameter_search(
@@ -464,11 +478,42 @@ def test_hyperparameter_search_over_options_of_the_method(make_args):
         backend="optuna",
     )
     assert len(set(used)) == 3
+    assert all(0.5 <= options[0] <= 2.0 for options in used)
+    assert len({options[0] for options in used}) == 3
     assert tuple(best.hyperparameters[name] for name in ("lambda_short", "mini_generation_epochs")) in {
         options[:2] for options in used
     }
     assert trainer.teacher.memory_device == torch.device("cpu")
     assert not hasattr(trainer.args, "lambda_short")
+
+
+def test_hyperparameter_search_over_what_a_variant_has(make_args):
+    pytest.importorskip("optuna")
+    used = []
+
+    class Counted(LSTSDTrainer):
+        def train(self, *args, **kwargs):
+            used.append(self.teacher.config)
+            return super().train(*args, **kwargs)
+
+    trainer = Counted(
+        model_init=lambda trial: make_model(),
+        args=make_args(num_train_epochs=4, eval_strategy="epoch"),
+        train_dataset=make_examples(8),
+        eval_dataset=make_examples(6, seed=1),
+        teacher=TEACHERS["lstsd_no_short"](),
+    )
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {
+            "lambda_long": trial.suggest_float("lambda_long", 0.5, 2.0),
+            "mini_generation_epochs": trial.suggest_categorical("mini_generation_epochs", [1, 2, None]),
+        },
+        n_trials=4,
+        direction="minimize",
+        backend="optuna",
+    )
+    assert all(config.name == "lstsd_no_short" and config.lambda_short == 0 for config in used)
+    assert len({config.lambda_long for config in used}) == 4
 
 
 def test_tensor_parallelism_is_refused(make_args):

@@ -354,15 +354,43 @@ def test_several_labels_count_as_trainer_counts_them(make_args):
 
 
 def test_an_ensemble_knows_the_problem_without_labels(make_args):
-    """It is told by the labels of the training, where the model's own loss does not write it into the config."""
+    """It is told by the labels of the training, in the model's config or, for numbers, by the outputs."""
     config = TEACHERS["snapshot_ensemble"](cycle_epochs=2)
-    trainer = make_trainer(make_args, None, config, learning_rate=0.05)
-    trainer.train_dataset, trainer.eval_dataset = make_data(MULTI), make_data(MULTI, 6, seed=1)
-    trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: (
-        torch.nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels)
+    trainer = make_trainer(make_args, None, config, num_labels=1, learning_rate=0.05)
+    trainer.train_dataset, trainer.eval_dataset = make_data(NUMBERS, num_labels=1), make_data(NUMBERS, 6, 1, seed=1)
+    trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: torch.nn.functional.mse_loss(
+        outputs.logits.squeeze(-1), labels
     )
     trainer.train()
     assert trainer.model.config.problem_type is None
+    assert trainer.teacher.problem is PROBLEMS[NUMBERS]
     unlabelled = [{"input_ids": row["input_ids"]} for row in trainer.eval_dataset]
     blind = trainer.predict(unlabelled).predictions
     torch.testing.assert_close(torch.tensor(blind), torch.tensor(trainer.predict(trainer.eval_dataset).predictions))
+
+
+@pytest.mark.parametrize(
+    "config", [LSTSDConfig(mini_generation_epochs=2), TEACHERS["snapshot_ensemble"](cycle_epochs=2)]
+)
+def test_what_soft_labels_mean_must_be_said(make_args, config):
+    """Several labels or the probabilities of one: a loss of one's own does not tell."""
+    kinds = {}
+    for problem in (None, MULTI, "single_label_classification"):
+        trainer = make_trainer(make_args, problem, config)
+        trainer.train_dataset = trainer.eval_dataset = make_data(MULTI)
+        trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: torch.nn.functional.cross_entropy(
+            outputs.logits, labels
+        )
+        if problem is None:
+            with pytest.raises(InputError, match=r"`problem_type` of the model's config must say what labels of the"):
+                trainer.train()
+        else:
+            trainer.train()
+            kinds[problem] = trainer.teacher.problem.name
+    assert all(kind == problem for problem, kind in kinds.items())
+
+
+def test_examples_without_a_label_do_not_count():
+    logits, labels = torch.randn(4, 3), torch.tensor([2, -100, 0, -100])
+    loss = PROBLEMS["single_label_classification"].base_loss(logits, labels)
+    assert float(loss.mean()) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))

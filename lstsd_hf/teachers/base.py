@@ -250,7 +250,10 @@ class Teacher:
     def rank_label_errors(self) -> list[LabelErrorCandidate]:
         """The training examples by how little the memory believes their given label, the least believed first."""
         probabilities, written = self.example_probabilities()
-        return rank_label_errors(probabilities, written, self.student.train_dataset, self.student.processing_class)
+        student = self.student
+        return rank_label_errors(
+            probabilities, written, student.train_dataset, student.processing_class, student.label_names
+        )
 
     # ---- Checkpoints ----
 

@@ -117,7 +117,12 @@ class DLB(ConfiguredTeacher):
             return
         if batch.labels is None:
             raise InputError("A training batch must have labels for DLB, got none. Name them in `label_names`.")
-        inputs = {name: value for name, value in batch.inputs.items() if value is not batch.labels}
+        # Tensors only: what else a model takes cannot be put into a checkpoint.
+        inputs = {
+            name: value
+            for name, value in batch.inputs.items()
+            if isinstance(value, Tensor) and value is not batch.labels
+        }
         self._current.append(_Remembered(inputs, batch.labels, batch.student_logits.detach()))
 
     def on_step_end(self, progress: Progress) -> None:

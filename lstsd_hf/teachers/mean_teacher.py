@@ -5,10 +5,14 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ..errors import InputError
 from ..losses import DIVERGENCES
 from ..model_copy import ModelCopy
 from ..schedules import Progress, TrainingPlan, ramp_up
 from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
+
+# Beside the parameters in a checkpoint, whose names have no such character.
+_RAMPUP = "rampup_epochs:"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,13 @@ class MeanTeacherConfig(TeacherConfig):
         """No weight: no average is kept either."""
         return cls(consistency_weight=0.0)
 
+    def check_plan(self, plan: TrainingPlan) -> None:
+        if self.consistency_weight and self.rampup_epochs != 0 and plan.num_epochs < 2:
+            raise InputError(
+                f"`num_train_epochs` must be at least 2, or the ramp-up of the weight ends where it begins: got "
+                f"{plan.num_epochs} planned. Train for at least 2 epochs, or set `rampup_epochs` to 0."
+            )
+
     def build(self) -> "MeanTeacher":
         return MeanTeacher(self)
 
@@ -88,10 +99,13 @@ class MeanTeacher(ConfiguredTeacher):
     def reset(self, num_examples: int) -> None:
         self.ema = None
         self._weight = 0.0
+        self._resumed_rampup: float | None = None
 
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
         config = self.config
+        config.check_plan(plan)
         self._rampup_epochs = config.rampup_epochs if config.rampup_epochs is not None else plan.num_epochs / 10
+        plan.check_resumed("rampup_epochs", self._rampup_epochs, self._resumed_rampup)
         self._decay = config.ema_decay
         if config.ema_decay_per_epoch is not None:
             self._decay = config.ema_decay_per_epoch ** (1.0 / plan.steps_per_epoch)
@@ -123,7 +137,9 @@ class MeanTeacher(ConfiguredTeacher):
         return {} if self.ema is None else {"ema": self.ema}
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
-        return {} if self.ema is None else self.ema.tensors
+        return {} if self.ema is None else {**self.ema.tensors, _RAMPUP: self._rampup_epochs}
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        self.ema = ModelCopy(state).to(device) if state else None
+        tensors = dict(state)
+        self._resumed_rampup = tensors.pop(_RAMPUP, None)
+        self.ema = ModelCopy(tensors).to(device) if tensors else None

@@ -122,6 +122,7 @@ class SnapshotDistillation(CyclicTeacher):
         if not (self._has_teacher and self.config.lambda_teacher):
             return {}
         if self.snapshot is not None:
+            self.snapshot.check_covers(self.student.model)
             logits = self.snapshot.forward(self.student, batch.inputs)
         else:
             logits = self.memory.read(batch.indices)[0].squeeze(0)

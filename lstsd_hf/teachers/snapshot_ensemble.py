@@ -107,11 +107,21 @@ class SnapshotEnsemble(CyclicTeacher):
     def ensemble(self) -> list[ModelCopy]:
         """The snapshots of the cycles before the current one; the current model stands for its own cycle."""
         if self._cycles is None:
+            self._check_none_is_lost()
             return []
         current = self._cycles.of_last_step(self._steps_done)
         limit = self.config.max_snapshots
         oldest = 0 if limit is None else max(0, current + 1 - limit)
         return [self._load(cycle) for cycle in range(oldest, current)]
+
+    def _check_none_is_lost(self) -> None:
+        """An untrained trainer knows no run, and would score a saved model alone as if it were the ensemble."""
+        if self.student is not None and self._path(0).is_file():
+            raise InputError(
+                f"The snapshots in {self._path(0).parent} must be those of a training of this trainer, which has not "
+                "been trained. Resume the run (`train(resume_from_checkpoint=...)`), use another `output_dir`, or "
+                "evaluate the model alone with `NoTeacherConfig()`."
+            )
 
     def _load(self, cycle: int) -> ModelCopy:
         path = self._path(cycle)
@@ -127,7 +137,9 @@ class SnapshotEnsemble(CyclicTeacher):
                     f"The snapshot {path} must be of the same run as the model, found another run's: it wrote into "
                     "this `output_dir` later. Start a new run in an empty one."
                 )
-            return ModelCopy({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+            snapshot = ModelCopy({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
+        snapshot.check_covers(self.student.model)
+        return snapshot
 
     def state_dict(self) -> dict[str, Tensor | int | float | str]:
         return {**super().state_dict(), "steps_done": self._steps_done, "run_id": self._run_id}

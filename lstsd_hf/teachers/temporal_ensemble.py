@@ -85,12 +85,14 @@ class TemporalEnsemble(ConfiguredTeacher):
     def reset(self, num_examples: int) -> None:
         self._num_examples = num_examples
         self._weight = 0.0
+        self._resumed_rampup: float | None = None
         self.memory = None
 
     def on_train_begin(self, plan: TrainingPlan) -> str | None:
         self.config.check_plan(plan)
         rampup = self.config.rampup_epochs
         self._rampup_epochs = rampup if rampup is not None else plan.num_epochs / 10
+        plan.check_resumed("rampup_epochs", self._rampup_epochs, self._resumed_rampup)
 
     def on_epoch_begin(self, progress: Progress) -> None:
         self._transition(progress)
@@ -132,7 +134,8 @@ class TemporalEnsemble(ConfiguredTeacher):
         return self.problem.averaged_targets(self.memory.moving_average).exp(), self.memory.written
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
-        return {} if self.memory is None else self.memory.state_dict()
+        return {} if self.memory is None else {**self.memory.state_dict(), "rampup_epochs": self._rampup_epochs}
 
     def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
+        self._resumed_rampup = state.get("rampup_epochs")
         self.memory = self._loaded_memory(MovingAverageMemory, state, device) if state else None
