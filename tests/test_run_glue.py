@@ -554,7 +554,8 @@ def test_mnli_is_scored_on_both_validation_splits(workplace, encoder):
 def test_predictions_are_those_of_the_saved_model(workplace, options):
     """The best model, when asked for; the scores are still those of the last epoch."""
     best = ("--load_best_model_at_end", "true", "--metric_for_best_model", "loss", "--greater_is_better", "true")
-    run_glue.main(["--method", "vanilla", *options, *best, "--save_strategy", "epoch", "--output_dir", "mine"])
+    best += ("--save_strategy", "epoch", "--save_total_limit", "4")
+    run_glue.main(["--method", "vanilla", *options, *best, "--output_dir", "mine"])
     results = json.loads((workplace / "mine" / "results.json").read_text())
     jsonschema.validate(results, results_schema())
     assert results["best_model"]["step"] < 12
@@ -569,8 +570,7 @@ def test_predictions_are_those_of_the_saved_model(workplace, options):
     # Interrupted at its very end, the run has the same last epoch.
     (workplace / "mine" / "results.json").unlink()
     (workplace / "mine" / "predictions.npz").unlink()
-    command = ["--method", "vanilla", *options, *best, "--save_strategy", "epoch", "--output_dir", "mine", "--resume"]
-    run_glue.main(command)
+    run_glue.main(["--method", "vanilla", *options, *best, "--output_dir", "mine", "--resume"])
     resumed = json.loads((workplace / "mine" / "results.json").read_text())
     assert resumed["resumed"]
     for name in ("epochs", "last_epoch", "best_epoch", "best_model"):

@@ -577,10 +577,10 @@ REFUSED = (
             "`problem_type='single_label_classification'`",
         ),
         (
-            {"problem_type": "single_label_classification", "num_labels": 2},
+            {"problem_type": "multi_label_classification", "num_labels": 3},
             [1.0, 0.0],
-            "logits of shape (4, 2) and torch.float32 labels of shape (4, 2) with "
-            "`problem_type='single_label_classification'`",
+            "logits of shape (4, 3) and torch.float32 labels of shape (4, 2) with "
+            "`problem_type='multi_label_classification'`",
         ),
     ],
 )
