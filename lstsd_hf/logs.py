@@ -37,7 +37,10 @@ class TrainingLog:
         if self._since_step is None:
             self._since_step = global_step
         for name, part in parts.items():
-            value = part.detach().mean() / divisor
+            # Nothing is done for nothing: this runs in every step.
+            value = part.detach()
+            value = value.mean() if value.dim() else value
+            value = value if divisor == 1 else value / divisor
             self._parts[name] = self._parts[name] + value if name in self._parts else value
         for name, term in terms.items():
             if term.agreement is not None:
