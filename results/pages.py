@@ -9,6 +9,7 @@ from analysis import (
     FOLDER,
     NAMES,
     PRESENT_DEFAULT,
+    SIGNIFICANCE,
     TASKS,
     Cell,
     Comparison,
@@ -82,7 +83,7 @@ def results_blocks() -> dict[str, str]:
         "stacked": family(tuned, "lstsd", "vanilla"),
         "stacked-temporal": family(tuned, "lstsd", TEMPORAL),
         "mlp-tuned": cell_tables("mlp_tuned", tuned),
-        "cnn": cell_tables_in_one_family("cnn"),
+        "cnn": f"{cnn_sentence()}\n\n{cell_tables_in_one_family('cnn')}",
         "cnn-rates": rate_table(),
         "cnn-fitting": cell_tables_in_one_family("cnn_fitting"),
         "top-layer": cell_tables("top_layer", cells("top_layer")),
@@ -165,6 +166,27 @@ def cell_tables_in_one_family(records: str) -> str:
     """The same, corrected for the number of methods in all cells together."""
     among = cells(records)
     return cell_sections(records, list(zip(among, adjusted_in_one_family(among), strict=True)))
+
+
+def cnn_sentence() -> str:
+    """What LSTSD did to the CNN."""
+    among = cells("cnn")
+    tested = adjusted_in_one_family(among)
+    found = [own["lstsd"] for own in tested]
+    better, worse = (
+        sum(p_value < SIGNIFICANCE and difference.mean * sign > 0 for difference, p_value in found) for sign in (1, -1)
+    )
+    constant = [
+        cell.name
+        for cell in among
+        if {round(value - majority(cell.task), 6) for value in score(cell, cell.groups["lstsd"]).values()} == {0.0}
+    ]
+    counts = [plural(better, "gain", "gains"), plural(worse, "loss", "losses")]
+    ends = f" On {' and '.join(constant)} it ends with the constant answer, with every seed." if constant else ""
+    return (
+        f"LSTSD over vanilla with the CNN: {', '.join(counts)}, {len(found) - better - worse} without a difference shown, of "
+        f"{len(found)} tasks (adjusted for all {sum(map(len, tested))} comparisons of methods and tasks).{ends}"
+    )
 
 
 def cell_sections(records: str, tested: Sequence[tuple[Cell, Tested]]) -> str:
@@ -508,7 +530,8 @@ def paper_table() -> str:
             shown.append(shown_spread(mean_and_std(values), 2) if is_complete else "–")
         rows.append([f"CNN, {NAMES[method]}: ours (n={CNN_SEEDS}, SST-2: 5,000 rows)", *shown])
     rows.append(["the majority class", *[f"{majority(task):.2f}" for task in PUBLISHED_TASKS]])
-    return table(["", *[TASKS[task].split(" (")[0] for task in PUBLISHED_TASKS]], rows)
+    header = ["", *[TASKS[task].split(" (")[0] for task in PUBLISHED_TASKS]]
+    return f"{table(header, rows)}\n\n{cnn_sentence()}"
 
 
 def read(name: str) -> Any:
