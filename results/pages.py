@@ -184,9 +184,10 @@ def cnn_sentence() -> str:
     ]
     counts = [plural(better, "gain", "gains"), plural(worse, "loss", "losses")]
     ends = f" On {' and '.join(constant)} it ends with the constant answer, with every seed." if constant else ""
+    count = sum(map(len, tested))
     return (
         f"LSTSD over vanilla with the CNN: {', '.join(counts)}, {len(found) - better - worse} without a difference "
-        f"shown, of {len(found)} tasks (adjusted for all {sum(map(len, tested))} comparisons of methods and tasks).{ends}"
+        f"shown, of {len(found)} tasks (adjusted for all {count} comparisons of methods and tasks).{ends}"
     )
 
 
