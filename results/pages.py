@@ -549,7 +549,7 @@ def cost_sentence() -> str:
         f"LSTSD adds {added['median']:.2f} ms to a training step of a model that does next to nothing (quartiles\n"
         f"{added['quartile_1']:.2f} and {added['quartile_3']:.2f}; batch {overhead['batch_size']}, one CPU thread): "
         f"{100 * added['median'] / encoder['stock']:.3f} % of a MiniLM step of {overhead['tokens']} tokens.\n"
-        f"Directly, as medians of a few such steps: {encoder['stock']:,.0f} ms with stock Trainer, "
+        f"Directly, as medians of a few such steps, too noisy to tell: {encoder['stock']:,.0f} ms with stock Trainer, "
         f"{encoder['lstsd']:,.0f} ms\nwith LSTSD."
     )
 
