@@ -180,6 +180,64 @@ def test_terms_tables_and_logs(make_args, way):
     account.check(epochs)
 
 
+# ---- fp16: autocast and loss scaling as on a GPU, which accelerate leaves off on a CPU ----
+
+
+def scaling(trainer, initial):
+    """Has a trainer with `fp16` compute in half precision, and scale its losses by a factor that soon grows."""
+    assert trainer.args.fp16
+    trainer.accelerator.native_amp = True
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=initial, growth_interval=5)
+    return trainer
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_fp16(make_args, accumulation):
+    """Batches whose step is left out are remembered like any other; terms and logs are those of unscaled losses."""
+    trainer = make_trainer(make_args, fp16=True, gradient_accumulation_steps=accumulation)
+    account = Account(scaling(trainer, 2.0**20))
+    halves = []
+    trainer.model.classifier.register_forward_hook(lambda module, args, output: halves.append(output.dtype))
+    trainer.train()
+    assert set(halves) == {torch.float16}
+    norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    # The scale is too large at first, and again whenever it has grown.
+    assert 0 < sum(map(math.isfinite, norms)) < len(norms)
+    account.check(6)
+
+
+def test_fp16_and_no_distillation_is_stock_trainer(make_args):
+    weights = []
+    for trainer_class, options in ((Trainer, {}), (LSTSDTrainer, {"lambda_short": 0.0, "lambda_long": 0.0})):
+        trainer = trainer_class(
+            model=make_model(),
+            args=make_args(num_train_epochs=4, fp16=True),
+            train_dataset=make_examples(14),
+            **({"teacher": LSTSDConfig(mini_generation_epochs=1, **options)} if options else {}),
+        )
+        scaling(trainer, 2.0**20).train()
+        weights.append((trainer.model, trainer.accelerator.scaler.state_dict()))
+    assert_same_weights(weights[0][0], weights[1][0])
+    assert weights[0][1] == weights[1][1]
+
+
+@pytest.mark.parametrize("step", [3, 8, 13])
+def test_fp16_resumes_exactly(make_args, tmp_path, step):
+    def run(folder, **options):
+        return scaling(
+            make_trainer(make_args, fp16=True, output_dir=str(tmp_path / folder), save_steps=1, **options), 2.0**20
+        )
+
+    whole = run("run", save_strategy="steps")
+    whole.train()
+    resumed = run("other")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
+    assert_same_weights(whole.model, resumed.model)
+    assert whole.accelerator.scaler.state_dict() == resumed.accelerator.scaler.state_dict()
+    assert torch.equal(whole.teacher.memory.short_term_logits, resumed.teacher.memory.short_term_logits)
+    assert torch.equal(whole.teacher.memory.long_term_logits, resumed.teacher.memory.long_term_logits)
+
+
 def test_early_stopping(make_args):
     stop = EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=100.0)
     trainer = make_trainer(
