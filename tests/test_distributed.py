@@ -18,9 +18,9 @@ from .test_conformance import active
 ROOT = Path(__file__).parent.parent
 
 
-def launch(folder, *launcher, other=()):
+def launch(folder, *launcher, script="tests.distributed_script", other=()):
     folder.mkdir()
-    command = [sys.executable, *launcher, "-m", "tests.distributed_script", str(folder), *map(str, other)]
+    command = [sys.executable, *launcher, "-m", script, str(folder), *map(str, other)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr[-4000:]
