@@ -448,6 +448,29 @@ def test_published_scores():
     assert published_score("cnn", "custom", "lstsd") is None
 
 
+def test_a_setting_that_is_drawn_again_is_not_run_again(workplace, encoder, monkeypatch):  # noqa: F811
+    from lstsd_hf.experiments import sweep
+
+    execute, calls = sweep.execute, []
+
+    def counts(run, folder, **options):
+        calls.append(run)
+        return execute(run, folder, **options)
+
+    monkeypatch.setattr(sweep, "execute", counts)
+    monkeypatch.setattr(sweep, "TRAINING_SEARCH_SPACE", {"learning_rate_factor": (0.5, 1.0)})
+    command = [
+        *("--task", "rte", "--data", "synthetic", "--method", "vanilla", "--model_name_or_path", encoder),
+        *("--num_train_epochs", "1", "--max_train_samples", "32", "--use_cpu", "true", "--sweep", "6"),
+    ]
+    run_glue.main([*command, "--output_dir", "found"])
+    (study,) = (json.loads(path.read_text()) for path in (workplace / "found" / "sweeps").glob("*.json"))
+    scores = {trial["params"]["learning_rate_factor"]: trial["score"] for trial in study["trials"]}
+    assert len(calls) == len(scores) == 2
+    assert len(study["trials"]) == 6
+    assert all(trial["score"] == scores[trial["params"]["learning_rate_factor"]] for trial in study["trials"])
+
+
 def test_a_search_goes_on_without_settings_that_fail(workplace, encoder, monkeypatch):  # noqa: F811
     from lstsd_hf.experiments import sweep
 

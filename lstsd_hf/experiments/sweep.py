@@ -46,8 +46,9 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
     """Searches the options of a run's method and returns the best ones, for `with_options`.
 
     The first trial has the run's own options. The score is the headline metric of the last epoch on 15 % of the
-    training split, which the trials do not train on; the validation split is never looked at. Several machines can
-    share a study through its storage; the `trials` trials that were completed first count. What was found is kept.
+    training split, which the trials do not train on; the validation split is never looked at. A setting that is
+    drawn again counts as a trial, with the score that it had, but is not run again. Several machines can share a
+    study through its storage; the `trials` trials that were completed first count. What was found is kept.
 
     Args:
         run: The run.
@@ -129,6 +130,9 @@ def _objective(
 ) -> Callable[[optuna.Trial, list[str]], float]:
     def objective(trial: optuna.Trial, failures: list[str]) -> float:
         params = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
+        for done in _completed(trial.study):
+            if done.params == params:
+                return done.value  # the same run would end with the same score
         run = with_options(inner, params)
         run.args.save_strategy = "no"
         run.args.eval_strategy = "no"
