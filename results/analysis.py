@@ -186,6 +186,7 @@ def compare(
     values: Values = score,
     second_values: Values | None = None,
     count: int = CELLS,
+    seeds: int = SEEDS,
 ) -> list[Comparison]:
     """A family of comparisons: one method minus another in each of `count` cells, corrected for their number.
 
@@ -194,7 +195,7 @@ def compare(
     used = [
         cell
         for cell in among
-        if all(name in cell.groups and len(cell.groups[name].results) >= SEEDS for name in (first, second))
+        if all(name in cell.groups and len(cell.groups[name].results) >= seeds for name in (first, second))
     ]
     if len(used) < count:
         return []
