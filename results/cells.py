@@ -18,7 +18,7 @@ from lstsd_hf.experiments.records import read_results
 
 RATES = (0.2, 0.0, 0.4)
 TASKS = ("sst2", "mrpc", "cola")
-FIVE, TEN = range(1, 6), range(1, 11)
+TWO, FIVE, TEN = range(1, 3), range(1, 6), range(1, 11)
 MATCHED = "--temporal_ensemble.consistency_weight 6.4"
 MLP = "--model_name_or_path minilm --trainable_layers 0 --per_device_train_batch_size 32"
 CNN = "--model_name_or_path cnn --bf16 True --use_cpu True"
@@ -145,12 +145,12 @@ def defaults() -> Iterator[Command]:
         settings = f"--data {SLICES} {MLP} --learning_rate 1e-3 --num_train_epochs {epochs}"
         for task in TASKS:
             for rate in RATES[:2]:
-                yield Command("defaults", task, settings, "vanilla", range(1, 4), rate)
+                yield Command("defaults", task, settings, "vanilla", TWO, rate)
                 for short, long in ((1, 1), (1, 0.6), (2, 1.2), (4, 2.4), (8, 4.8)):
                     for length in lengths:
                         method = f"lstsd --lambda_short {short} --lambda_long {long} --teacher_floor 1e-4"
                         method += f" --mini_generation_epochs {length}"
-                        yield Command("defaults", task, settings, method, range(1, 4), rate)
+                        yield Command("defaults", task, settings, method, TWO, rate)
 
 
 def b1() -> Iterator[Command]:
@@ -165,7 +165,7 @@ def b1() -> Iterator[Command]:
 def b2() -> Iterator[Command]:
     settings = "--model_name_or_path minilm --learning_rate 1e-4 --per_device_train_batch_size 16"
     settings += " --num_train_epochs 6 --bf16 True --use_cpu True"
-    yield Command("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", range(1, 3))
+    yield Command("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", TWO)
 
 
 CELLS: dict[str, Callable[[], Iterator[Command]]] = {
