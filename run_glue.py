@@ -4,6 +4,7 @@
 python run_glue.py --task rte --method lstsd
 python run_glue.py --task rte --method vanilla lstsd --demo
 python run_glue.py --task rte mrpc --method all --seeds 1 2 3 --lstsd.lambda_short 2
+python run_glue.py --method lstsd --help    # with the options of a method, by default those of the paper
 """
 
 import argparse
@@ -179,7 +180,7 @@ def parse(arguments: list[str]) -> Parsed:
     parser = HfArgumentParser(
         [RunArguments, TrainingArguments, *(config_classes if is_single else [])],
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(**(PAPER_CNN_SETTINGS if known.model_name_or_path == CNN else PAPER_SETTINGS), **RUN_SETTINGS)
@@ -203,6 +204,10 @@ def parse(arguments: list[str]) -> Parsed:
     seeds = run.seeds if run.seeds is not None else [args.seed]
     _check_unique("seeds", seeds)
     return Parsed(run, args, configs, seeds, known.output_dir)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description, and shows defaults."""
 
 
 def _check_unique(name: str, values: list) -> None:
@@ -316,7 +321,10 @@ def describe(run: GlueRun) -> str:
         and options == DataOptions()
     )
     length = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
-    origin = "the paper's settings; where it is silent, linear decay after 10 % warm-up and 128 tokens: "
+    origin = (
+        "the paper's settings; where it is silent on GLUE, linear decay after 10 % warm-up, 128 tokens and the "
+        "method's options: "
+    )
     changed = {name: value for name, value in asdict(options).items() if value != asdict(DataOptions())[name]}
     details = ", ".join(f"{name}={value}" for name, value in (asdict(run.teacher) | changed).items())
     optimizer = "Adam" if is_adam else f"{args.optim.value} (weight decay {args.weight_decay:g})"

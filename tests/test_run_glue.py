@@ -411,8 +411,8 @@ def test_an_unprefixed_option_of_several_methods_is_explained(workplace):
 
 def test_the_cnn_has_the_papers_settings_too():
     assert described("--method", "vanilla", "--model_name_or_path", "cnn") == (
-        "rte · vanilla · cnn: the paper's settings; where it is silent, linear decay after 10 % warm-up and 128 "
-        "tokens: 50 epochs, batch 32, sgd (weight decay 0) at 0.008, seed 42"
+        "rte · vanilla · cnn: the paper's settings; where it is silent on GLUE, linear decay after 10 % warm-up, 128 "
+        "tokens and the method's options: 50 epochs, batch 32, sgd (weight decay 0) at 0.008, seed 42"
     )
 
 
@@ -445,9 +445,10 @@ def test_the_paper_settings_are_said_in_one_line():
         return described("--method", "lstsd", *arguments)
 
     assert line() == (
-        "rte · lstsd · google-bert/bert-base-uncased: the paper's settings; where it is silent, linear decay after "
-        "10 % warm-up and 128 tokens: 50 epochs, batch 64, Adam at 5e-05, seed 42; lambda_short=4.0, lambda_long=2.4, "
-        "mini_generation_epochs=6, temperature=1.0, kl_direction=student_teacher, t_squared=False, teacher_floor=0.0"
+        "rte · lstsd · google-bert/bert-base-uncased: the paper's settings; where it is silent on GLUE, linear decay "
+        "after 10 % warm-up, 128 tokens and the method's options: 50 epochs, batch 64, Adam at 5e-05, seed 42; "
+        "lambda_short=4.0, lambda_long=2.4, mini_generation_epochs=6, temperature=1.0, kl_direction=student_teacher, "
+        "t_squared=False, teacher_floor=0.0"
     )
     assert "paper" not in line("--learning_rate", "1e-4")
     assert "paper" not in line("--lambda_short", "1")

@@ -306,10 +306,9 @@ def shown_spread(value: tuple[float, float], digits: int) -> str:
 
 def shown_difference(difference: PairedDifference, seeds: int, digits: int = 2) -> str:
     """Mean difference and interval, with the number of pairs where it is not that of the seeds."""
-    # Plus zero, so that a rounded number is not shown as -0.00.
-    mean, low, high = (
-        f"{round(value, digits) + 0.0:+.{digits}f}" for value in (difference.mean, difference.low, difference.high)
-    )
+    numbers = (difference.mean, difference.low, difference.high)
+    # What is zero when rounded has no sign.
+    mean, low, high = (f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}" for value in numbers)
     interval = "" if math.isnan(difference.low) else f" [{low}, {high}]"
     pairs = "" if difference.count == seeds else f" (n={difference.count})"
     return f"{mean}{interval}{pairs}"

@@ -1,1 +1,1 @@
-"""The paper's GLUE tasks: data, models, metrics and single training runs."""
+"""GLUE's tasks: data, models, metrics and single training runs."""

@@ -62,14 +62,13 @@ def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, flo
 
 
 def format_table(results: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table with a row for each run; scores in percent, of the last epoch unless a column says otherwise."""
+    """A Markdown table with a row for each run; scores in percent, of the last epoch."""
     metrics = results[0]["metrics"]
     has_seeds = len({result["seed"] for result in results}) > 1
     header = [
         "method",
         *(["seed"] if has_seeds else []),
         *metrics,
-        f"best {metrics[0]}",
         "nll",
         "ece",
         "distilled steps",
@@ -86,7 +85,6 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
                 result["method"],
                 *([str(result["seed"])] if has_seeds else []),
                 *(f"{100 * last[f'eval_{name}']:.2f}" for name in metrics),
-                f"{100 * result['best_epoch'][f'eval_{metrics[0]}']:.2f}",
                 *(f"{last[name]:.3f}" if name in last else "-" for name in ("eval_nll", "eval_ece")),
                 str(result["distilled_steps"]),
                 "-" if coverage is None else f"{coverage:.2f}",

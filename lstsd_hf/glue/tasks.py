@@ -48,7 +48,7 @@ class GlueTask:
 
     @property
     def headline_metric(self) -> str:
-        """The metric of the paper's Table 2."""
+        """The first of the metrics, by which runs are compared."""
         return self.metrics[0]
 
     @property

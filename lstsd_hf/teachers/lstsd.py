@@ -15,7 +15,7 @@ from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConf
 
 @dataclass(frozen=True)
 class LSTSDConfig(TeacherConfig):
-    """Options of LSTSD. `LSTSDConfig()` is a safe default for one's own data, `LSTSDConfig.paper()` the literal paper.
+    """Options of LSTSD. `LSTSDConfig()` is the default for one's own data, `LSTSDConfig.paper()` the literal paper.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739.
 
@@ -38,7 +38,7 @@ class LSTSDConfig(TeacherConfig):
 
     Differences from the paper:
         The default weights, floor and mini-generation length; `paper()` has none of them.
-        The paper publishes λS = 4.0 and λL = 2.4 as found on CIFAR100; it gives none for GLUE.
+        The paper publishes λS = 4.0, λL = 2.4 and E = 6 as found on CIFAR100 at T = 2; for GLUE it only says T = 1.
         The paper's background section prints the KL term with the wrong sign; Eq. 1 has the right one.
         Algorithm 1 overwrites a teacher in place after the step; here rows are staged and move over between epochs,
             which is the same where each example occurs once in an epoch, and well defined where it does not.
