@@ -219,20 +219,24 @@ LENGTH_RULES: dict[str, Callable[[float], int]] = {
 }
 Default = tuple[float, float, str]
 PRESENT_DEFAULT: Default = (1.0, 1.0, "a third of the epochs, up to 6")
+VANILLA: Default = (0.0, 0.0, "–")
 
 
-def default_scores() -> dict[Default, dict[tuple, float]]:
-    """Held-out scores of each candidate (λS, λL, rule for E) by cell, averaged over seeds."""
-    path, scores = FOLDER / "defaults.jsonl", {}
-    for section in group_runs(read_results([path])) if path.exists() else []:
+def default_scores(results: list[tuple[Path, dict]]) -> dict[Default, dict[tuple, float]]:
+    """Held-out scores of vanilla and of each candidate (λS, λL, rule for E) by cell, averaged over seeds."""
+    scores: dict[Default, dict[tuple, float]] = {}
+    for section in group_runs(results):
         for group in section.groups:
             config = group.first["config"]
             method, epochs = config["method"], config["training"]["num_train_epochs"]
-            if method["name"] != "lstsd":
-                continue
-            for rule, length in LENGTH_RULES.items():
-                if method["mini_generation_epochs"] == length(epochs):
-                    found = scores.setdefault((method["lambda_short"], method["lambda_long"], rule), {})
-                    cell = epochs, config["task"], config.get("label_noise", 0.0)
-                    found[cell], _ = mean_and_std([*percent(group.scores(f"eval_{section.metric}")).values()])
+            candidates = [VANILLA]
+            if method["name"] == "lstsd":
+                rules = [
+                    rule for rule, length in LENGTH_RULES.items() if method["mini_generation_epochs"] == length(epochs)
+                ]
+                candidates = [(method["lambda_short"], method["lambda_long"], rule) for rule in rules]
+            cell = epochs, config["task"], config.get("label_noise", 0.0)
+            mean, _ = mean_and_std([*percent(group.scores(f"eval_{section.metric}")).values()])
+            for candidate in candidates:
+                scores.setdefault(candidate, {})[cell] = mean
     return scores
