@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import datasets
@@ -364,15 +365,37 @@ def test_a_full_disk(tmp_path, whole, make_args, limit):
     assert_same_weights(trainer.model, whole.model)
 
 
-def test_a_folder_that_cannot_be_written(run, make_args):
-    """A file in the place of the next checkpoint; permissions do not stop the superuser."""
-    (run / "checkpoint-12").write_text("")
-    trainer = make_trainer(make_args, run)
+@pytest.fixture
+def everybodys_folder():
+    """One that other users reach too, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def test_a_read_only_folder(run, everybodys_folder, make_args, monkeypatch):
+    folder = shutil.copytree(run, everybodys_folder / "run")
+    trainer = make_trainer(make_args, folder)
+    save = trainer._save_checkpoint
+
+    def save_as_a_user(*arguments):
+        # Permissions do not stop the superuser.
+        user = os.geteuid()
+        os.seteuid(user or 65534)
+        try:
+            save(*arguments)
+        finally:
+            os.seteuid(user)
+
+    monkeypatch.setattr(trainer, "_save_checkpoint", save_as_a_user)
+    os.chmod(folder, 0o555)
     with pytest.raises(
-        OSError, match=r"The checkpoint .*checkpoint-12 could not be written: .*earlier checkpoints are"
+        OSError,
+        match=r"The checkpoint .*checkpoint-12 could not be written: .*Permission denied.*earlier checkpoints are as",
     ):
         trainer.train(resume_from_checkpoint=True)
-    assert newest(run, needs_teacher=True) == run / "checkpoint-9"
+    os.chmod(folder, 0o755)
+    assert newest(folder, needs_teacher=True) == folder / "checkpoint-9"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory."), ValueError("no")])
