@@ -173,30 +173,31 @@ def cell_tables_in_one_family(records: str) -> str:
     return sections if not among or unfinished(records) else f"{cnn_sentence(records)}\n\n{sections}"
 
 
-def cnn_counts(tested: Sequence[Tested]) -> tuple[int, int]:
-    """On how many tasks LSTSD gained over vanilla, and lost."""
-    shown = [difference.mean for difference, p_value in (own["lstsd"] for own in tested) if p_value < SIGNIFICANCE]
-    return sum(mean > 0 for mean in shown), sum(mean < 0 for mean in shown)
+def cnn_comparisons(records: str) -> tuple[list[Comparison], int]:
+    """LSTSD − vanilla with the CNN, and how many comparisons the p-values are adjusted for."""
+    among = cells(records)
+    tested = adjusted_in_one_family(among)
+    found = []
+    for cell, own in zip(among, tested, strict=True):
+        spreads = (mean_and_std([*score(cell, cell.groups[name]).values()]) for name in ("lstsd", "vanilla"))
+        found.append(Comparison(cell, *spreads, *own["lstsd"]))
+    return found, sum(map(len, tested))
 
 
 def cnn_sentence(records: str) -> str:
     """What LSTSD did to the CNN."""
-    among = cells(records)
-    tested = adjusted_in_one_family(among)
-    better, worse = cnn_counts(tested)
+    family, count = cnn_comparisons(records)
     constant = [
-        cell.name
-        for cell in among
+        item.cell.name
+        for item in family
         # Records have six digits.
-        if all(abs(value - majority(cell.task)) < 1e-3 for value in score(cell, cell.groups["lstsd"]).values())
+        if item.first[1] == 0.0 and abs(item.first[0] - majority(item.cell.task)) < 1e-3
     ]
-    counts = [plural(better, "gain", "gains"), plural(worse, "loss", "losses")]
     ends = f" On {' and '.join(constant)} it ends with the constant answer, with every seed." if constant else ""
-    count = sum(map(len, tested))
+    counts = tally(family, "tasks")
     return (
-        f"LSTSD over vanilla with the CNN at {CNN_SETTINGS[records]}: {', '.join(counts)}, "
-        f"{len(among) - better - worse} without a difference shown, of {len(among)} tasks (adjusted for all {count} "
-        f"comparisons of methods and tasks).{ends}"
+        f"LSTSD over vanilla with the CNN at {CNN_SETTINGS[records]}: {counts}, adjusted for all {count} comparisons of "
+        f"methods and tasks.{ends}"
     )
 
 
@@ -455,8 +456,8 @@ def when_to_use() -> str:
     check(not gains(over["temporal"]), "two teachers are not shown to beat one")
     check(losses(short) == len(short), "a short plain run ranks labels better")
     shown = ("vanilla", "3 epochs", "tuned", "temporal")
-    better, worse = cnn_counts(adjusted_in_one_family(cells("cnn")))
-    check(worse and not better, "LSTSD loses with the CNN at the paper's settings")
+    with_cnn, _ = cnn_comparisons("cnn")
+    check(losses(with_cnn) and not gains(with_cnn), "LSTSD loses with the CNN at the paper's settings")
     rows = [
         [
             item.cell.name,
@@ -503,13 +504,13 @@ def check(holds: Any, claim: str) -> None:
         )
 
 
-def tally(family: Sequence[Comparison]) -> str:
+def tally(family: Sequence[Comparison], cells_are: str = "settings") -> str:
     """How many gains, losses and neither, with the range of the differences."""
     below = sum(item.is_shown and item.is_below_majority and item.difference.mean > 0 for item in family)
     counts = [plural(gains(family), "gain", "gains"), plural(losses(family), "loss", "losses")]
     counts[0] += f" ({below} of them below the majority class)" if below else ""
     neither = len(family) - gains(family) - losses(family)
-    shown = f"{', '.join(counts)}, {neither} without a difference shown, of {len(family)} settings"
+    shown = f"{', '.join(counts)}, {neither} without a difference shown, of {len(family)} {cells_are}"
     return f"{shown} ({extremes(family, 1)} points)"
 
 
