@@ -5,7 +5,7 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-oldest lint format results wheel clean
+.PHONY: install demo test test-slow test-oldest audit lint format results wheel clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,13 @@ test-slow: $(INSTALLED)
 # With the oldest supported transformers, in an environment of its own.
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+# What a new user gets with every extra: the newest versions of all dependencies.
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet pip-audit uv
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.14 --all-extras \
+		--output-file $(VENV)/audit.txt pyproject.toml
+	$(BIN)/python .ci/audit.py $(VENV)/audit.txt
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
