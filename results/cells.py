@@ -18,6 +18,7 @@ from lstsd_hf.experiments.records import read_results
 
 RATES = (0.2, 0.0, 0.4)
 TASKS = ("sst2", "mrpc", "cola")
+CNN_TASKS = ("mrpc", "rte", "cola", "sst2")
 TWO, FIVE, TEN = range(1, 3), range(1, 6), range(1, 11)
 MATCHED = "--temporal_ensemble.consistency_weight 6.4"
 MLP = "--model_name_or_path minilm --trainable_layers 0 --per_device_train_batch_size 32"
@@ -116,8 +117,14 @@ def a4() -> Iterator[Command]:
 
 def a2() -> Iterator[Command]:
     methods = "vanilla mean_teacher snapshot_ensemble temporal_ensemble snapshot_distillation lstsd label_smoothing"
-    for task in ("mrpc", "rte", "cola", "sst2"):
+    for task in CNN_TASKS:
         yield Command("cnn", task, CNN, methods, FIVE)
+
+
+def a2_matched() -> Iterator[Command]:
+    """The control of the same total weight."""
+    for task in CNN_TASKS:
+        yield Command("cnn", task, CNN, f"temporal_ensemble {MATCHED}", FIVE)
 
 
 def a2_rates() -> Iterator[Command]:
@@ -135,7 +142,7 @@ def a2_fitting() -> Iterator[Command]:
         raise NotYetError(f"a2_fitting needs the runs of a2_rates in {path}, found those of {sorted(losses)}.")
     fitting = min((rate for rate, loss in losses.items() if loss < FITTED_LOSS), default=max(CNN_RATES))
     for methods in (f"vanilla lstsd temporal_ensemble {MATCHED}", "label_smoothing"):
-        for task in ("mrpc", "rte", "cola", "sst2"):
+        for task in CNN_TASKS:
             yield Command("cnn_fitting", task, f"{CNN} --learning_rate {fitting}", methods, FIVE)
 
 
@@ -169,7 +176,7 @@ def b2() -> Iterator[Command]:
 
 
 CELLS: dict[str, Callable[[], Iterator[Command]]] = {
-    cell.__name__: cell for cell in (a1, short, a3, figure2, a4, a2, a2_rates, a2_fitting, defaults, b1, b2)
+    cell.__name__: cell for cell in (a1, short, a3, figure2, a4, a2, a2_matched, a2_rates, a2_fitting, defaults, b1, b2)
 }
 
 

@@ -236,7 +236,9 @@ def test_a_table_of_all_methods_from_the_records_alone(name):
     """All methods and tasks are one family."""
     found = {}
     for line in records(name):
-        found.setdefault((line["task"], line["method"]), {})[line["seed"]] = score_of(line)
+        weight = line["config"]["method"].get("consistency_weight", 1.0)
+        method = line["method"] if weight == 1.0 else f"{line['method']}-{weight}"
+        found.setdefault((line["task"], method), {})[line["seed"]] = score_of(line)
     p_values = {}
     for (task, method), scores in found.items():
         seeds = sorted(scores.keys() & found[task, "vanilla"].keys())
