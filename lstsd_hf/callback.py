@@ -5,6 +5,7 @@ import logging
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
+from .logs import TrainingLog
 from .schedules import Progress, TrainingPlan
 from .student import Student
 from .teachers import Teacher
@@ -21,11 +22,13 @@ class TeacherMemoryCallback(TrainerCallback):
     Args:
         teacher: The teacher to tell.
         student: The model being trained, for teachers that run it.
+        log: What is logged of the teacher, looked at once an epoch however seldom something is logged.
     """
 
-    def __init__(self, teacher: Teacher, student: Student):
+    def __init__(self, teacher: Teacher, student: Student, log: TrainingLog):
         self.teacher = teacher
         self.student = student
+        self.log = log
         self._plan: TrainingPlan | None = None
         self._epochs_begun = 0
         self._global_step = 0
@@ -51,6 +54,7 @@ class TeacherMemoryCallback(TrainerCallback):
             logger.info(message)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
+        self._collect_log()
         self._epochs_begun += 1
         self.teacher.on_epoch_begin(self.progress)
 
@@ -65,4 +69,9 @@ class TeacherMemoryCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._is_training = False
+        self._collect_log()
         self.teacher.on_train_end(Progress(self._epochs_begun, state.global_step, self._plan))
+
+    def _collect_log(self) -> None:
+        if self.teacher.needs_batches:
+            self.log.collect(self._global_step, self._plan.steps_per_epoch)

@@ -1,5 +1,6 @@
 """Digests of a training set, which tell one that was reordered, shortened or edited."""
 
+import copy
 import hashlib
 import json
 import random
@@ -24,8 +25,8 @@ def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str,
 
     Args:
         dataset: Map-style; anything else has neither length nor digests. One without a column or an attribute of
-            labels is read item by item, with Python's, numpy's and torch's random state put back afterwards; a
-            generator of its own moves on.
+            labels is read item by item, from a shallow copy that may open files which workers must not inherit, and
+            with Python's, numpy's and torch's random state put back afterwards; a generator of its own moves on.
         label_names: Names of the label besides the usual ones.
 
     Returns:
@@ -50,8 +51,13 @@ def _labels(dataset: Any, names: Sequence[str]) -> list[Any] | None:
         labels = getattr(dataset, name, None)
         if hasattr(labels, "__len__") and len(labels) == len(dataset):
             return labels.tolist() if hasattr(labels, "tolist") else [_plain(label) for label in labels]
+    found, items = [], copy.copy(dataset)
     with _random_state_put_back():
-        return [_label(dataset[index], names) for index in range(len(dataset))]
+        for index in range(len(dataset)):
+            found.append(_label(items[index], names))
+            if found[-1] is None:
+                return None
+    return found
 
 
 def _label(example: Any, names: Sequence[str]) -> Any:

@@ -53,7 +53,7 @@ def rank_label_errors(
     """
     # Iterating over a `datasets.Dataset` is much faster than indexing it.
     rows = dataset if hasattr(dataset, "column_names") else (dataset[row] for row in range(len(dataset)))
-    examples = [row if isinstance(row, Mapping) else vars(row) for row in rows]
+    examples = [row if isinstance(row, Mapping) else getattr(row, "__dict__", {}) for row in rows]
     labels = torch.tensor([_label_of(example, (*label_names, *LABEL_NAMES)) for example in examples])
     probabilities = probabilities.cpu()
     written = written.cpu() & (labels >= 0) & (labels < probabilities.size(1))

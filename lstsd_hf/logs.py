@@ -12,16 +12,27 @@ BASE = "base"
 
 
 class TrainingLog:
-    """Sums on the device since the last log entry; nothing waits for the device before the next one."""
+    """Sums on the device; nothing waits for the device before the next log entry, or the end of the epoch."""
 
     def __init__(self):
-        self._since_step: int | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything: training begins."""
+        self._since_step: int | None = None  # of the sums
+        self._collected_step: int | None = None
         self._silence = SilenceDetector()
         self._clear()
+        self._clear_collected()
 
     def _clear(self) -> None:
         self._parts: dict[str, Tensor] = {}
         self._agreements: dict[str, tuple[Tensor | float, int]] = {}  # sums and numbers of micro-batches
+
+    def _clear_collected(self) -> None:
+        # Of all processes, as numbers.
+        self._means: dict[str, float] = {}
+        self._agreed: dict[str, tuple[float, int]] = {}
 
     def add(
         self, parts: Mapping[str, Tensor], terms: Mapping[str, DistillationTerm], divisor: float, global_step: int
@@ -35,7 +46,7 @@ class TrainingLog:
             global_step: Optimizer steps done before.
         """
         if self._since_step is None:
-            self._since_step = global_step
+            self._since_step = self._collected_step = global_step
         for name, part in parts.items():
             # Nothing is done for nothing: this runs in every step.
             value = part.detach()
@@ -59,17 +70,39 @@ class TrainingLog:
         Raises:
             InputError: If the terms have all been zero for an epoch.
         """
+        self.collect(global_step, steps_per_epoch)
         num_steps = max(1, global_step - (self._since_step or 0))
+        logs = {f"loss_{name}": total / num_steps for name, total in self._means.items()}
+        logs |= {f"teacher_agreement_{name}": total / count for name, (total, count) in self._agreed.items()}
+        self._since_step = global_step
+        self._clear_collected()
+        return logs
+
+    def collect(self, global_step: int, steps_per_epoch: int) -> None:
+        """Looks at what was added since the last call. All processes must call it.
+
+        Args:
+            global_step: Optimizer steps done.
+            steps_per_epoch: Optimizer steps in an epoch.
+
+        Raises:
+            InputError: If the terms have all been zero for an epoch.
+        """
+        if global_step == self._collected_step:
+            return
         parts = {name: float(total) for name, total in self._parts.items()}
         agreements = {name: (float(total), count) for name, (total, count) in self._agreements.items()}
         everyone = gather_objects((parts, agreements))
-        means, agreed = {}, {}
-        for name in dict.fromkeys(name for theirs, _ in everyone for name in theirs):
-            means[name] = sum(theirs.get(name, 0.0) for theirs, _ in everyone) / len(everyone) / num_steps
-        for name in dict.fromkeys(name for _, theirs in everyone for name in theirs):
-            totals, counts = zip(*(theirs.get(name, (0.0, 0)) for _, theirs in everyone), strict=True)
-            agreed[f"teacher_agreement_{name}"] = sum(totals) / sum(counts)
+        means = {
+            name: sum(theirs.get(name, 0.0) for theirs, _ in everyone) / len(everyone)
+            for name in dict.fromkeys(name for theirs, _ in everyone for name in theirs)
+        }
+        for name, mean in means.items():
+            self._means[name] = self._means.get(name, 0.0) + mean
+        for name, (total, count) in (item for _, theirs in everyone for item in theirs.items()):
+            totals, counts = self._agreed.get(name, (0.0, 0))
+            self._agreed[name] = totals + total, counts + count
+        num_steps = global_step - (self._collected_step or 0)
         self._clear()
-        self._since_step = global_step
+        self._collected_step = global_step
         self._silence.check({name: mean for name, mean in means.items() if name != BASE}, num_steps, steps_per_epoch)
-        return {f"loss_{name}": mean for name, mean in means.items()} | agreed

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .distributed import is_distributed, rank
+from .errors import InputError
 
 
 class ExampleMemory:
@@ -131,22 +132,25 @@ class ExampleMemory:
         memory._measure_coverage()
         return memory
 
-    def _advance(self, epoch: int) -> tuple[Tensor, Tensor] | None:
-        """Clears the staged rows of all processes and returns their means, and which examples have one; nothing where
-        the tables are ready for `epoch` already."""
-        if epoch == self.epoch:
-            return None
-        if epoch != self.epoch + 1:
-            raise ValueError(
+    def _is_ready_for(self, epoch: int) -> bool:
+        if epoch not in (self.epoch, self.epoch + 1):
+            raise InputError(
                 f"`epoch` must be {self.epoch} (the epoch that the teacher memory is ready for) or {self.epoch + 1} "
-                f"(the next one), got {epoch}. Was a checkpoint of another run loaded?"
+                f"(the next one), got {epoch}. A run whose epochs were cut short (`control.should_epoch_stop`) cannot "
+                "be resumed; else, was a checkpoint of another run loaded?"
             )
+        return epoch == self.epoch
+
+    def _staged_means(self) -> tuple[Tensor, Tensor]:
+        """The means of the staged rows of all processes, in the place of their sums, and which examples have one."""
         staged = self._merged_staging()
         count = staged[:, -1:]
-        means, fresh = staged[:, :-1] / count.clamp(min=1), count > 0
+        return staged[:, :-1].div_(count.clamp(min=1)), count > 0
+
+    def _end_transition(self, epoch: int) -> None:
         self._staged.zero_()
         self.epoch = epoch
-        return means, fresh
+        self._measure_coverage()
 
     def _measure_coverage(self) -> None:
         # Waits for the device, so once an epoch and not whenever asked.
@@ -207,17 +211,17 @@ class TeacherMemory(ExampleMemory):
             begins_mini_generation: Whether `epoch` is the first of a mini-generation.
 
         Raises:
-            ValueError: If `epoch` is neither the current epoch nor the next one.
+            InputError: If `epoch` is neither the current epoch nor the next one.
         """
-        staged = self._advance(epoch)
-        if staged is None:
+        if self._is_ready_for(epoch):
             return
-        rows, fresh = staged
+        rows, fresh = self._staged_means()
         tables = slice(0, 2) if begins_mini_generation else slice(0, 1)
-        # Rows that were not visited keep their older teacher.
-        self._rows[tables] = torch.where(fresh, rows, self._rows[tables])
+        for table in self._rows[tables]:
+            # Rows that were not visited keep their older teacher.
+            torch.where(fresh, rows, table, out=table)
         self._written[tables] |= fresh.squeeze(-1)
-        self._measure_coverage()
+        self._end_transition(epoch)
 
 
 class MovingAverageMemory(ExampleMemory):
@@ -246,15 +250,14 @@ class MovingAverageMemory(ExampleMemory):
             decay: Weight of the old row, from 0 (keep the newest) to below 1.
 
         Raises:
-            ValueError: If `epoch` is neither the current epoch nor the next one.
+            InputError: If `epoch` is neither the current epoch nor the next one.
         """
-        staged = self._advance(epoch)
-        if staged is None:
+        if self._is_ready_for(epoch):
             return
-        rows, fresh = staged
+        rows, fresh = self._staged_means()
         self._rows = torch.where(fresh, decay * self._rows + (1 - decay) * rows, self._rows)
         self._written |= fresh.squeeze(-1)
-        self._measure_coverage()
+        self._end_transition(epoch)
 
 
 def index_out_of_range(index: int, num_examples: int) -> IndexError:

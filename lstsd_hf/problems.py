@@ -193,12 +193,20 @@ def problem_of(config: Any, logits: Tensor, labels: Tensor | None) -> Problem:
     name = getattr(config, "problem_type", None)
     if name is None and logits.dim() == 2:
         is_class = labels is None or not (labels.is_floating_point() or labels.dim() > 1)
-        if logits.size(1) > 1 and not is_class and labels.shape == logits.shape:
+        if logits.size(1) > 1:
+            is_unclear = not is_class and labels.shape == logits.shape
+        else:
+            # Numbers by the convention of transformers' configs, which models of one's own need not follow.
+            is_number = labels is None or (labels.is_floating_point() and config is not None)
+            is_unclear = not is_number and labels.numel() == len(logits)
+        if is_unclear:
+            meanings = [MultiLabel.name, Regression.name] + ([SingleLabel.name] if logits.size(1) > 1 else [])
             raise InputError(
-                "`problem_type` of the model's config must say what labels of the logits' shape "
-                f"{tuple(logits.shape)} are, got None, and the loss is not the model's own. Set "
-                f"`model.config.problem_type` to '{MultiLabel.name}' (several labels), '{SingleLabel.name}' "
-                f"(probabilities of one label) or '{Regression.name}'."
+                f"`problem_type` of the model's config must be one of {meanings} for {labels.dtype} labels of shape "
+                f"{tuple(labels.shape)} and logits of shape {tuple(logits.shape)}, got None: they do not tell whether "
+                "labels are yes or no for each output, numbers, or probabilities of one label. Set "
+                "`model.config.problem_type`; a model without a config takes `model.config = "
+                "types.SimpleNamespace(problem_type=...)`."
             )
         name = Regression.name if logits.size(1) == 1 else SingleLabel.name if is_class else None
     if name not in PROBLEMS or logits.dim() != 2 or not _FITS[name](logits, labels):
@@ -212,6 +220,12 @@ def problem_of(config: Any, logits: Tensor, labels: Tensor | None) -> Problem:
             "language models are not supported; use `teacher=NoTeacherConfig()` for plain fine-tuning."
         )
     return PROBLEMS[name]
+
+
+def flat_labels(labels: Any) -> Any:
+    """Labels of which an example has one, without a column around them, which the models' own losses take, too."""
+    is_column = isinstance(labels, Tensor) and labels.dim() == 2 and labels.size(1) == 1
+    return labels.squeeze(1) if is_column and not labels.is_floating_point() else labels
 
 
 _FITS = {

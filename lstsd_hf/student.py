@@ -1,5 +1,6 @@
 """The model being trained, as a teacher may use it: whole, without the wrappers of distributed training."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .errors import InputError
 
 
 class Student:
@@ -97,6 +100,8 @@ class Student:
         size, device = trainer.args.eval_batch_size, trainer.args.device
         rank, count = trainer.args.process_index, trainer.args.world_size
         dataset, collate = trainer.training_examples()
+        # A shallow copy may open files, which the workers of a data loader must not inherit.
+        dataset = copy.copy(dataset)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -131,7 +136,7 @@ def logits_of(outputs: Any) -> Tensor:
     values.
 
     Raises:
-        ValueError: If there are none.
+        InputError: If there are none, or it is not clear which they are.
     """
     if isinstance(outputs, Mapping):
         logits = outputs.get("logits")
@@ -139,10 +144,19 @@ def logits_of(outputs: Any) -> Tensor:
         logits = outputs
     else:
         # A tuple starts with the loss, but not where Trainer computes the loss itself.
-        logits = next((output for output in outputs if isinstance(output, Tensor) and output.dim() > 1), None)
-    if logits is None:
-        raise ValueError(
-            "The model's outputs must contain `logits`, or be a tuple with them in the first place after the loss; "
-            f"got {sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__}."
+        found = [output for output in outputs if isinstance(output, Tensor) and output.dim() > 1]
+        is_clear = len(found) == 1 or (found and found[0].shape != found[1].shape)
+        logits = found[0] if is_clear else None
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            "The model's outputs must have one tensor `logits`, or be a tuple with them in the first place after the "
+            f"loss and nothing of their shape behind; got {_shown(outputs)}."
         )
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _shown(outputs: Any) -> str:
+    if isinstance(outputs, Mapping):
+        return f"{', '.join(f'`{name}` ({type(value).__name__})' for name, value in outputs.items())}"
+    shapes = [tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__ for output in outputs]
+    return f"a {type(outputs).__name__} of {shapes}"

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from .fingerprint import describe_dataset
 from .health import check_gradient
 from .logs import BASE, TrainingLog
 from .prediction import JointPrediction, preprocess_each
-from .problems import PROBLEMS, problem_of
+from .problems import PROBLEMS, flat_labels, problem_of
 from .student import Student, logits_of
 from .teachers import Teacher, TeacherBatch, TeacherConfig, build_teacher
 from .teachers.base import ConfiguredTeacher
@@ -62,6 +63,7 @@ class SelfDistillationMixin:
     | base loss | Trainer's factor on it | ours on each term |
     |---|---|---|
     | the model's own, `forward` takes `**kwargs` (BERT and most others) | mean over B, times W | mean, times W |
+    | the same, found to divide by N itself | sum over B / N, times W | mean, times B / N, times W |
     | the model's own, no `**kwargs` | mean over B, then divided by G | mean, then divided by G |
     | label smoothing, `forward` takes `**kwargs` | sum over B / N, times W | mean, times B / N, times W |
     | the same before transformers 5.15 | mean over B, times W | mean, times W |
@@ -105,10 +107,11 @@ class SelfDistillationMixin:
             self.teacher.memory_device = _checked_device(memory_device)
         super().__init__(*args, **kwargs)
         self._student = Student(self)
-        self._events = TeacherMemoryCallback(self.teacher, self._student)
-        self.add_callback(self._events)
         self._training_log = TrainingLog()
+        self._events = TeacherMemoryCallback(self.teacher, self._student, self._training_log)
+        self.add_callback(self._events)
         self._step_distils = False
+        self._own_loss_divides_by_items: bool | None = None
         self._joint_prediction: JointPrediction | None = None
         self._changeable: frozenset[str] = frozenset()
         self._described: tuple[Any, dict[str, Any]] | None = None
@@ -152,17 +155,26 @@ class SelfDistillationMixin:
     def training_step(self, *args, **kwargs):
         """The parent's; an error if the loss was computed without the teacher."""
         self._met_teacher = not self.teacher.needs_batches
-        loss = super().training_step(*args, **kwargs)
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except TypeError as error:
+            # A model that takes its inputs by name was given the index.
+            if self._met_teacher or EXAMPLE_INDEX not in str(error):
+                raise
+            raise self._bypassed() from error
         if not self._met_teacher:
-            raise TypeError(
-                f"`compute_loss` of {type(self).__name__} must reach SelfDistillationMixin.compute_loss, but the "
-                "teacher saw no batch: an override ahead of it did not call `super().compute_loss`. Keep your override "
-                "in a Trainer subclass and put the mixin first: `class Mine(SelfDistillationMixin, MyTrainer)`."
-            )
+            raise self._bypassed()
         if self.accelerator.sync_gradients:
             self.teacher.distilled_steps += self._step_distils
             self._step_distils = False
         return loss
+
+    def _bypassed(self) -> TypeError:
+        return TypeError(
+            f"`compute_loss` of {type(self).__name__} must reach SelfDistillationMixin.compute_loss, but the teacher "
+            "saw no batch: an override ahead of it did not call `super().compute_loss`. Keep your override in a "
+            "Trainer subclass and put the mixin first: `class Mine(SelfDistillationMixin, MyTrainer)`."
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The parent's loss plus, on training batches, the teacher's terms."""
@@ -189,6 +201,7 @@ class SelfDistillationMixin:
         _check_rows(logits, indices)
         batch = TeacherBatch(inputs, indices, labels, logits, self._events.progress, self._student.forward)
         parts = {BASE: base_loss}
+        self._look_at_own_loss(base_loss, logits, labels, num_items_in_batch)
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)
@@ -218,8 +231,38 @@ class SelfDistillationMixin:
         return result if return_outputs else loss
 
     def _labels_in(self, inputs: Mapping[str, Any]) -> Any:
-        # Before the parent's loss: label smoothing and `compute_loss_func` pop them from the inputs.
-        return next((inputs[name] for name in self.label_names if name in inputs), None)
+        # Before the parent's loss: label smoothing and `compute_loss_func` pop them from the inputs. Trainer takes
+        # what is called `labels` first, too.
+        names = sorted(self.label_names, key=lambda name: name != "labels")
+        return flat_labels(next((inputs[name] for name in names if name in inputs), None))
+
+    def _look_at_own_loss(
+        self, base_loss: Tensor, logits: Tensor, labels: Tensor | None, num_items_in_batch: Tensor | int | None
+    ) -> None:
+        """Finds out, once, whether the model divides its loss by `num_items_in_batch`, which cannot be read off it."""
+        is_visible = self.current_gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1
+        if self._own_loss_divides_by_items is not None or not (is_visible and self._loss_is_own):
+            return
+        if labels is None or num_items_in_batch is None or base_loss.dim():
+            return
+        share = float((labels != -100).sum() / num_items_in_batch)
+        if share in (0.0, 1.0):
+            return
+        mean = float(self.teacher.problem.base_loss(logits.detach(), labels).mean()) * self._processes_in_loss
+        self._own_loss_divides_by_items = math.isclose(float(base_loss.detach()), mean * share, rel_tol=1e-2)
+
+    @property
+    def _loss_is_own(self) -> bool:
+        """Whether the loss is the model's, and it is given `num_items_in_batch`."""
+        is_replaced = self.compute_loss_func is not None or self.label_smoother is not None
+        is_parents = self._parent_compute_loss is Trainer.compute_loss
+        return is_parents and not is_replaced and self.model_accepts_loss_kwargs
+
+    @property
+    def _processes_in_loss(self) -> int:
+        if not self.args.average_tokens_across_devices:
+            return 1
+        return self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes
 
     def distillation_scale(
         self, batch_size: int, num_items_in_batch: Tensor | int | None, labels: Tensor | None = None
@@ -242,13 +285,12 @@ class SelfDistillationMixin:
         else:
             smooths_by_items = self.label_smoother is not None and smoothing_divides_by_items()
             divides_by_items = self.compute_loss_func is not None or smooths_by_items
+            divides_by_items |= bool(self._own_loss_divides_by_items)
         scale = 1.0
         if divides_by_items:
             # As Trainer counts them.
             scale = (batch_size if labels is None else (labels != -100).sum()) / num_items_in_batch
-        if is_overridden or not self.args.average_tokens_across_devices:
-            return scale
-        return scale * (self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes)
+        return scale if is_overridden else scale * self._processes_in_loss
 
     # ---- Evaluation ----
 
@@ -266,12 +308,7 @@ class SelfDistillationMixin:
         copies = self.teacher.scored_copies() if self.compute_metrics is not None else {}
         if ensemble is None and not copies:
             return super().evaluation_loop(*options)
-        for name, wanted in (("batch_eval_metrics", False), ("eval_do_concat_batches", True)):
-            if getattr(self.args, name) != wanted:
-                raise InputError(
-                    f"`{name}` must be {wanted} with {type(self.teacher).__name__}, got {not wanted}: several "
-                    "predictions are scored in one pass. Leave it out."
-                )
+        self._check_several_can_be_scored()
         joint = self._joint_prediction = JointPrediction(ensemble, copies, self._student)
         compute_metrics, preprocess = self.compute_metrics, self.preprocess_logits_for_metrics
         if compute_metrics is not None:
@@ -285,6 +322,14 @@ class SelfDistillationMixin:
             self.compute_metrics, self.preprocess_logits_for_metrics = compute_metrics, preprocess
         return output._replace(predictions=output.predictions[0]) if output.predictions is not None else output
 
+    def _check_several_can_be_scored(self) -> None:
+        for name, wanted in (("batch_eval_metrics", False), ("eval_do_concat_batches", True)):
+            if getattr(self.args, name) != wanted:
+                raise InputError(
+                    f"`{name}` must be {wanted} with {type(self.teacher).__name__}, got {not wanted}: several "
+                    "predictions are scored in one pass. Leave it out."
+                )
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The parent's; the indices are dropped should the batch come from the training loader."""
         inputs, _ = _split_indices(inputs)
@@ -292,7 +337,15 @@ class SelfDistillationMixin:
         if joint is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys=ignore_keys)
-        logits = logits_of(logits)
+        if isinstance(logits, tuple | list) or isinstance(labels, tuple | list):
+            what, found = ("outputs", logits) if isinstance(logits, tuple | list) else ("labels", labels)
+            raise InputError(
+                f"{type(self.teacher).__name__} scores several predictions in one pass, so a batch must have logits "
+                f"and labels alone in evaluation, got {len(found)} {what}. Name other outputs in "
+                "`model.config.keys_to_ignore_at_inference`, or use a method that predicts with the model alone, such "
+                "as `LSTSDConfig()`."
+            )
+        logits, labels = logits_of(logits), flat_labels(labels)
         problem = self.teacher.problem or problem_of(getattr(self.model, "config", None), logits, labels)
         predictions = joint.predict(logits, self._prepare_inputs(inputs), problem)
         if joint.replaces_student and loss is not None:
@@ -416,10 +469,16 @@ class SelfDistillationMixin:
             )
         if self.teacher.runs_model:
             self._check_weights_are_whole()
+        scores_several = self.teacher.predicts_as_ensemble or (
+            self.teacher.predicts_with_copies and self.compute_metrics is not None
+        )
+        if scores_several and self.args.eval_strategy != "no":
+            self._check_several_can_be_scored()
         self.teacher.reset(len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0)
         self.teacher.distilled_steps = 0
         self._step_distils = False
-        self._training_log = TrainingLog()
+        self._training_log.reset()
+        self._own_loss_divides_by_items = None
         if self.teacher.is_stateful and self.args.save_strategy != "no":
             self._check_best_model_can_be_loaded()
             # Not in the middle of the first save, where other processes wait.

@@ -424,8 +424,14 @@ def test_batchwise_metrics_are_refused(make_args, config_class, option):
     trainer = make_trainer(make_args, active(config_class), **option)
     trainer.train()
     ((name, value),) = option.items()
-    with pytest.raises(ValueError, match=f"`{name}` must be {not value} with {type(trainer.teacher).__name__}, got"):
+    message = f"`{name}` must be {not value} with {type(trainer.teacher).__name__}, got"
+    with pytest.raises(ValueError, match=message):
         trainer.evaluate()
+    # Not only after an epoch of training.
+    trainer = make_trainer(make_args, active(config_class), eval_strategy="epoch", **option)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 @pytest.mark.parametrize("name", ["lstsd", "snapshot_distillation"])

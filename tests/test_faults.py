@@ -544,6 +544,30 @@ def test_labels_of_a_dataset_that_names_them(make_args, tmp_path):
         def __iter__(self):
             raise AssertionError
 
+    class Lazy(torch.utils.data.Dataset):
+        """Opens its file when an item is asked for first: in each worker, but never in the process that forks them."""
+
+        file = None
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            self.file = self.file or open(__file__)  # noqa: SIM115 (as such data sets do)
+            return {"label": 0 if index == 0 else 1}
+
+    class Pairs(Lazy):
+        read = 0
+
+        def __getitem__(self, index):
+            Pairs.read += 1
+            return index, index
+
+    lazy = Lazy()
+    assert describe_dataset(lazy) == describe_dataset(Slow())
+    assert lazy.file is None
+    assert describe_dataset(Pairs())["labels_sha256"] is None
+    assert Pairs.read == 1
     assert describe_dataset(Slow()) == describe_dataset([{"labels": 0}, {"labels": 1}, {"label": 1}])
     assert set(describe_dataset(Stream()).values()) == {None}
     for label in (np.float32(1), np.datetime64("2020-01-01"), [1.0, 0.0]):

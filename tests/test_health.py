@@ -115,7 +115,9 @@ def test_no_coverage(make_args):
 @pytest.mark.parametrize(
     "config", [LSTSDConfig(mini_generation_epochs=1, teacher_floor=0.0), MeanTeacherConfig(rampup_epochs=0.0)]
 )
-@pytest.mark.parametrize("logging", [{"logging_strategy": "epoch"}, {"logging_steps": 1}, {"logging_steps": 3}])
+@pytest.mark.parametrize(
+    "logging", [{"logging_strategy": "epoch"}, {"logging_steps": 1}, {"logging_steps": 3}, {"logging_strategy": "no"}]
+)
 def test_zero_divergence(make_args, config, logging):
     options = {"learning_rate": 0.0, "per_device_train_batch_size": 1, **logging}
     trainer = make_trainer(make_args, config, model=make_model(dropout=0.0), **options)

@@ -382,7 +382,7 @@ def test_what_soft_labels_mean_must_be_said(make_args, config):
             outputs.logits, labels
         )
         if problem is None:
-            with pytest.raises(InputError, match=r"`problem_type` of the model's config must say what labels of the"):
+            with pytest.raises(InputError, match=r"`problem_type` of the model's config must be one of \['multi_label"):
                 trainer.train()
         else:
             trainer.train()

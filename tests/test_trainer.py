@@ -111,6 +111,20 @@ class Gradients(TrainerCallback):
         self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
 
 
+class DividesByItems(nn.Module):
+    """A model whose own loss follows `num_items_in_batch`, as many do that take it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.config = model, model.config
+
+    def forward(self, input_ids, labels=None, num_items_in_batch=None, **kwargs):
+        logits = self.inner(input_ids).logits
+        reduction = "mean" if num_items_in_batch is None else "sum"
+        loss = nn.functional.cross_entropy(logits, labels, reduction=reduction)
+        return {"loss": loss / (num_items_in_batch or 1), "logits": logits}
+
+
 class OverridesComputeLoss(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
@@ -153,6 +167,7 @@ def gradients(trainer_class, model, args, teacher, examples=22, **options):
     [
         ("kwargs", LSTSDTrainer, {}, {}),
         ("no-kwargs", LSTSDTrainer, {}, {}),
+        ("divides-by-items", LSTSDTrainer, {}, {}),
         ("label-smoothing", LSTSDTrainer, {"label_smoothing_factor": 0.2}, {"smoothing": 0.2}),
         ("no-kwargs-label-smoothing", LSTSDTrainer, {"label_smoothing_factor": 0.2}, {"smoothing": 0.2}),
         ("compute_loss_func", LSTSDTrainer, {}, {"class_weights": torch.tensor([1.0, 3.0])}),
@@ -165,6 +180,8 @@ def test_terms_have_the_scale_of_the_base_loss(make_args, case, trainer_class, a
     model = make_model(dropout=0.0)
     if case.startswith("no-kwargs"):
         model = NoKwargsModel(model)
+    if case == "divides-by-items":
+        model = DividesByItems(model)
     options = {"compute_loss_func": weighted_cross_entropy} if case.endswith("compute_loss_func") else {}
     training = make_args(
         num_train_epochs=1, gradient_accumulation_steps=accumulation, learning_rate=0.0, max_grad_norm=0.0, **args
@@ -194,6 +211,33 @@ def test_gradient_reaches_the_student_and_never_the_teacher(tiny_model, make_arg
 
 
 # ---- Logs ----
+
+
+def test_the_labels_are_those_that_trainer_takes(make_args):
+    """Though another label stands ahead of them, and each in a list of its own."""
+
+    class TwoLabels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make_model()
+            self.config = self.inner.config
+
+        def forward(self, input_ids, aux_labels=None, labels=None):
+            return self.inner(input_ids, labels=labels)
+
+    seen = []
+
+    class Looks(CrossEntropyTeacher):
+        def loss_terms(self, batch):
+            seen.append((batch.inputs["labels"], batch.labels))
+            return super().loss_terms(batch)
+
+    rows = [{**row, "labels": [row["labels"]], "aux_labels": [1 - row["labels"]]} for row in make_examples(8)]
+    LSTSDTrainer(model=TwoLabels(), args=make_args(), train_dataset=rows, teacher=Looks(1.0)).train()
+    assert seen
+    for given, taken in seen:
+        assert given.shape == (len(taken), 1)
+        assert torch.equal(given[:, 0], taken)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -538,11 +582,12 @@ def test_compute_loss_that_ignores_return_outputs(tiny_model, make_args):
     )
 
 
-def test_override_ahead_of_the_mixin_that_bypasses_it(tiny_model, make_args):
+@pytest.mark.parametrize("wrapper", [lambda model: model, NoKwargsModel])
+def test_override_ahead_of_the_mixin_that_bypasses_it(tiny_model, make_args, wrapper):
     class Weighted(LSTSDTrainer):
         compute_loss = OverridesComputeLoss.compute_loss
 
-    trainer = Weighted(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
+    trainer = Weighted(model=wrapper(tiny_model), args=make_args(), train_dataset=make_examples(8))
     assert refusal(trainer.train, TypeError) == (
         "`compute_loss` of Weighted must reach SelfDistillationMixin.compute_loss, but the teacher saw no batch: an "
         "override ahead of it did not call `super().compute_loss`. Keep your override in a Trainer subclass and put "
@@ -601,6 +646,86 @@ def test_labels_that_do_not_fit(make_args, config, labels, got):
     data = [{**row, "labels": labels} for row in make_examples(4)]
     trainer = LSTSDTrainer(model=Model(), args=make_args(), train_dataset=data)
     assert refusal(trainer.train, ValueError) == REFUSED.format(got)
+
+
+def test_one_output_without_a_config_may_be_yes_or_no(make_args):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(8, 1)
+
+        def forward(self, input_ids, labels=None):
+            logits = self.head(input_ids.float())
+            return {
+                "loss": nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels.float()),
+                "logits": logits,
+            }
+
+    def train(**config):
+        model = Model()
+        if config:
+            model.config = SimpleNamespace(**config)
+        trainer = LSTSDTrainer(model=model, args=make_args(), train_dataset=make_examples(8))
+        trainer.train()
+        return trainer.teacher.problem.name
+
+    message = refusal(train, ValueError)
+    assert message.startswith(
+        "`problem_type` of the model's config must be one of ['multi_label_classification', 'regression'] for "
+        "torch.int64 labels of shape (4,) and logits of shape (4, 1), got None"
+    )
+    assert message.endswith("a model without a config takes `model.config = types.SimpleNamespace(problem_type=...)`.")
+    assert train(problem_type="regression") == "regression"
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "snapshot_ensemble"])
+@pytest.mark.parametrize("case", ["outputs", "labels"])
+def test_several_outputs_or_labels_cannot_be_scored_jointly(make_args, method, case):
+    """Trainer hands on a tuple in which nothing says which are the logits."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make_model()
+            self.config = self.inner.config
+
+        def forward(self, input_ids, labels=None, other_labels=None):
+            outputs = self.inner(input_ids, labels=labels)
+            pooled = {"pooled": outputs.logits.repeat(1, 8)} if case == "outputs" else {}
+            return {"loss": outputs.loss, **pooled, "logits": outputs.logits}
+
+    rows = [{**row, **({"other_labels": 0} if case == "labels" else {})} for row in make_examples(8)]
+    config = TEACHERS[method](**({"cycle_epochs": 1} if method == "snapshot_ensemble" else {}))
+    trainer = LSTSDTrainer(
+        model=Model(),
+        args=make_args(label_names=["labels"] if case == "outputs" else None),
+        train_dataset=rows,
+        eval_dataset=rows,
+        teacher=config,
+        compute_metrics=lambda prediction: {"rows": len(prediction.predictions)},
+    )
+    trainer.train()
+    assert f"must have logits and labels alone in evaluation, got 2 {case}. Name" in refusal(
+        trainer.evaluate, ValueError
+    )
+    trainer.model.config.keys_to_ignore_at_inference = ["pooled"]
+    if case == "outputs":
+        assert trainer.evaluate()["eval_rows"] == 8
+
+
+def test_outputs_in_which_the_logits_are_not_clear(make_args):
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make_model()
+
+        def forward(self, input_ids, labels=None):
+            loss, logits = self.inner(input_ids, labels=labels, return_dict=False)
+            return loss, logits, -logits
+
+    trainer = LSTSDTrainer(model=Heads(), args=make_args(), train_dataset=make_examples(8))
+    message = refusal(trainer.train, ValueError)
+    assert message.endswith("and nothing of their shape behind; got a tuple of [(), (4, 2), (4, 2)].")
 
 
 def test_token_classification(make_args):
