@@ -21,6 +21,7 @@ import datasets
 import transformers
 from datasets import DatasetDict
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments.grid import PlannedRun, run_if_missing, take_shard
@@ -163,7 +164,7 @@ def parse(arguments: list[str]) -> Parsed:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method", nargs="+", default=[])
     first.add_argument("--model_name_or_path", "--model-name-or-path")
-    first.add_argument("--demo", action="store_true")
+    first.add_argument("--demo", nargs="?", const=True, default=False, type=string_to_bool)
     first.add_argument("--output_dir", "--output-dir")
     first.add_argument("--seed")
     known, _ = first.parse_known_args(arguments)
@@ -186,6 +187,8 @@ def parse(arguments: list[str]) -> Parsed:
     parser.set_defaults(**(PAPER_CNN_SETTINGS if known.model_name_or_path == CNN else PAPER_SETTINGS), **RUN_SETTINGS)
     if known.demo:
         parser.set_defaults(**DEMO_SETTINGS)
+        if known.model_name_or_path == CNN:
+            parser.set_defaults(learning_rate=PAPER_CNN_SETTINGS["learning_rate"])
     if is_single:
         parser.set_defaults(**_method_defaults(config_classes[0], known.demo))
     try:
@@ -256,6 +259,8 @@ def load(run: RunArguments, args: TrainingArguments) -> list[tuple[GlueTask, Dat
         # The same files in another place are the same data.
         source = data if data in ("hub", "synthetic") else "tsv"
         loaded = [(task, load_task(task, data), source) for task in tasks]
+    if run.test_file and not args.do_predict:
+        raise InputError("`test_file` is for predictions: give --do_predict too.")
     for task, splits, _ in loaded:
         if args.do_predict and "test" not in splits:
             raise InputError(
@@ -287,8 +292,10 @@ def plan(parsed: Parsed) -> list[PlannedRun]:
 
 
 def _searched(runs: list[GlueRun], parsed: Parsed) -> list[GlueRun]:
-    # Optuna comes with an extra.
-    from lstsd_hf.experiments.sweep import search, with_options
+    try:
+        from lstsd_hf.experiments.sweep import search, with_options
+    except ModuleNotFoundError as error:
+        raise InputError(f"`sweep` needs the package {error.name}: `pip install -e '.[experiments]'`.") from error
 
     root = Path(parsed.output_dir or "runs") / "sweeps"
     storage = parsed.run.sweep_storage or f"sqlite:///{root}/studies.sqlite3"

@@ -423,8 +423,18 @@ def test_the_same_run_twice_is_refused(tmp_path):
         group_runs(read_results([tmp_path]))
 
 
+def test_models_in_folders_of_the_same_name_are_told_apart(tmp_path):
+    for model in ("x/best", "y/best/", "z/other"):
+        fake_run(tmp_path, "vanilla", 1, 0.7, more={"model": model})
+    titles = sorted(section.title for section in group_runs(read_results([tmp_path])))
+    assert [title.split(" · ")[1] for title in titles] == ["other", "x/best", "y/best"]
+
+
 def test_results_of_another_version_are_refused(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.7, schema_version=1)
+    (tmp_path / "other.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(InputError, match=r"must be a file of records as `collect` writes them, got another one"):
+        read_results([tmp_path / "other.jsonl"])
     with pytest.raises(InputError, match=r"`schema_version` of .* must be 3, got 1: another version of lstsd_hf"):
         read_results([tmp_path])
 

@@ -232,6 +232,13 @@ def test_fractions_are_numbers_to_be_met(tmp_path):
     assert message_of(lambda: load_files(train, words)) == (
         f"{words}, line 1: the label must be a finite number, got 'high'."
     )
+    gap = write_rows(tmp_path / "gap.jsonl", [{"text": "a", "label": label} for label in (1, 1.5, 2, "NA")])
+    assert message_of(lambda: load_files(gap, gap)) == (
+        f"{gap}, line 4: the label must be a number as others are (1.5), got 'NA'. Leave the row out, or label it; "
+        "classes must not be named by fractions."
+    )
+    # Submissions keep small ones, and what GLUE wants.
+    assert (task.spelled_label(1.25e-5), TASKS["stsb"].spelled_label(2.34567)) == ("1.25e-05", "2.346")
 
 
 def write_rows(path, rows):
@@ -267,6 +274,9 @@ def test_labels_and_columns_of_own_files_are_not_misread(tmp_path, caplog):
     assert task.label_names == ("01", "1", "2.5x")
     assert splits["train"]["label"][:] == [1, 1, 0, 2]
     assert f"Texts of {path}: text, pair. Left out: source." in caplog.messages
+    # Python would take them for 11, 11 and 100.
+    names = write_rows(tmp_path / "names.csv", [{"text": "a", "label": label} for label in ("1_1", "11", "1E2")])
+    assert load_files(names, names)[0].label_names == ("11", "1E2", "1_1")
     for label in ("", "NaN", float("nan")):
         path = write_rows(tmp_path / "bad.jsonl", [{"text": "a", "label": 1.5}, {"text": "b", "label": label}])
         assert message_of(lambda path=path: load_files(path, path)).startswith(
@@ -299,6 +309,11 @@ def test_bad_own_files(tmp_path):
     ragged = tmp_path / "ragged.csv"
     ragged.write_text("text,label\na,0\nb,1,2\n")
     assert message_of(lambda: load_files(str(ragged), good)) == f"{ragged}, line 3: expected 2 fields."
+    twice = tmp_path / "twice.csv"
+    twice.write_text("label,text,text\n0,a,b\n")
+    assert message_of(lambda: load_files(str(twice), good)) == (
+        f"{twice}, line 1: the header must name each column once, got ['label', 'text', 'text']."
+    )
     nameless = write_rows(tmp_path / "null.jsonl", [{"text": None, "label": 0}])
     assert message_of(lambda: load_files(good, nameless)) == (
         f"{nameless}, line 1: columns ['text'] missing, got ['label', 'text']."

@@ -110,6 +110,19 @@ def test_dropout_can_be_set():
     assert cnn.dropout.p == 0.2
 
 
+def test_a_folder_that_holds_no_usable_model(tmp_path):
+    with pytest.raises(InputError, match="could not be loaded: Unrecognized model"):
+        load_model(str(tmp_path), TASKS["rte"])
+    model, tokenizer = load_model("minilm", TASKS["rte"])
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="must know words, found only"):
+        load_model(str(tmp_path), TASKS["rte"])
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="must have a padding token, found none"):
+        load_model(str(tmp_path), TASKS["rte"])
+
+
 def test_dropout_of_a_model_without_any():
     with pytest.raises(InputError) as error:
         _set_dropout(SimpleNamespace(hidden_size=8), 0.1)

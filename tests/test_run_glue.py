@@ -220,6 +220,47 @@ def test_length_grouping_leaves_evaluation_in_order(workplace, encoder):
     assert [line.split("\t") for line in lines[1:]] == [[str(i), str(label)] for i, label in enumerate(expected)]
 
 
+def test_no_row_is_dropped_from_scores_and_submissions(workplace, encoder):
+    rows = [{"text": f"{('dull', 'fine')[index % 2]} {index}", "label": index % 2} for index in range(10)]
+    for name in ("train", "dev"):
+        write_rows(workplace / f"{name}.jsonl", rows)
+    write_rows(workplace / "test.jsonl", [{"text": row["text"]} for row in rows[:7]])
+    files = ("--train_file", "train.jsonl", "--validation_file", "dev.jsonl", "--test_file", "test.jsonl")
+    command = [
+        "--method",
+        "lstsd",
+        *files,
+        "--model_name_or_path",
+        encoder,
+        "--use_cpu",
+        "true",
+        "--label_noise",
+        "0.2",
+    ]
+    command += ["--num_train_epochs", "2", "--mini_generation_epochs", "1", "--per_device_train_batch_size", "4"]
+    command += ["--per_device_eval_batch_size", "4", "--dataloader_drop_last", "true"]
+    assert error_of(command) == "`test_file` is for predictions: give --do_predict too."
+    run_glue.main([*command, "--do_predict"])
+    (folder,) = (path.parent for path in workplace.rglob("results.json"))
+    results = json.loads((folder / "results.json").read_text())
+    assert len(np.load(folder / "predictions.npz")["logits"]) == 10
+    assert len((folder / "custom.tsv").read_text().splitlines()) == 8
+    jsonschema.validate(results, results_schema())
+    # A submission answers one test split only.
+    write_rows(workplace / "test.jsonl", [{"text": row["text"]} for row in rows])
+    assert "holds a finished run that did not predict this test split. Use --overwrite" in error_of(
+        [*command, "--do_predict"]
+    )
+
+
+def test_a_run_that_failed_before_training_is_not_in_the_way(workplace, options, encoder):
+    command = ["--method", "vanilla", *options, "--num_train_epochs", "1", "--output_dir", "mine"]
+    assert "could not be loaded" in error_of([*command, "--model_name_or_path", "no/such-model"])
+    run_glue.main(command)
+    (workplace / "file").write_text("")
+    assert "must be a folder, got the file file." in error_of([*command, "--output_dir", "file"])
+
+
 def test_submission_spells_labels_as_glue_does(workplace, encoder):
     folder = workplace / "glue" / "RTE"
     folder.mkdir(parents=True)
@@ -305,6 +346,18 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
         (
             ["--method", "lstsd", "--task", "rte", "--test_file", "a.csv"],
             "`test_file` goes with `train_file` and `validation_file`.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--data", "synthetic", "--prediction_loss_only", "True"],
+            "`prediction_loss_only` must be False here, got True: scores and submissions are made of all predictions.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--data", "synthetic", "--gradient_accumulation_steps", "0"],
+            "`gradient_accumulation_steps` must be at least 1, got 0.",
+        ),
+        (
+            ["--method", "lstsd", "--task", "rte", "--label_noise_seed", "-1"],
+            "`label_noise_seed` must be at least 0, got -1.",
         ),
         (
             ["--method", "lstsd", "--task", "rte", "--resume_from_checkpoint", "x"],
@@ -398,9 +451,18 @@ def test_a_submission_asked_for_later_is_not_passed_over(workplace, options, enc
         *("--num_train_epochs", "1", "--use_cpu", "true"),
     ]
     run_glue.main(command)
-    assert "holds a finished run. Use --overwrite" in error_of([*command, "--do_predict"])
+    message = error_of([*command, "--do_predict"])
+    assert "holds a finished run that did not predict this test split. Use --overwrite" in message
     run_glue.main([*command, "--do_predict", "--overwrite"])
     assert len(list(workplace.glob("runs/rte/*/*/*/RTE.tsv"))) == 1
+
+
+def test_the_demo_can_be_switched_off(workplace):
+    command = ["--method", "vanilla", "--task", "rte", "--model_name_or_path", "cnn"]
+    parsed = run_glue.parse([*command, "--demo", "False"])
+    assert (parsed.run.demo, parsed.run.data, parsed.args.learning_rate) == (False, None, 8e-3)
+    parsed = run_glue.parse([*command, "--demo"])
+    assert (parsed.run.demo, parsed.run.data, parsed.args.learning_rate) == (True, "synthetic", 8e-3)
 
 
 def test_an_unprefixed_option_of_several_methods_is_explained(workplace):

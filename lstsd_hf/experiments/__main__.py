@@ -37,8 +37,12 @@ def _report(options: argparse.Namespace) -> None:
     print(to_markdown(sections))
     paths = write_report(sections, folder)
     if not options.no_figures:
-        # Matplotlib comes with an extra.
-        from .figures import write_figures
+        try:
+            from .figures import write_figures
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"Figures need the package {error.name}: `pip install -e '.[experiments]'`, or give --no-figures."
+            ) from error
 
         paths += write_figures(sections, folder)
     print("Written:", *paths, sep="\n")

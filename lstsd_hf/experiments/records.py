@@ -31,7 +31,14 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     found = []
     for source in sources:
         if source.is_file():
-            runs = [(source, result) for line in source.read_text().splitlines() for result in _runs(json.loads(line))]
+            try:
+                lines = [json.loads(line) for line in source.read_text().splitlines()]
+                runs = [(source, result) for line in lines for result in _runs(line)]
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(
+                    f"{source} must be a file of records as `collect` writes them, got another one ({error!r}). Give "
+                    "such a file, or a folder with runs."
+                ) from error
         else:
             paths = sorted(source.rglob(RESULTS_NAME))
             runs = [(path.parent, json.loads(path.read_text())) for path in paths]

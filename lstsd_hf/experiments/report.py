@@ -194,7 +194,11 @@ def _labels(methods: Sequence[dict[str, Any]]) -> list[str]:
 
 def _title(setting: dict[str, Any], settings: Sequence[dict[str, Any]]) -> str:
     training = setting["training"]
-    parts = [setting["task"].upper(), setting["model"].rstrip("/").split("/")[-1]]
+    paths = {other["model"].rstrip("/") for other in settings}
+    name = setting["model"].rstrip("/").split("/")[-1]
+    # Two folders may have the same last name.
+    is_clear = sum(path.split("/")[-1] == name for path in paths) == 1
+    parts = [setting["task"].upper(), name if is_clear else setting["model"].rstrip("/")]
     others = [other for other in settings if all(other[name] == setting[name] for name in ("task", "model"))]
     parts += [
         f"{name}={setting[name]}"

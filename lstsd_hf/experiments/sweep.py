@@ -34,6 +34,8 @@ def hold_out(run: GlueRun) -> GlueRun:
     if options.label_noise:
         labels, _ = flip_labels(train["label"][:], run.task.num_outputs, options.label_noise, options.label_noise_seed)
         train = train.remove_columns("label").add_column("label", labels)
+    if len(train) < 2:
+        raise InputError(f"`sweep` holds out a part of the training split, which must have 2 rows, got {len(train)}.")
     parts = train.train_test_split(test_size=HELD_OUT_SHARE, seed=SPLIT_SEED)
     return dataclasses.replace(
         run,

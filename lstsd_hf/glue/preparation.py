@@ -43,7 +43,8 @@ class DataOptions:
 
     def __post_init__(self):
         # Shorter inputs would hold little but the separators.
-        for name, least in (("max_seq_length", 8), ("max_train_samples", 1), ("trainable_layers", 0)):
+        least_values = {"max_seq_length": 8, "max_train_samples": 1, "trainable_layers": 0, "label_noise_seed": 0}
+        for name, least in least_values.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"`{name}` must be at least {least}, got {value}.")

@@ -20,6 +20,7 @@ class GlueTask:
         labels_are_names: Whether TSV files spell the label out rather than as a number.
         tsv_files: The TSV file of each split, without suffix. What is named `validation_…` is scored at the end.
         submission_files: The submission of each test split, without suffix; by default one named as the folder.
+        number_format: How submissions write a regression's numbers.
         has_incomplete_rows: Whether rows of the TSV release lack fields; they are left out, as on the hub.
     """
 
@@ -34,6 +35,7 @@ class GlueTask:
         default_factory=lambda: {"train": "train", "validation": "dev", "test": "test"}
     )
     submission_files: Mapping[str, str] | None = None
+    number_format: str = ".8g"
     has_incomplete_rows: bool = False
 
     @property
@@ -63,7 +65,7 @@ class GlueTask:
     def spelled_label(self, label: float) -> str:
         """A label as the TSV files and submissions write it."""
         if self.is_regression:
-            return f"{label:.3f}"
+            return f"{label:{self.number_format}}"
         return self.label_names[label] if self.labels_are_names else str(label)
 
 
@@ -108,6 +110,7 @@ TASKS: dict[str, GlueTask] = {
             tsv_columns=("sentence1", "sentence2", "score"),
             label_names=(),
             metrics=("pearson", "spearmanr"),
+            number_format=".3f",
         ),
         GlueTask(
             name="qqp",

@@ -6,7 +6,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -109,9 +110,19 @@ class GlueRun:
     @cached_property
     def data_digest(self) -> str:
         """Short digest of the labelled splits' rows."""
+        return self._digest("train", "validation")
+
+    @cached_property
+    def submissions(self) -> dict[str, str]:
+        """The submissions that are asked for, each with a short digest of the texts that it answers."""
+        tests = [name for name in self.splits if name.startswith("test")] if self.args.do_predict else []
+        return {self.task.submission_name(name): self._digest(name) for name in tests}
+
+    def _digest(self, *splits: str) -> str:
         digest = hashlib.sha256()
-        for name in ("train", "validation"):
-            columns = self.splits[name].select_columns([*self.task.text_columns, "label"])[:]
+        for name in splits:
+            labels = [] if name.startswith("test") else ["label"]
+            columns = self.splits[name].select_columns([*self.task.text_columns, *labels])[:]
             digest.update(json.dumps(columns, sort_keys=True).encode())
         return digest.hexdigest()[:10]
 
@@ -122,8 +133,8 @@ class GlueRun:
 
 
 class GlueTrainer(LSTSDTrainer):
-    """Keeps evaluation in the data's order, for with length grouping Trainer would reorder predictions too; and keeps
-    the logits and labels of the last evaluation in `last_evaluation`.
+    """Evaluates all rows in the data's order, though with length grouping Trainer would reorder them and with
+    `dataloader_drop_last` leave some out; and keeps the logits and labels of the last evaluation in `last_evaluation`.
     """
 
     last_evaluation: tuple[np.ndarray, np.ndarray] | None = None
@@ -131,6 +142,22 @@ class GlueTrainer(LSTSDTrainer):
 
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def get_eval_dataloader(self, *args, **kwargs):
+        with self._all_rows():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args, **kwargs):
+        with self._all_rows():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    @contextmanager
+    def _all_rows(self) -> Iterator[None]:
+        drops_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drops_last
 
     def evaluate(self, *args, **kwargs):
         self._keeps_predictions = True
@@ -180,8 +207,29 @@ class EpochTimer(TrainerCallback):
             self.seconds.append(time.perf_counter() - self._start)
 
 
+# What the runner needs as it is.
+_FIXED = {
+    "remove_unused_columns": True,
+    "label_names": None,
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+    "eval_do_concat_batches": True,
+}
+
+
 def check_plan(run: GlueRun) -> None:
     """Raises an `InputError` if method, data and length of the run do not fit, before anything is loaded."""
+    for name, value in _FIXED.items():
+        if getattr(run.args, name) != value:
+            raise InputError(
+                f"`{name}` must be {value} here, got {getattr(run.args, name)}: scores and submissions are made of all "
+                "predictions. Leave it out, or use `LSTSDTrainer` in a script of your own."
+            )
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(run.args, name) < 1:
+            raise InputError(f"`{name}` must be at least 1, got {getattr(run.args, name)}.")
+    if run.args.seed < 0:
+        raise InputError(f"`seed` must be at least 0, got {run.args.seed}.")
     if run.task.is_regression and run.options.label_noise:
         raise InputError(
             f"`label_noise` replaces labels by others and must be 0 for a regression, got {run.options.label_noise}."
@@ -252,6 +300,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
     if trainer.is_world_process_zero():
         results |= {"label_errors": label_errors} | ({"other_splits": other_splits} if other_splits else {})
         results |= {"best_model": best_model} if best_model else {}
+        results |= {"submissions": run.submissions} if run.submissions else {}
         write_predictions(*trainer.last_evaluation, folder / PREDICTIONS_NAME)
         write_json(results, folder / RESULTS_NAME)
     return results
@@ -260,12 +309,16 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
 def is_finished(run: GlueRun, folder: Path) -> bool:
     """Whether a folder holds the results of this very run."""
     paths = folder / RESULTS_NAME, folder / RUN_NAME
-    has_submission = not run.args.do_predict or (folder / run.task.submission_name("test")).exists()
-    return has_submission and all(path.exists() for path in paths) and json.loads(paths[1].read_text()) == run.state
+    if not all(path.exists() for path in paths) or json.loads(paths[1].read_text()) != run.state:
+        return False
+    submitted = json.loads(paths[0].read_text()).get("submissions", {})
+    return all(submitted.get(name) == digest and (folder / name).exists() for name, digest in run.submissions.items())
 
 
 def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -> str | None:
     """The checkpoint to resume from, after the folder has been checked or emptied."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"`output_dir` must be a folder, got the file {folder}. Choose another.")
     with run.args.main_process_first(desc="the run's folder"):
         if not run.args.should_save:
             return _checkpoint_to_resume(run, folder) if resume else None
@@ -273,8 +326,12 @@ def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -
             _check_is_run(folder)
             shutil.rmtree(folder)
         if (folder / RESULTS_NAME).exists():
-            raise InputError(f"{folder} holds a finished run. Use --overwrite to delete it, or another --output_dir.")
-        if (folder / RUN_NAME).exists():
+            lacks = " that did not predict this test split" if run.submissions else ""
+            raise InputError(
+                f"{folder} holds a finished run{lacks}. Use --overwrite to delete it, or another --output_dir."
+            )
+        # With nothing else there, the earlier run did not begin to train.
+        if (folder / RUN_NAME).exists() and len(list(folder.iterdir())) > 1:
             if not resume:
                 raise InputError(f"{folder} holds an interrupted run. Use --resume to go on, or --overwrite.")
             if json.loads((folder / RUN_NAME).read_text()) != run.state:
@@ -282,7 +339,7 @@ def _prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -
                     f"{folder} holds an interrupted run with other settings (see {RUN_NAME} there). Use the same "
                     "settings to resume, or --overwrite."
                 )
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and not (folder / RUN_NAME).exists() and any(folder.iterdir()):
             raise InputError(f"`output_dir` must be new, empty or of an earlier run, got {folder}. Choose another.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run.state, folder / RUN_NAME)
