@@ -246,10 +246,10 @@ class SelfDistillationMixin:
         if labels is None or num_items_in_batch is None or base_loss.dim():
             return
         share = float((labels != -100).sum() / num_items_in_batch)
-        if share in (0.0, 1.0):
-            return
         mean = float(self.teacher.problem.base_loss(logits.detach(), labels).mean()) * self._processes_in_loss
-        self._own_loss_divides_by_items = math.isclose(float(base_loss.detach()), mean * share, rel_tol=1e-2)
+        # Nothing can be seen in a step of one micro-batch, in a loss of zero or in one that is not a number.
+        if share not in (0.0, 1.0) and mean and math.isfinite(mean):
+            self._own_loss_divides_by_items = math.isclose(float(base_loss.detach()), mean * share, rel_tol=1e-2)
 
     @property
     def _loss_is_own(self) -> bool:
