@@ -31,8 +31,9 @@ NAMES = {
 # Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
 # The protocol's E in each file, and the seeds and cells of its families of comparisons.
-LENGTHS = {"mlp": 6, "mlp_short": 1, "mlp_tuned": 6, "cnn": 6, "cnn_fitting": 6, "top_layer": 2, "full": 2}
-LENGTHS |= {"single_seed_glue": 2, "single_seed_mrpc_minilm": 2, "single_seed_mrpc_cnn": 6, "timing_mrpc_minilm": 1}
+LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", "single_seed_mrpc_cnn"), 6)
+LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
+LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm"), 1)
 SEEDS, CELLS = 10, 9
 SIGNIFICANCE, PRACTICAL = 0.05, 1.0
 
@@ -87,11 +88,23 @@ def cell_of(section: Section, length: int) -> Cell:
 
 
 def mlp_cells() -> list[Cell]:
-    """A1's cells, each with its control of fewer epochs, which is a cell of its own in the records."""
-    short = {cell.name: cell.groups["vanilla"] for cell in cells("mlp_short")}
+    """A1's cells, each with its control of fewer epochs."""
+    return with_control(
+        cells("mlp"), "vanilla-short", {cell.name: cell.groups["vanilla"] for cell in cells("mlp_short")}
+    )
+
+
+def cnn_cells(file: str) -> list[Cell]:
+    """A2's cells at one of its settings, each with what the search for both found."""
+    name = "vanilla-tuned"
+    return with_control(cells(file), name, {cell.name: cell.groups[name] for cell in cells("cnn_tuned")})
+
+
+def with_control(among: list[Cell], name: str, groups: Mapping[str, Group]) -> list[Cell]:
+    """The cells, each with a control that has records of its own; `groups` are by name of the cell."""
     return [
-        replace(cell, groups={**cell.groups, **({"vanilla-short": short[cell.name]} if cell.name in short else {})})
-        for cell in cells("mlp")
+        replace(cell, groups={**cell.groups, name: groups[cell.name]}) if cell.name in groups else cell
+        for cell in among
     ]
 
 

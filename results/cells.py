@@ -127,6 +127,12 @@ def a2_matched() -> Iterator[Command]:
         yield Command("cnn", task, CNN, f"temporal_ensemble {MATCHED}", FIVE)
 
 
+def a2_tuned() -> Iterator[Command]:
+    """The control of a search, for the paper's rate and the other one together: its factors span both."""
+    for task in CNN_TASKS:
+        yield Command("cnn_tuned", task, f"{CNN} --learning_rate 0.032 --dropout 0.5", "vanilla --sweep 16", FIVE)
+
+
 def a2_rates() -> Iterator[Command]:
     for rate in CNN_RATES:
         # A single run goes to the very folder that is named.
@@ -176,7 +182,8 @@ def b2() -> Iterator[Command]:
 
 
 CELLS: dict[str, Callable[[], Iterator[Command]]] = {
-    cell.__name__: cell for cell in (a1, short, a3, figure2, a4, a2, a2_matched, a2_rates, a2_fitting, defaults, b1, b2)
+    cell.__name__: cell
+    for cell in (a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2)
 }
 
 
