@@ -157,6 +157,6 @@ def logits_of(outputs: Any) -> Tensor:
 
 def _shown(outputs: Any) -> str:
     if isinstance(outputs, Mapping):
-        return f"{', '.join(f'`{name}` ({type(value).__name__})' for name, value in outputs.items())}"
+        return ", ".join(f"`{name}` ({type(value).__name__})" for name, value in outputs.items())
     shapes = [tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__ for output in outputs]
     return f"a {type(outputs).__name__} of {shapes}"
