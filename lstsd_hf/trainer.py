@@ -337,14 +337,14 @@ class SelfDistillationMixin:
         if joint is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys=ignore_keys)
-        if isinstance(logits, tuple | list) or isinstance(labels, tuple | list):
-            what, found = ("outputs", logits) if isinstance(logits, tuple | list) else ("labels", labels)
-            raise InputError(
-                f"{type(self.teacher).__name__} scores several predictions in one pass, so a batch must have logits "
-                f"and labels alone in evaluation, got {len(found)} {what}. Name other outputs in "
-                "`model.config.keys_to_ignore_at_inference`, or use a method that predicts with the model alone, such "
-                "as `LSTSDConfig()`."
-            )
+        for name, found in (("outputs", logits), ("labels", labels)):
+            if isinstance(found, tuple | list):
+                raise InputError(
+                    f"{type(self.teacher).__name__} scores several predictions in one pass, so a batch must have "
+                    f"logits and labels alone in evaluation, got {len(found)} {name}. Name other outputs in "
+                    "`model.config.keys_to_ignore_at_inference`, or use a method that predicts with the model alone, "
+                    "such as `LSTSDConfig()`."
+                )
         logits, labels = logits_of(logits), flat_labels(labels)
         problem = self.teacher.problem or problem_of(getattr(self.model, "config", None), logits, labels)
         predictions = joint.predict(logits, self._prepare_inputs(inputs), problem)

@@ -178,7 +178,7 @@ def _spelled(label: Any, place: str) -> str:
     if text.lower() in ("", "nan"):
         raise InputError(f"{place}: the label must not be empty, got {label!r}. Leave the row out, or label it.")
     # 1 and 1.0 are the same, while 01, 1_1 and 1E2 are names.
-    return re.sub(r"(-?\d+)\.0*", r"\1", text) if re.fullmatch(r"-?\d+\.0*", text) else text
+    return re.sub(r"^(-?\d+)\.0*$", r"\1", text)
 
 
 def _number(text: str) -> float | None:
