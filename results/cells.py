@@ -24,6 +24,14 @@ MATCHED = "--temporal_ensemble.consistency_weight 6.4"
 MLP = "--model_name_or_path minilm --trainable_layers 0 --per_device_train_batch_size 32"
 CNN = "--model_name_or_path cnn --bf16 True --use_cpu True"
 SLICES = "runs/slices"
+# Full fine-tuning on a GPU: PROTOCOL.md, cell G1. The folder is made by benchmarks/gpu/pack.py.
+GPU = "--model_name_or_path .gpu/minilm-bf16 --per_device_train_batch_size 64 --bf16 True"
+GPU += " --train_sampling_strategy group_by_length --per_device_eval_batch_size 256"
+SMALL, GPU_TASKS = ("rte", "mrpc"), ("rte", "mrpc", "sst2", "cola")
+LSTSD_DEFAULTS = "lstsd --lambda_short 1 --lambda_long 1 --teacher_floor 1e-4"
+MATCHED_TO_DEFAULTS = "--temporal_ensemble.consistency_weight 2"
+GPU_RATES, GPU_EPOCHS = ("2.5e-5", "5e-5", "1e-4", "2e-4"), (3, 10, 30)
+SEARCHED = ("num_train_epochs", "learning_rate")
 CNN_RATES, FITTED_LOSS = (0.03, 0.1, 0.3, 1.0), 0.1
 
 
@@ -181,9 +189,82 @@ def b2() -> Iterator[Command]:
     yield Command("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", TWO)
 
 
+def gpu_core() -> Iterator[Command]:
+    """The paper's length on the small tasks."""
+    for task in SMALL:
+        for methods in (f"vanilla lstsd temporal_ensemble {MATCHED}", f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
+            yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
+
+
+def gpu_short() -> Iterator[Command]:
+    """Trainer's default of 3 epochs; the paper's E of 6 does not fit into them."""
+    own = f"vanilla mean_teacher label_smoothing temporal_ensemble {MATCHED_TO_DEFAULTS}"
+    for methods in (own, LSTSD_DEFAULTS + " --mini_generation_epochs 1"):
+        for task in GPU_TASKS:
+            yield Command("gpu_short", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 3", methods, FIVE)
+
+
+def gpu_trials() -> Iterator[Command]:
+    """Vanilla on slices of the training splits (slices.py): rate × epochs."""
+    for task in GPU_TASKS:
+        for epochs in GPU_EPOCHS:
+            for rate in GPU_RATES:
+                settings = f"--data {SLICES} {GPU} --learning_rate {rate} --num_train_epochs {epochs}"
+                yield Command("gpu_trials", task, settings, "vanilla", range(1, 2))
+
+
+def gpu_tuned() -> Iterator[Command]:
+    """Vanilla at the rate and the epochs that the trials found; these must be among the records."""
+    for task, (rate, epochs) in found_by_trials().items():
+        settings = f"{GPU} --learning_rate {rate:g} --num_train_epochs {epochs:g}"
+        yield Command("gpu_tuned", task, settings, "vanilla", FIVE)
+
+
+def found_by_trials() -> dict[str, tuple[float, float]]:
+    """By task whose trials are all among the records: learning rate and epochs of the best score, the first of equals.
+
+    Raises:
+        NotYetError: If there is no such task.
+    """
+    path = FOLDER / "gpu_trials.jsonl"
+    trials: dict[str, list[dict]] = collections.defaultdict(list)
+    for _, result in read_results([path]) if path.exists() else []:
+        trials[result["task"]].append(result)
+    found = {}
+    for task in GPU_TASKS:
+        if len(trials[task]) == len(GPU_RATES) * len(GPU_EPOCHS):
+            by_cost = sorted(trials[task], key=lambda trial: [trial["config"]["training"][name] for name in SEARCHED])
+            best = max(by_cost, key=lambda trial: trial["last_epoch"][f"eval_{trial['metrics'][0]}"])
+            found[task] = (
+                best["config"]["training"]["learning_rate"],
+                best["config"]["training"]["num_train_epochs"],
+            )
+    if not found:
+        raise NotYetError(f"gpu_tuned needs the trials of a task in {path}, found {len(trials)} tasks begun.")
+    return found
+
+
+def gpu_more() -> Iterator[Command]:
+    """The other methods on the small tasks."""
+    for task in SMALL:
+        methods = "mean_teacher label_smoothing"
+        yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
+
+
+def gpu_large() -> Iterator[Command]:
+    """The paper's length on the larger tasks."""
+    several = f"vanilla lstsd temporal_ensemble mean_teacher label_smoothing {MATCHED}"
+    for task in ("sst2", "cola"):
+        for methods in (several, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
+            yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
+
+
 CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
-    for cell in (a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2)
+    for cell in (
+        *(a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
+        *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large),
+    )
 }
 
 

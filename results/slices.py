@@ -8,8 +8,8 @@ import random
 import sys
 from pathlib import Path
 
-FOLDERS = {"SST-2": 5000, "MRPC": None, "CoLA": None}
-HEADERS = {"SST-2", "MRPC"}
+FOLDERS = {"SST-2": 5000, "MRPC": None, "CoLA": None, "RTE": None}
+HEADERS = {"SST-2", "MRPC", "RTE"}
 SHARE, SEED = 0.15, 0
 
 
