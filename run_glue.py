@@ -25,8 +25,10 @@ from transformers.hf_argparser import string_to_bool
 
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments.grid import PlannedRun, run_if_missing, take_shard
-from lstsd_hf.glue.data import load_files, load_task
+from lstsd_hf.glue.arguments import check_arguments
+from lstsd_hf.glue.data import load_task
 from lstsd_hf.glue.models import CNN
+from lstsd_hf.glue.own_files import load_files
 from lstsd_hf.glue.preparation import DataOptions
 from lstsd_hf.glue.results import format_table
 from lstsd_hf.glue.tasks import TASKS, GlueTask, get_task
@@ -86,9 +88,11 @@ class RunArguments:
     )
     train_file: str | None = field(
         default=None,
-        metadata={
-            "help": "Own training data, csv or jsonl: a column `label`, and as texts the first one or two beside it."
-        },
+        metadata={"help": "Own training data, csv or jsonl: a column `label`, and one or two columns of text."},
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns of text in own data, one or two. Default: by their names, or what looks like text."},
     )
     validation_file: str | None = field(default=None, metadata={"help": "Own validation data, csv or jsonl."})
     test_file: str | None = field(default=None, metadata={"help": "Own data to predict, csv or jsonl."})
@@ -127,8 +131,9 @@ class RunArguments:
     def __post_init__(self):
         if self.overwrite and self.resume:
             raise InputError("`overwrite` deletes what `resume` would continue. Give one of them.")
-        if self.test_file and not self.train_file:
-            raise InputError("`test_file` goes with `train_file` and `validation_file`.")
+        for name in ("test_file", "text_columns"):
+            if getattr(self, name) and not self.train_file:
+                raise InputError(f"`{name}` goes with `train_file` and `validation_file`.")
         self.data_options()
 
     def data_options(self) -> DataOptions:
@@ -247,7 +252,7 @@ def load(run: RunArguments, args: TrainingArguments) -> list[tuple[GlueTask, Dat
     if run.train_file or run.validation_file:
         if run.task or not (run.train_file and run.validation_file):
             raise InputError("`train_file` and `validation_file` go together and without `task`.")
-        task, splits = load_files(run.train_file, run.validation_file, run.test_file)
+        task, splits = load_files(run.train_file, run.validation_file, run.test_file, run.text_columns)
         loaded = [(task, splits, f"{run.train_file}, {run.validation_file}")]
     else:
         if run.task is None:
@@ -348,6 +353,7 @@ def main(arguments: list[str]) -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    check_arguments(parsed.args, parsed.seeds, [Path(parsed.output_dir or "runs"), Path(parsed.run.cache_dir)])
     planned = plan(parsed)
     is_main = parsed.args.process_index == 0
     if is_main and any(item.run.data_source == "synthetic" for item in planned):

@@ -3,8 +3,11 @@
 import logging
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import has_length
 
+from .data import LoaderWithoutIndices
+from .health import FiniteCheck
 from .logs import TrainingLog
 from .schedules import Progress, TrainingPlan
 from .student import Student
@@ -23,16 +26,27 @@ class TeacherMemoryCallback(TrainerCallback):
         teacher: The teacher to tell.
         student: The model being trained, for teachers that run it.
         log: What is logged of the teacher, looked at once an epoch however seldom something is logged.
+        finite_check: Looks at the terms of each optimizer step.
+        handler: The trainer's callback handler. The other callbacks get the training batches as they are without a
+            teacher, so this one must be the first.
     """
 
-    def __init__(self, teacher: Teacher, student: Student, log: TrainingLog):
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: Student,
+        log: TrainingLog,
+        finite_check: FiniteCheck,
+        handler: CallbackHandler,
+    ):
         self.teacher = teacher
         self.student = student
         self.log = log
+        self._finite_check = finite_check
+        self._handler = handler
         self._plan: TrainingPlan | None = None
         self._epochs_begun = 0
         self._global_step = 0
-        self._is_training = False
 
     @property
     def progress(self) -> Progress:
@@ -40,6 +54,8 @@ class TeacherMemoryCallback(TrainerCallback):
         return Progress(self._epochs_begun - 1, self._global_step, self._plan)
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        if train_dataloader is not None and self.teacher.needs_batches:
+            self._handler.train_dataloader = LoaderWithoutIndices(train_dataloader)
         if has_length(train_dataloader):
             steps_per_epoch = max(1, -(-len(train_dataloader) // args.gradient_accumulation_steps))
         else:
@@ -47,7 +63,6 @@ class TeacherMemoryCallback(TrainerCallback):
         self._plan = TrainingPlan(state.num_train_epochs, steps_per_epoch, state.max_steps)
         self._epochs_begun = state.global_step // steps_per_epoch
         self._global_step = state.global_step
-        self._is_training = True
         self.teacher.student = self.student
         message = self.teacher.on_train_begin(self._plan)
         if message and state.is_world_process_zero:
@@ -58,17 +73,14 @@ class TeacherMemoryCallback(TrainerCallback):
         self._epochs_begun += 1
         self.teacher.on_epoch_begin(self.progress)
 
-    def on_step_end(self, args, state, control, **kwargs):
-        self.end_step(state.global_step)
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._finite_check.check()
 
-    def end_step(self, global_step: int) -> None:
-        """Ends a step for the teacher, once: callbacks ahead of this one may evaluate or save when it ends."""
-        if self._is_training and global_step > self._global_step:
-            self._global_step = global_step
-            self.teacher.on_step_end(self.progress)
+    def on_step_end(self, args, state, control, **kwargs):
+        self._global_step = state.global_step
+        self.teacher.on_step_end(self.progress)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._is_training = False
         self._collect_log()
         self.teacher.on_train_end(Progress(self._epochs_begun, state.global_step, self._plan))
 

@@ -1,11 +1,14 @@
 """Carrying each training example's index from the data set through sampler and collator into the batch."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .errors import InputError
 from .memory import index_out_of_range
 
 EXAMPLE_INDEX = "example_index"
@@ -20,7 +23,9 @@ class IndexedExample(NamedTuple):
 
 
 class IndexedDataset(Dataset):
-    """A view of a training set whose items are `IndexedExample`s.
+    """A view of a training set that gives a data loader `IndexedExample`s, and everybody else the user's own rows.
+
+    Data loaders fetch whole batches by `__getitems__`, also through a `torch.utils.data.Subset`.
 
     Args:
         dataset: A map-style data set.
@@ -45,9 +50,7 @@ class IndexedDataset(Dataset):
         return getattr(self.source, name)
 
     def __getitem__(self, index: int | str) -> Any:
-        if isinstance(index, str):
-            return self.source[index]
-        return IndexedExample(index, self.dataset[index])
+        return self.source[index]
 
     def __getitems__(self, indices: list[int]) -> list[IndexedExample]:
         # Batched reads are several times faster on `datasets.Dataset`.
@@ -80,9 +83,18 @@ class ExampleIndexCollator:
 
         Raises:
             IndexError: If an index is outside the training set.
+            InputError: If the examples come from another data set.
             TypeError: If the inner collator does not return a mapping.
             ValueError: If the inner collator's batch has that key already.
         """
+        strangers = {type(feature).__name__ for feature in features if not isinstance(feature, IndexedExample)}
+        if strangers:
+            raise InputError(
+                "A `get_train_dataloader` of your own must load from `self.train_dataset`, so that every example keeps "
+                f"its index, got rows ({', '.join(sorted(strangers))}) of another data set. Choose or repeat rows by a "
+                "sampler or by `torch.utils.data.Subset(self.train_dataset, rows)`; hand a data set of your own to the "
+                "trainer as `train_dataset`."
+            )
         indices = [feature.index for feature in features]
         low, high = min(indices), max(indices)
         if low < 0 or high >= self.num_examples:
@@ -100,6 +112,49 @@ class ExampleIndexCollator:
             )
         batch[EXAMPLE_INDEX] = torch.tensor(indices, dtype=torch.int64)
         return batch
+
+
+def collate_indices(loader: Any, num_examples: int) -> Any:
+    """A data loader over an `IndexedDataset`, its batches with the key `example_index` added.
+
+    Args:
+        loader: The loader; anything but a `DataLoader` is left as it is.
+        num_examples: Size of the training set.
+    """
+    # accelerate's loaders are views of the one that fetches.
+    fetching = getattr(loader, "base_dataloader", loader)
+    if isinstance(fetching, DataLoader) and not isinstance(fetching.collate_fn, ExampleIndexCollator):
+        fetching.collate_fn = ExampleIndexCollator(fetching.collate_fn, num_examples)
+    return loader
+
+
+class LoaderWithoutIndices:
+    """A view of a training data loader whose batches have no example indices.
+
+    Args:
+        loader: The loader.
+    """
+
+    def __init__(self, loader: Any):
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            yield split_indices(batch)[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def split_indices(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor | None]:
+    """A batch without its example indices, and these, if any. The caller's mapping is left alone."""
+    if EXAMPLE_INDEX not in batch:
+        return batch, None
+    batch = copy.copy(batch)
+    return batch, batch.pop(EXAMPLE_INDEX)
 
 
 def check_has_indices(dataset: Any) -> None:

@@ -1,7 +1,9 @@
 """Noticing a teacher that teaches nothing, with the cause."""
 
+import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from .errors import InputError
@@ -20,6 +22,47 @@ def check_gradient(name: str, per_example: Tensor) -> None:
             f"The term `{name}` must have a gradient, got none: the student's logits are detached from the model. A "
             "`compute_loss` of your own must return the model's outputs as they are."
         )
+
+
+class FiniteCheck:
+    """Notices a term that is NaN or infinite although the base loss is finite, before an optimizer step is made of it.
+
+    The host does not wait for it: Trainer waits for the loss of each micro-batch anyway, and what was sent off before
+    has then arrived.
+    """
+
+    def __init__(self):
+        self._sent: list[tuple[tuple[str, ...], Tensor, torch.cuda.Event | None]] = []
+
+    def add(self, base_loss: Tensor, terms: Mapping[str, Tensor]) -> None:
+        """Takes note of a micro-batch.
+
+        Args:
+            base_loss: The base loss. Where it is not finite itself, training has diverged without the terms' doing.
+            terms: Mean of each term.
+        """
+        if not terms:
+            return
+        means = torch.stack([value.detach().float().mean() for value in (base_loss, *terms.values())])
+        copy = means.to("cpu", non_blocking=means.is_cuda)
+        arrived = torch.cuda.current_stream(means.device).record_event() if means.is_cuda else None
+        self._sent.append((tuple(terms), copy, arrived))
+
+    def check(self) -> None:
+        """Raises an `InputError` that names the term."""
+        sent, self._sent = self._sent, []
+        for names, means, arrived in sent:
+            if arrived is not None:
+                arrived.synchronize()
+            base_loss, *terms = means.tolist()
+            for name, value in zip(names, terms, strict=True):
+                if math.isfinite(base_loss) and not math.isfinite(value):
+                    raise InputError(
+                        f"The term `{name}` must be finite, got {value} while the base loss is finite. Student and "
+                        "teacher exclude different labels (logits of -inf), or a teacher is certain of a label that "
+                        "the student rules out. Mask the same labels of an example in every epoch; with KL[student ‖ "
+                        "teacher] a `teacher_floor` above 0 helps."
+                    )
 
 
 def check_coverage(memory: ExampleMemory | None) -> None:
@@ -54,13 +97,14 @@ class SilenceDetector:
             num_steps: Its optimizer steps.
             steps_per_epoch: Optimizer steps in an epoch.
         """
-        if not terms or any(terms.values()):
+        if not terms or any(math.isfinite(mean) and mean for mean in terms.values()):
             self._silent_steps = 0
             return
         self._silent_steps += num_steps
         if self._silent_steps >= max(steps_per_epoch, self.LEAST_STEPS):
             raise InputError(
-                f"A distillation term must differ from 0, got {', '.join(f'{name} 0.0' for name in terms)} for "
-                f"{self._silent_steps} optimizer steps: the student says exactly what its teacher said. Is the "
-                "learning rate 0, or is everything frozen?"
+                f"A distillation term must be a number other than 0, got "
+                f"{', '.join(f'{name} {mean}' for name, mean in terms.items())} for {self._silent_steps} optimizer "
+                "steps. At 0 the student says exactly what its teacher said: is the learning rate 0, or is everything "
+                "frozen? NaN or infinity come from a diverged model: lower the learning rate."
             )

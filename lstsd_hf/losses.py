@@ -2,6 +2,9 @@
 
 Pure functions on tensors: no state, no reduction over the batch (only the trainer knows by what the base loss was
 divided), and no dependency but torch.
+
+A label of logit -inf is excluded: its probability is 0. A label that student and teacher both exclude contributes
+nothing to a divergence or its gradient. Where only the one that is compared against excludes it, a KL is infinite.
 """
 
 import math
@@ -44,7 +47,7 @@ def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temper
         One divergence for each example, shape `(batch_size,)` or `(num_teachers, batch_size)`.
     """
     student_log_probs = _log_softmax(student_logits, temperature)
-    return (student_log_probs.exp() * (student_log_probs - teacher_log_probs)).sum(dim=-1)
+    return _expectation(student_log_probs.exp(), student_log_probs - teacher_log_probs)
 
 
 def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
@@ -53,7 +56,7 @@ def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temper
     Arguments and return value are those of `kl_student_teacher`.
     """
     student_log_probs = _log_softmax(student_logits, temperature)
-    return (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)
+    return _expectation(teacher_log_probs.exp(), teacher_log_probs - student_log_probs)
 
 
 def squared_error(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
@@ -66,7 +69,25 @@ def squared_error(student_logits: Tensor, teacher_log_probs: Tensor, temperature
 
 def cross_entropy_to(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
     """Cross-entropy against soft targets, -Σ z log p, one value for each example, `(batch_size,)`."""
-    return -(teacher_log_probs.exp() * torch.log_softmax(student_logits, dim=-1)).sum(dim=-1)
+    return -_expectation(teacher_log_probs.exp(), torch.log_softmax(student_logits, dim=-1))
+
+
+def cross_entropy_to_uniform(student_logits: Tensor) -> Tensor:
+    """Cross-entropy against the uniform distribution, one value for each example, `(batch_size,)`.
+
+    Uniform over the labels that the student does not exclude: those to which it gives a probability above 0.
+    """
+    log_probs = torch.log_softmax(student_logits, dim=-1)
+    is_excluded = log_probs.exp() == 0
+    return -log_probs.masked_fill(is_excluded, 0.0).sum(dim=-1) / (~is_excluded).sum(dim=-1)
+
+
+def _expectation(probs: Tensor, values: Tensor) -> Tensor:
+    """Σ probs · values over the labels, where 0 times anything is 0, also in the gradient.
+
+    Values where `probs` is 0 may be infinite or NaN (0 · log 0); a product would pass that on.
+    """
+    return (probs * values.masked_fill(probs == 0, 0.0)).sum(dim=-1)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:

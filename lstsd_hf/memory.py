@@ -79,7 +79,9 @@ class ExampleMemory:
             raise
 
     def stage(self, indices: Tensor, rows: Tensor) -> None:
-        """Keeps a batch of student outputs for the next transition. Rows that are not finite are passed over.
+        """Keeps a batch of student outputs for the next transition.
+
+        Rows with NaN or +inf, or with nothing finite, are passed over; -inf beside finite outputs is an excluded label.
 
         Args:
             indices: Example indices, int64 `(batch_size,)`.
@@ -95,8 +97,9 @@ class ExampleMemory:
                 f"got {tuple(rows.shape)}."
             )
         indices, rows = indices.to(self._staged.device), rows.detach().to(self._staged.device)
-        # Infinity minus itself is not a number, so this is false for both, with fewer operations than `isfinite`.
-        finite = (rows - rows == 0).all(dim=-1, keepdim=True)
+        largest = rows.amax(dim=-1, keepdim=True)
+        # Infinity minus itself is NaN, and NaN is the largest of all, so this is false for both.
+        finite = largest - largest == 0
         counted = torch.nn.functional.pad(rows, (0, 1), value=1.0)
         try:
             self._staged.index_add_(0, indices, torch.where(finite, counted, 0.0).to(self._staged.dtype))

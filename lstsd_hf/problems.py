@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from .errors import InputError
-from .losses import DIVERGENCES, cross_entropy_to, teacher_log_probs
+from .losses import DIVERGENCES, cross_entropy_to, cross_entropy_to_uniform, teacher_log_probs
 
 
 class Problem(ABC):
@@ -85,7 +85,7 @@ class SingleLabel(Problem):
         return losses * (len(labels) / (labels != -100).sum().clamp(min=1))
 
     def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
-        return -torch.log_softmax(logits, dim=-1).mean(dim=-1)
+        return cross_entropy_to_uniform(logits)
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor:
         return (student_logits.argmax(dim=-1) == targets.argmax(dim=-1)).to(student_logits.dtype)
@@ -94,9 +94,10 @@ class SingleLabel(Problem):
         return logits.softmax(dim=-1)
 
     def averaged_targets(self, rows: Tensor) -> Tensor:
-        # An average that began at zero does not sum to one. The clamps keep empty rows and vanished labels finite.
+        # An average that began at zero does not sum to one. The clamps keep empty rows and vanished labels finite; the
+        # second one is so low that the probability stays 0.
         tiny = torch.finfo(rows.dtype).tiny
-        return (rows / rows.sum(dim=-1, keepdim=True).clamp(min=tiny)).clamp(min=tiny).log()
+        return (rows / rows.sum(dim=-1, keepdim=True).clamp(min=tiny)).log().clamp(min=2 * math.log(tiny))
 
     def joint_logits(self, members: Tensor) -> Tensor:
         return members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -26,11 +27,15 @@ class Student:
 
     def __init__(self, trainer: Any):
         self._trainer = trainer
+        self._wrapped: nn.Module | None = None
 
     @property
     def model(self) -> nn.Module:
-        """The bare module, on its device."""
-        return self._trainer.model
+        """The bare module, on its device, without the wrappers of `torch.compile` and distributed training."""
+        wrapped = self._trainer.model
+        if wrapped is not self._wrapped:
+            self._wrapped, self._model = wrapped, extract_model_from_parallel(wrapped, keep_torch_compile=False)
+        return self._model
 
     @property
     def output_dir(self) -> Path:
@@ -76,15 +81,18 @@ class Student:
         Returns:
             Logits `(batch_size, num_labels)`, at least fp32.
         """
-        accepted = _named_parameters(type(self.model))
+        model = self.model
+        accepted = _named_parameters(type(_without_adapters(model)))
         inputs = {
             name: value
             for name, value in inputs.items()
             if name not in self._trainer.label_names and (accepted is None or name in accepted)
         }
-        if tensors is None:
-            return logits_of(self.model(**inputs))
-        return logits_of(torch.func.functional_call(self.model, tensors, kwargs=inputs))
+        # The wrapper, where there is one, brings the autocast of mixed precision; here it is given anew.
+        with self._trainer.accelerator.autocast():
+            if tensors is None:
+                return logits_of(model(**inputs))
+            return logits_of(torch.func.functional_call(model, tensors, kwargs=inputs))
 
     @torch.no_grad()
     def predict_training_set(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -116,6 +124,11 @@ class Student:
                     yield torch.tensor(rows[:kept], dtype=torch.int64, device=device), logits[:kept]
         finally:
             self.model.train(was_training)
+
+
+def _without_adapters(model: nn.Module) -> nn.Module:
+    """The model within a PEFT model, whose own `forward` takes anything."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @functools.cache

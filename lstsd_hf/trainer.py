@@ -1,11 +1,13 @@
 """The drop-in: a mixin for `transformers.Trainer` and its subclasses. It knows no method and no divergence."""
 
-import copy
+import functools
+import inspect
 import json
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import find_labels
 
 from . import __version__
 from .callback import TeacherMemoryCallback
@@ -30,21 +33,38 @@ from .checkpoint import (
     save_teacher_state,
 )
 from .compatibility import smoothing_divides_by_items
-from .data import EXAMPLE_INDEX, ExampleIndexCollator, IndexedDataset, check_has_indices
+from .data import EXAMPLE_INDEX, IndexedDataset, check_has_indices, collate_indices, split_indices
 from .errors import InputError
 from .fingerprint import describe_dataset
-from .health import check_gradient
+from .health import FiniteCheck, check_gradient
 from .logs import BASE, TrainingLog
 from .prediction import JointPrediction, preprocess_each
 from .problems import PROBLEMS, flat_labels, problem_of
 from .student import Student, logits_of
-from .teachers import Teacher, TeacherBatch, TeacherConfig, build_teacher
+from .teachers import DistillationTerm, Teacher, TeacherBatch, TeacherConfig, build_teacher
 from .teachers.base import ConfiguredTeacher
 
 logger = logging.getLogger(__name__)
 
 # In front of the trainer's own entries in the teacher's file.
 _OWN = "trainer."
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    """What is known of a micro-batch once its loss was computed.
+
+    Attributes:
+        batch: What the teacher sees of it.
+        parts: The base loss, and each term's mean on the base loss's scale, without its weight.
+        terms: The teacher's terms.
+        log_divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
+    """
+
+    batch: TeacherBatch
+    parts: dict[str, Tensor]
+    terms: dict[str, DistillationTerm]
+    log_divisor: int
 
 
 class SelfDistillationMixin:
@@ -81,6 +101,11 @@ class SelfDistillationMixin:
     as `teacher_coverage`, the share of examples that have a teacher. Where there is none, or a term is zero for a whole
     epoch or has no gradient, training stops with the cause.
 
+    A `training_step` of your own may compute the loss of a micro-batch several times, as adversarial training does.
+    Each loss has the terms. The teacher remembers the first one's outputs, and the log has the first one's parts.
+
+    A term that is not finite where the base loss is stops training before the optimizer step.
+
     Checkpoints contain the teacher's state, and a run can only be resumed from one that does; see `train`. The hub
     strategies `checkpoint` and `all_checkpoints` upload it: predictions for the training set, in its order.
 
@@ -107,10 +132,18 @@ class SelfDistillationMixin:
             self.teacher.memory_device = _checked_device(memory_device)
         super().__init__(*args, **kwargs)
         self._student = Student(self)
+        if self.args.label_names is None and not self.label_names:
+            # Trainer looks at the wrapper of a compiled model.
+            self.label_names = find_labels(type(self._student.model))
         self._training_log = TrainingLog()
-        self._events = TeacherMemoryCallback(self.teacher, self._student, self._training_log)
-        self.add_callback(self._events)
+        self._finite_check = FiniteCheck()
+        self._events = TeacherMemoryCallback(
+            self.teacher, self._student, self._training_log, self._finite_check, self.callback_handler
+        )
+        self._micro_batch: _MicroBatch | None = None
+        self._is_first_pass = False
         self._step_distils = False
+        self._output_names: list[str] | None = None
         self._own_loss_divides_by_items: bool | None = None
         self._joint_prediction: JointPrediction | None = None
         self._changeable: frozenset[str] = frozenset()
@@ -124,19 +157,16 @@ class SelfDistillationMixin:
 
     # ---- Training data ----
 
-    def get_train_dataloader(self) -> DataLoader:
-        """The parent's training data loader, its batches with the key `example_index` added."""
-        if not self.teacher.needs_batches or self.train_dataset is None:
-            return super().get_train_dataloader()
-        dataset, collator = self.train_dataset, self.data_collator
+    def _indexed_train_dataloader(self, get_train_dataloader: Callable[[], DataLoader]) -> DataLoader:
+        """The training data loader, its batches with the key `example_index` added."""
+        dataset = self.train_dataset
         # The parent would look for unused columns in the indexed view and find none, so they go here.
-        bare_dataset, bare_collator = self.training_examples()
+        bare_dataset, _ = self.training_examples()
         try:
             self.train_dataset = IndexedDataset(bare_dataset, source=dataset)
-            self.data_collator = ExampleIndexCollator(bare_collator, len(dataset))
-            return super().get_train_dataloader()
+            return collate_indices(get_train_dataloader(), len(dataset))
         finally:
-            self.train_dataset, self.data_collator = dataset, collator
+            self.train_dataset = dataset
 
     def training_examples(self) -> tuple[Any, Any]:
         """The training set and the collator for its examples, both without columns that the model does not take."""
@@ -152,22 +182,32 @@ class SelfDistillationMixin:
 
     # ---- Loss ----
 
-    def training_step(self, *args, **kwargs):
-        """The parent's; an error if the loss was computed without the teacher."""
-        self._met_teacher = not self.teacher.needs_batches
+    def _distilling_step(self, training_step: Callable[..., Tensor], *args, **kwargs) -> Tensor:
+        """A training step of a micro-batch, whose loss the teacher must have met."""
+        self._micro_batch, self._is_first_pass = None, True
         try:
-            loss = super().training_step(*args, **kwargs)
+            loss = training_step(*args, **kwargs)
         except TypeError as error:
             # A model that takes its inputs by name was given the index.
-            if self._met_teacher or EXAMPLE_INDEX not in str(error):
+            if self._micro_batch is not None or EXAMPLE_INDEX not in str(error):
                 raise
             raise self._bypassed() from error
-        if not self._met_teacher:
+        finally:
+            self._is_first_pass = False
+        if self._micro_batch is None:
             raise self._bypassed()
+        self._end_micro_batch(self._micro_batch)
+        self._micro_batch = None
+        return loss
+
+    def _end_micro_batch(self, done: _MicroBatch) -> None:
+        self._finite_check.add(done.parts[BASE], {name: done.parts[name] for name in done.terms})
+        self.teacher.observe(done.batch)
+        self._training_log.add(done.parts, done.terms, done.log_divisor, self.state.global_step)
+        self._step_distils |= bool(done.terms)
         if self.accelerator.sync_gradients:
             self.teacher.distilled_steps += self._step_distils
             self._step_distils = False
-        return loss
 
     def _bypassed(self) -> TypeError:
         return TypeError(
@@ -180,12 +220,12 @@ class SelfDistillationMixin:
         """The parent's loss plus, on training batches, the teacher's terms."""
         if not (self.teacher.needs_batches and model.training and self.is_in_train):
             return self._parent_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs, indices = _split_indices(inputs)
+        inputs, indices = split_indices(inputs)
         if indices is None:
-            raise ValueError(
+            raise InputError(
                 f"A training batch must have the key `{EXAMPLE_INDEX}`, found {sorted(inputs)}. A "
-                "`get_train_dataloader` of your own must build its loader from `self.train_dataset` and "
-                "`self.data_collator`."
+                "`get_train_dataloader` of your own must return a `torch.utils.data.DataLoader` over "
+                "`self.train_dataset`."
             )
         labels = self._labels_in(inputs)
         result = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
@@ -210,10 +250,9 @@ class SelfDistillationMixin:
             check_gradient(name, term.per_example)
             parts[name] = term.per_example.mean() * scale
             loss = torch.add(loss, parts[name], alpha=term.weight)
-        self.teacher.observe(batch)
-        self._met_teacher = True
-        self._step_distils |= bool(terms)
-        self._training_log.add(parts, terms, self._log_divisor(num_items_in_batch), self.state.global_step)
+        if self._is_first_pass:
+            self._micro_batch = _MicroBatch(batch, parts, terms, self._log_divisor(num_items_in_batch))
+            self._is_first_pass = False
         return (loss, outputs) if return_outputs else loss
 
     def _parent_loss(self, model, inputs, return_outputs, num_items_in_batch):
@@ -299,8 +338,6 @@ class SelfDistillationMixin:
     ):
         """The parent's; where the teacher declares an ensemble or copies to score, they predict in the same pass."""
         options = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if self.is_in_train:
-            self._events.end_step(self.state.global_step)
         # Not yet set before training.
         self.teacher.student = self.teacher.student or self._student
         ensemble = self.teacher.ensemble() if self.teacher.predicts_as_ensemble else None
@@ -332,25 +369,42 @@ class SelfDistillationMixin:
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """The parent's; the indices are dropped should the batch come from the training loader."""
-        inputs, _ = _split_indices(inputs)
+        inputs, _ = split_indices(inputs)
         joint = self._joint_prediction
         if joint is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
-        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys=ignore_keys)
-        for name, found in (("outputs", logits), ("labels", labels)):
-            if isinstance(found, tuple | list):
-                raise InputError(
-                    f"{type(self.teacher).__name__} scores several predictions in one pass, so a batch must have "
-                    f"logits and labels alone in evaluation, got {len(found)} {name}. Name other outputs in "
-                    "`model.config.keys_to_ignore_at_inference`, or use a method that predicts with the model alone, "
-                    "such as `LSTSDConfig()`."
-                )
+        ignored = [*(ignore_keys or ()), *self.outputs_beside_logits(model, inputs)]
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys=ignored)
+        if isinstance(labels, tuple | list):
+            raise InputError(
+                f"{type(self.teacher).__name__} scores several predictions in one pass, so a batch must have one kind "
+                f"of labels in evaluation, got {len(labels)}. Name one in `label_names`, or use a method that predicts "
+                "with the model alone, such as `LSTSDConfig()`."
+            )
         logits, labels = logits_of(logits), flat_labels(labels)
         problem = self.teacher.problem or problem_of(getattr(self.model, "config", None), logits, labels)
         predictions = joint.predict(logits, self._prepare_inputs(inputs), problem)
         if joint.replaces_student and loss is not None:
             loss = problem.base_loss(predictions[0], labels).mean()
         return (loss, None, None) if prediction_loss_only else (loss, predictions, labels)
+
+    @torch.no_grad()
+    def outputs_beside_logits(self, model, inputs) -> list[str]:
+        """Names of a model's outputs other than its loss and logits, such as BART's encoder states.
+
+        Args:
+            model: The model, as `prediction_step` is given it.
+            inputs: A batch. The first one is run once more; the names are kept.
+        """
+        if self._output_names is None:
+            model.eval()
+            inputs = self._prepare_inputs(inputs)
+            # An override may take inputs that the model does not.
+            is_labelled = any(name in inputs for name in self.label_names)
+            outputs = self.compute_loss(model, inputs, return_outputs=True)[1] if is_labelled else model(**inputs)
+            is_named = isinstance(outputs, Mapping) and "logits" in outputs
+            self._output_names = [name for name in outputs if name not in ("loss", "logits")] if is_named else []
+        return self._output_names
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -458,6 +512,31 @@ class SelfDistillationMixin:
             self.teacher.memory_device = memory_device
             self._events.teacher = self.teacher
 
+    @contextmanager
+    def _taught(self) -> Iterator[None]:
+        """A training run: the teacher hears of its events and sees its batches, whatever a subclass overrides."""
+        if not (self.teacher.needs_batches or self.teacher.is_stateful):
+            yield
+            return
+        callbacks, methods = self.callback_handler.callbacks, {}
+        # The first, so that a callback that evaluates or saves meets a teacher that is up to date.
+        callbacks.insert(0, self._events)
+        if self.teacher.needs_batches and self.train_dataset is not None:
+            wrappers = {
+                "get_train_dataloader": self._indexed_train_dataloader,
+                "training_step": self._distilling_step,
+            }
+            methods = {name: functools.partial(wrap, getattr(self, name)) for name, wrap in wrappers.items()}
+        own = {name: vars(self)[name] for name in methods if name in vars(self)}
+        vars(self).update(methods)
+        try:
+            yield
+        finally:
+            for name in methods:
+                delattr(self, name)
+            vars(self).update(own)
+            callbacks.remove(self._events)
+
     def _inner_training_loop(self, *args, **kwargs):
         # Entered anew for each `train()`, trial and batch size tried; a checkpoint is loaded further in.
         if self.teacher.needs_batches and self.train_dataset is not None:
@@ -483,7 +562,8 @@ class SelfDistillationMixin:
             self._check_best_model_can_be_loaded()
             # Not in the middle of the first save, where other processes wait.
             self._run_description()
-        return super()._inner_training_loop(*args, **kwargs)
+        with self._taught():
+            return super()._inner_training_loop(*args, **kwargs)
 
     def _check_best_model_can_be_loaded(self) -> None:
         if self.teacher.predicts_with_copies and self.args.load_best_model_at_end and self.args.save_only_model:
@@ -519,7 +599,6 @@ class SelfDistillationMixin:
         return self.lr_scheduler
 
     def _save_checkpoint(self, model, trial) -> None:
-        self._events.end_step(self.state.global_step)
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         state_path = folder / TRAINER_STATE_NAME
         try:
@@ -593,6 +672,22 @@ class SelfDistillationMixin:
 class LSTSDTrainer(SelfDistillationMixin, Trainer):
     """`transformers.Trainer` with a self-distillation teacher, by default LSTSD; see `SelfDistillationMixin`."""
 
+    @functools.wraps(SelfDistillationMixin.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+    # What editors and `help` show: Trainer's parameters, then the teacher's.
+    __init__.__signature__ = inspect.Signature(
+        [
+            *inspect.signature(Trainer.__init__).parameters.values(),
+            *(
+                parameter
+                for parameter in inspect.signature(SelfDistillationMixin.__init__).parameters.values()
+                if parameter.kind is parameter.KEYWORD_ONLY
+            ),
+        ]
+    )
+
 
 class _NotSearched:
     """In the place of an option: the parent converts a value to the type of what it replaces, here to itself."""
@@ -616,14 +711,6 @@ def _check_is_json(name: str, value: Any) -> None:
             f"`{name}` must be something that JSON can hold, so that checkpoints can name it, got {value!r}. Keep "
             "plain numbers, strings, lists and mappings in the teacher's config."
         ) from error
-
-
-def _split_indices(inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor | None]:
-    """The inputs without the example indices, and these. The caller's mapping is left alone."""
-    if EXAMPLE_INDEX not in inputs:
-        return inputs, None
-    inputs = copy.copy(inputs)
-    return inputs, inputs.pop(EXAMPLE_INDEX)
 
 
 def _check_rows(logits: Tensor, indices: Tensor) -> None:

@@ -209,8 +209,9 @@ def gpu_trials() -> Iterator[Command]:
     for task in GPU_TASKS:
         for epochs in GPU_EPOCHS:
             for rate in GPU_RATES:
-                settings = f"--data {SLICES} {GPU} --learning_rate {rate} --num_train_epochs {epochs}"
-                yield Command("gpu_trials", task, settings, "vanilla", range(1, 2))
+                settings = f"--data {SLICES} {GPU} --learning_rate {rate} --num_train_epochs {epochs} --resume"
+                # A single run goes to the very folder that is named.
+                yield Command(f"gpu_trials/{task}-{epochs}-{rate}", task, settings, "vanilla", range(1, 2))
 
 
 def gpu_tuned() -> Iterator[Command]:

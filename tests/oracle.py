@@ -9,7 +9,7 @@ def _kl(student_logits, teacher_logits, temperature, kl_direction, teacher_floor
     """KL between one student row and one stored teacher row, summed over classes from the definition."""
     log_p = torch.log_softmax(student_logits / temperature, dim=-1)
     log_z = torch.log_softmax(teacher_logits / temperature, dim=-1)
-    if teacher_floor > 0:
+    if teacher_floor > 0 and kl_direction == "student_teacher":
         log_z = log_z.clamp(min=math.log(teacher_floor))  # not renormalised
     total = 0.0
     for log_p_k, log_z_k in zip(log_p, log_z, strict=True):
@@ -39,7 +39,7 @@ def train_algorithm_1(
         lambda_long: Weight of the long-term term; zero leaves it out.
         temperature: Divides student and teacher logits in the distillation terms only.
         kl_direction: "student_teacher" for KL(p || z), as printed, or "teacher_student" for KL(z || p).
-        teacher_floor: Lower bound on teacher probabilities, without renormalising; 0 for none.
+        teacher_floor: Lower bound on teacher probabilities in KL(p || z), without renormalising; 0 for none.
         t_squared: Whether to multiply the distillation terms by the squared temperature.
         max_grad_norm: Gradient clipping norm; None or 0 for none.
 

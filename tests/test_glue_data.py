@@ -4,7 +4,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from lstsd_hf.errors import InputError
-from lstsd_hf.glue.data import load_files, load_task
+from lstsd_hf.glue.data import load_task
+from lstsd_hf.glue.own_files import load_files
 from lstsd_hf.glue.synthetic import generate_pairs
 from lstsd_hf.glue.tasks import TASKS, get_task
 
@@ -273,7 +274,9 @@ def test_labels_and_columns_of_own_files_are_not_misread(tmp_path, caplog):
     task, splits = load_files(path, path)
     assert task.label_names == ("01", "1", "2.5x")
     assert splits["train"]["label"][:] == [1, 1, 0, 2]
-    assert f"Texts of {path}: text, pair. Left out: source." in caplog.messages
+    reason = "not named as a text"
+    noted = f"Left out: pair ({reason}), source ({reason}), idx ({reason})."
+    assert f"Texts of {path}: text. {noted}" in caplog.messages
     # Python would take them for 11, 11 and 100.
     names = write_rows(tmp_path / "names.csv", [{"text": "a", "label": label} for label in ("1_1", "11", "1E2")])
     assert load_files(names, names)[0].label_names == ("11", "1E2", "1_1")

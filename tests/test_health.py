@@ -123,8 +123,8 @@ def test_zero_divergence(make_args, config, logging):
     trainer = make_trainer(make_args, config, model=make_model(dropout=0.0), **options)
     with pytest.raises(InputError) as error:
         trainer.train()
-    assert "must differ from 0, got " in str(error.value)
-    assert "says exactly what its teacher said. Is the learning rate 0, or is everything frozen?" in str(error.value)
+    assert "must be a number other than 0, got " in str(error.value)
+    assert "says exactly what its teacher said: is the learning rate 0, or is everything frozen?" in str(error.value)
     assert trainer.state.global_step <= 2 * 14 + 2
 
 

@@ -60,7 +60,7 @@ def test_the_memory_finds_labels_that_contradict_the_rest(make_args, config):
         train_dataset=rows,
         teacher=config,
     )
-    with pytest.raises(InputError, match=r"must keep predictions for each training example, but has none\. Train"):
+    with pytest.raises(InputError, match=r"must have predictions for the training examples, but has none\. Train"):
         trainer.teacher.rank_label_errors()
     trainer.train()
     ranking = trainer.teacher.rank_label_errors()

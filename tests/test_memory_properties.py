@@ -20,8 +20,9 @@ BATCHES = st.lists(
 )
 
 
-def is_finite(row):
-    return all(abs(value) < float("inf") for value in row)
+def is_kept(row):
+    """-inf excludes a label; something must be left."""
+    return all(value < float("inf") for value in row) and any(value > float("-inf") for value in row)
 
 
 class Processes:
@@ -60,7 +61,7 @@ class MemoryMachine(RuleBasedStateMachine):
         rows = torch.tensor([row for _, row in batch], dtype=torch.float64).reshape(len(batch), LABELS)
         memory.stage(indices, rows.requires_grad_())
         for index, row in batch:
-            if is_finite(row):
+            if is_kept(row):
                 self.staged.setdefault(index, []).append(row)
 
     @rule(begins=st.booleans())
@@ -147,7 +148,7 @@ class AverageMachine(RuleBasedStateMachine):
     def stage(self, batch):
         for index, row in batch:
             self.memory.stage(torch.tensor([index]), torch.tensor([row], dtype=torch.float64))
-            if is_finite(row):
+            if is_kept(row):
                 self.staged.setdefault(index, []).append(row)
 
     @rule()

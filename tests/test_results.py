@@ -1,5 +1,6 @@
 """The pages with measured numbers are up to date with the records, and the numbers are right."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -279,15 +280,22 @@ def test_every_command_of_the_protocol_parses(cells):
         for command in commands:
             python, program, *arguments = shlex.split(command)
             assert (python, program) == ("python", "run_glue.py")
-            parsed = run_glue.parse(arguments)
+            # Some are for a GPU.
+            parsed = run_glue.parse([*arguments, "--use_cpu", "True"])
             if len(parsed.seeds) * len(parsed.teachers) == 1:
                 # It goes to the very folder that is named, which can hold no other run.
                 assert parsed.run.resume
                 single.append(parsed.output_dir)
-    assert len(single) == len(set(single)) == 4
+    assert len(single) == len(set(single)) == 4 + 48
     # Cells that start from what others found.
-    assert set(refused) <= {"a4", "a2_fitting"}
+    assert set(refused) <= {"a4", "a2_fitting", "gpu_tuned"}
     assert all(f"{name} needs" in message for name, message in refused.items())
+
+
+def commands_of(cells, name):
+    for cell in cells.CELLS.values():
+        with contextlib.suppress(cells.NotYetError):
+            yield from (str(command) for command in cell() if command.records == name)
 
 
 @pytest.mark.parametrize(
@@ -296,8 +304,8 @@ def test_every_command_of_the_protocol_parses(cells):
 def test_what_the_protocol_plans_was_run(cells, name, count):
     """Every method with all its options, task, noise rate and seed of the commands is among the records."""
     planned = set()
-    for command in (command for cell in cells.CELLS.values() for command in cell() if command.records == name):
-        parsed = run_glue.parse(shlex.split(str(command))[2:])
+    for command in commands_of(cells, name):
+        parsed = run_glue.parse(shlex.split(command)[2:])
         for teacher in parsed.teachers:
             method = json.dumps({"name": teacher.name, **dataclasses.asdict(teacher)}, sort_keys=True)
             is_searched = parsed.run.sweep is not None

@@ -258,7 +258,7 @@ def test_a_run_that_failed_before_training_is_not_in_the_way(workplace, options,
     assert "could not be loaded" in error_of([*command, "--model_name_or_path", "no/such-model"])
     run_glue.main(command)
     (workplace / "file").write_text("")
-    assert "must be a folder, got the file file." in error_of([*command, "--output_dir", "file"])
+    assert "must be writable, got file: " in error_of([*command, "--output_dir", "file"])
 
 
 def test_submission_spells_labels_as_glue_does(workplace, encoder):

@@ -19,6 +19,7 @@ from lstsd_hf import (
     SelfDistillationMixin,
     Teacher,
 )
+from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_examples, make_model
 
@@ -547,7 +548,7 @@ def test_collator_that_changes_the_number_of_rows(tiny_model, make_args, collate
     )
 
 
-def test_loader_without_indices(tiny_model, make_args):
+def test_loader_over_other_data(tiny_model, make_args):
     class OwnLoader(Trainer):
         def get_train_dataloader(self):
             return torch.utils.data.DataLoader(
@@ -560,9 +561,11 @@ def test_loader_without_indices(tiny_model, make_args):
         pass
 
     trainer = Mixed(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
-    assert refusal(trainer.train, ValueError) == (
-        "A training batch must have the key `example_index`, found ['input_ids', 'labels']. A "
-        "`get_train_dataloader` of your own must build its loader from `self.train_dataset` and `self.data_collator`."
+    assert refusal(trainer.train, InputError) == (
+        "A `get_train_dataloader` of your own must load from `self.train_dataset`, so that every example keeps its "
+        "index, got rows (dict) of another data set. Choose or repeat rows by a sampler or by "
+        "`torch.utils.data.Subset(self.train_dataset, rows)`; hand a data set of your own to the trainer as "
+        "`train_dataset`."
     )
 
 
@@ -679,10 +682,7 @@ def test_one_output_without_a_config_may_be_yes_or_no(make_args):
 
 
 @pytest.mark.parametrize("method", ["mean_teacher", "snapshot_ensemble"])
-@pytest.mark.parametrize("case", ["outputs", "labels"])
-def test_several_outputs_or_labels_cannot_be_scored_jointly(make_args, method, case):
-    """Trainer hands on a tuple in which nothing says which are the logits."""
-
+def test_several_kinds_of_labels_cannot_be_scored_jointly(make_args, method):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -690,27 +690,15 @@ def test_several_outputs_or_labels_cannot_be_scored_jointly(make_args, method, c
             self.config = self.inner.config
 
         def forward(self, input_ids, labels=None, other_labels=None):
-            outputs = self.inner(input_ids, labels=labels)
-            pooled = {"pooled": outputs.logits.repeat(1, 8)} if case == "outputs" else {}
-            return {"loss": outputs.loss, **pooled, "logits": outputs.logits}
+            return self.inner(input_ids, labels=labels)
 
-    rows = [{**row, **({"other_labels": 0} if case == "labels" else {})} for row in make_examples(8)]
+    rows = [{**row, "other_labels": 0} for row in make_examples(8)]
     config = TEACHERS[method](**({"cycle_epochs": 1} if method == "snapshot_ensemble" else {}))
-    trainer = LSTSDTrainer(
-        model=Model(),
-        args=make_args(label_names=["labels"] if case == "outputs" else None),
-        train_dataset=rows,
-        eval_dataset=rows,
-        teacher=config,
-        compute_metrics=lambda prediction: {"rows": len(prediction.predictions)},
-    )
+    trainer = LSTSDTrainer(model=Model(), args=make_args(), train_dataset=rows, eval_dataset=rows, teacher=config)
+    trainer.compute_metrics = lambda prediction: {"rows": len(prediction.predictions)}
     trainer.train()
-    assert f"must have logits and labels alone in evaluation, got 2 {case}. Name" in refusal(
-        trainer.evaluate, ValueError
-    )
-    trainer.model.config.keys_to_ignore_at_inference = ["pooled"]
-    if case == "outputs":
-        assert trainer.evaluate()["eval_rows"] == 8
+    message = refusal(trainer.evaluate, InputError)
+    assert "must have one kind of labels in evaluation, got 2. Name one in `label_names`" in message
 
 
 def test_outputs_in_which_the_logits_are_not_clear(make_args):
@@ -758,9 +746,10 @@ def test_teacher_of_a_wrong_type(tiny_model, make_args):
         ),
         (
             {"mini_generation_epochs": 1.0},
-            "`mini_generation_epochs` must be a whole number of at least 1, got 1.0. Leave it out to fit it to the "
-            "number of epochs.",
+            "`mini_generation_epochs` of LSTSDConfig must be a whole number or None, got 1.0.",
         ),
+        ({"lambda_short": "1"}, "`lambda_short` of LSTSDConfig must be a number, got '1'."),
+        ({"t_squared": 1}, "`t_squared` of LSTSDConfig must be True or False, got 1."),
         (
             {"kl_direction": "both"},
             "`kl_direction` must be one of ['student_teacher', 'teacher_student'], got 'both'.",

@@ -4,8 +4,8 @@
     python results/cells.py gpu_core gpu_short | python benchmarks/gpu/fill.py --seconds 540 --folder runs
     python -m lstsd_hf.experiments collect runs/gpu.jsonl results/gpu.jsonl
 
-A command is a line for run_glue.py; its runs come in the order of the plan, and their results go to a file with the
-name of its --output_dir. One small model leaves a GPU idle most of
+A command is a line for run_glue.py; its runs come in the order of the plan, and their results go to
+NAME.jsonl for --output_dir runs/NAME. One small model leaves a GPU idle most of
 the time, so the number of processes grows while they are at work for as long as more of them make more optimizer steps
 a second. A finished run is one line, written at once, so that nothing is lost if this program is killed. A run that is
 in such a file or in the records already is skipped, and none is started that would not end in time.
@@ -70,7 +70,8 @@ def read_plan(lines: Iterator[str]) -> list[Job]:
     for line in filter(None, map(str.strip, lines)):
         arguments = line.removeprefix("python run_glue.py ")
         parsed = parse(arguments.split())
-        file = Path(parsed.output_dir or "runs").name + ".jsonl"
+        # runs/NAME, or a folder in there.
+        file = Path(parsed.output_dir or "runs/runs").parts[1] + ".jsonl"
         for position, item in enumerate(plan(parsed)):
             run = item.run
             key = key_of({"config": run.config, "seed": run.args.seed, "data": {"digest": run.data_digest}})

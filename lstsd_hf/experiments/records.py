@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..glue.results import RESULTS_NAME, SCHEMA_VERSION
 SWEEPS_FOLDER = "sweeps"
 _DIGITS, _COURSE_DIGITS = 6, 4
 _OF_A_SETTING = ("schema_version", "task", "method", "model", "data", "config", "config_hash", "metrics", "versions")
-_OF_A_RUN = ("last_epoch", "distilled_steps", "coverage", "seconds", "seconds_per_epoch", "label_errors")
+_OF_A_RUN = ("last_epoch", "distilled_steps", "coverage", "seconds", "seconds_per_epoch", "label_errors", "device")
 
 
 def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
@@ -23,7 +24,8 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     Training arguments that have their defaults are left out of their configs, as in records.
 
     Args:
-        sources: Folders, searched for `results.json`, and files written by `collect`.
+        sources: Folders, searched for `results.json`, files with one such result in each line, and files written by
+            `collect`.
 
     Raises:
         InputError: If a source holds no run, or one of another version of the package.
@@ -33,7 +35,8 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
         if source.is_file():
             try:
                 lines = [json.loads(line) for line in source.read_text().splitlines()]
-                runs = [(source, result) for line in lines for result in _runs(line)]
+                # A line is a setting with its runs or, before `collect`, one run.
+                runs = [(source, result) for line in lines for result in (_runs(line) if "runs" in line else [line])]
             except (ValueError, TypeError, KeyError) as error:
                 raise InputError(
                     f"{source} must be a file of records as `collect` writes them, got another one ({error!r}). Give "
@@ -42,7 +45,6 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
         else:
             paths = sorted(source.rglob(RESULTS_NAME))
             runs = [(path.parent, json.loads(path.read_text())) for path in paths]
-            runs = [(place, {**result, "config": _without_defaults(result["config"])}) for place, result in runs]
         for place, result in runs:
             if result["schema_version"] != SCHEMA_VERSION:
                 path = place if place.is_file() else place / RESULTS_NAME
@@ -55,7 +57,7 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
                 f"{source} must contain finished runs ({RESULTS_NAME}, or a line for each setting), found none. Run "
                 "run_glue.py first."
             )
-        found += runs
+        found += [(place, {**result, "config": without_defaults(result["config"])}) for place, result in runs]
     return found
 
 
@@ -67,7 +69,7 @@ def collect(runs: Path, output: Path) -> int:
     none is ever dropped.
 
     Args:
-        runs: Folder with runs.
+        runs: Folder with runs, or file with a result in each line.
         output: File `<name>.jsonl`; searches go to `<name>.sweeps.jsonl`.
 
     Returns:
@@ -87,7 +89,7 @@ def collect(runs: Path, output: Path) -> int:
     _write(lines.values(), output)
     searches = [json.loads(path.read_text()) for path in sorted((runs / SWEEPS_FOLDER).glob("*.json"))]
     if searches:
-        searches = [search | {"config": _without_defaults(search["config"])} for search in searches]
+        searches = [search | {"config": without_defaults(search["config"])} for search in searches]
         path = output.with_suffix(".sweeps.jsonl")
         earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         studies = {_key(item, ("task", "method", "study", "budget")): item for item in [*earlier, *searches]}
@@ -115,15 +117,23 @@ def _runs(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**setting, "seed": int(seed), **run, "epochs": epochs}
 
 
-def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config without training arguments that have their defaults, but with length and learning rate."""
-    defaults = json.loads(json.dumps(TrainingArguments(output_dir="unused").to_dict(), default=str))
+def without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config without training arguments that have their defaults, but with length and learning rate.
+
+    So it is the same with other versions of transformers.
+    """
+    defaults = _training_defaults()
     training = {
         name: value
         for name, value in config["training"].items()
         if name in ("num_train_epochs", "learning_rate") or name not in defaults or value != defaults[name]
     }
     return {**config, "training": training}
+
+
+@cache
+def _training_defaults() -> dict[str, Any]:
+    return json.loads(json.dumps(TrainingArguments(output_dir="unused").to_dict(), default=str))
 
 
 def _key(item: Mapping[str, Any], names: Iterable[str]) -> str:

@@ -36,6 +36,12 @@ class GlueMetrics(evaluate.Metric):
     """
 
     reference_type: str
+    beside: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the scores."""
+        return [*self.task.metrics, *self.beside]
 
     def compute(self, *, predictions, references, **kwargs) -> dict[str, float]:
         """The scores; an `InputError` where a diverged model has none."""
@@ -80,6 +86,7 @@ class ClassificationMetrics(GlueMetrics):
     """GLUE's metrics of a task, negative log-likelihood (nats) and expected calibration error, from logits."""
 
     reference_type = "int64"
+    beside = ("nll", "ece")
 
     def _compute(self, predictions, references) -> dict[str, float]:
         log_probs = log_softmax(np.asarray(predictions, dtype=np.float64), axis=-1)

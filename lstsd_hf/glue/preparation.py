@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from ..errors import InputError
 from ..files import replacing_folder
 from ..models import PooledMLPConfig, PooledMLPForSequenceClassification
 from .frozen import EncoderSplit, FrozenStates, collate_states, compute_states
-from .models import label_settings, load_model
+from .models import label_settings, load_model, position_limit
 from .noise import flip_labels
 from .tasks import GlueTask
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,13 @@ def prepare(
         raw = {name: rows for name, rows in raw.items() if not name.startswith("test")}
     # Once: tokenizing leaves its settings in the tokenizer.
     fingerprint = _fingerprint(tokenizer)
+    max_length = min(options.max_seq_length, tokenizer.model_max_length)
+    limit = position_limit(model)
+    if limit is not None and limit < max_length:
+        max_length = limit
+        logger.info(f"Inputs are cut off at {limit} tokens: {model_name} has no positions for more.")
     with args.main_process_first(desc="tokens"):
-        tokens = {name: _tokenize(rows, task, tokenizer, fingerprint, options, cache) for name, rows in raw.items()}
+        tokens = {name: _tokenize(rows, task, tokenizer, fingerprint, max_length, cache) for name, rows in raw.items()}
     if options.trainable_layers is None:
         data = {name: _with_labels(tokens[name], rows) for name, rows in raw.items()}
         return Prepared(model, tokenizer, data, DataCollatorWithPadding(tokenizer), train, noisy_rows, nullcontext)
@@ -148,12 +156,11 @@ def _tokenize(
     task: GlueTask,
     tokenizer: PreTrainedTokenizerBase,
     fingerprint: str,
-    options: DataOptions,
+    max_length: int,
     cache: Path,
 ) -> Dataset:
     """Token columns and `length`, kept in `cache` by a digest of texts, tokenizer and limit."""
     columns = [rows[name][:] for name in task.text_columns]
-    max_length = min(options.max_seq_length, tokenizer.model_max_length)
     digest = hashlib.sha256(f"{max_length} {fingerprint}".encode())
     for texts in columns:
         digest.update(json.dumps(texts).encode())

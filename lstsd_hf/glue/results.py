@@ -1,12 +1,14 @@
 """What a finished run leaves behind: `results.json` by a published schema, and the summary table."""
 
 import json
+import platform
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..files import replacing
 
@@ -24,6 +26,11 @@ def results_schema() -> dict[str, Any]:
 def package_versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
     return {name: metadata.version(name) for name in PACKAGES}
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the kind of processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

@@ -32,12 +32,13 @@ from .results import (
     PREDICTIONS_NAME,
     RESULTS_NAME,
     SCHEMA_VERSION,
+    device_name,
     epochs_from_log,
     package_versions,
     write_json,
     write_predictions,
 )
-from .tasks import GlueTask
+from .tasks import TASKS, GlueTask
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class GlueRun:
         config = {
             "method": {"name": self.teacher.name, **asdict(self.teacher)},
             "task": self.task.name,
+            **({} if self.task.name in TASKS else {"text_columns": self.task.text_columns}),
             "data": self.data_source,
             "model": self.model_name_or_path,
             **options,
@@ -96,6 +98,16 @@ class GlueRun:
             "training": training,
         }
         return json.loads(json.dumps(config, default=str))
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """Its length."""
+        args, limit, examples = self.args, self.options.max_train_samples, len(self.splits["train"])
+        examples = examples if limit is None else min(limit, examples)
+        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        steps = max(1, math.ceil(examples / batch))
+        max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
+        return TrainingPlan(math.ceil(max_steps / steps), steps, max_steps)
 
     @property
     def config_hash(self) -> str:
@@ -158,6 +170,11 @@ class GlueTrainer(LSTSDTrainer):
             yield
         finally:
             self.args.dataloader_drop_last = drops_last
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        # The scores are made of the logits alone; other outputs, such as BART's encoder states, may be large.
+        ignored = [*(ignore_keys or ()), *self.outputs_beside_logits(model, inputs)]
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignored)
 
     def evaluate(self, *args, **kwargs):
         self._keeps_predictions = True
@@ -228,17 +245,26 @@ def check_plan(run: GlueRun) -> None:
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if getattr(run.args, name) < 1:
             raise InputError(f"`{name}` must be at least 1, got {getattr(run.args, name)}.")
-    if run.args.seed < 0:
-        raise InputError(f"`seed` must be at least 0, got {run.args.seed}.")
+    _check_best_metric(run)
     if run.task.is_regression and run.options.label_noise:
         raise InputError(
             f"`label_noise` replaces labels by others and must be 0 for a regression, got {run.options.label_noise}."
         )
-    args, limit = run.args, run.options.max_train_samples
-    examples = len(run.splits["train"]) if limit is None else min(limit, len(run.splits["train"]))
-    steps = max(1, math.ceil(examples / (args.train_batch_size * args.world_size * args.gradient_accumulation_steps)))
-    max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
-    run.teacher.check_plan(TrainingPlan(math.ceil(max_steps / steps), steps, max_steps))
+    run.teacher.check_plan(run.plan)
+
+
+def _check_best_metric(run: GlueRun) -> None:
+    name = run.args.metric_for_best_model
+    known = ["loss", *metrics_of(run.task).names]
+    if name is None:
+        return
+    name = name.removeprefix("eval_")
+    # Copies and ensembles put a name in front.
+    ending = name.partition("_")[2] if run.teacher.build().predicts_with_copies else name
+    if not {name, ending} & {*known}:
+        raise InputError(
+            f"`metric_for_best_model` must be one of {', '.join(known)} for {run.task.name}, got {name!r}."
+        )
 
 
 def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache: Path) -> dict[str, Any]:
@@ -456,5 +482,6 @@ def _results(run: GlueRun, trainer: GlueTrainer, seconds: float, resumed: bool) 
         "coverage": memory.coverage if memory is not None else None,
         "seconds": seconds,
         "resumed": resumed,
+        "device": device_name(trainer.args.device),
         "versions": package_versions(),
     }

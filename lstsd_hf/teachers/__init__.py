@@ -46,9 +46,12 @@ def build_teacher(teacher: Teacher | TeacherConfig | None) -> Teacher:
         return teacher.build()
     if isinstance(teacher, Teacher):
         return teacher
+    hint = ""
+    if isinstance(teacher, type) and issubclass(teacher, Teacher | TeacherConfig):
+        hint = f" Pass an object: `teacher={teacher.__name__}()`."
     raise TypeError(
         "`teacher` must be a TeacherConfig such as `LSTSDConfig()`, a `Teacher`, or None, "
-        f"got {teacher!r} of type {type(teacher).__name__}."
+        f"got {teacher!r} of type {type(teacher).__name__}.{hint}"
     )
 
 

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, fields
+from types import NoneType, UnionType
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -32,6 +33,15 @@ class TeacherConfig:
     name: ClassVar[str]
     changeable: ClassVar[tuple[str, ...]] = ()
     search_space: ClassVar[Mapping[str, tuple]] = {}
+
+    def __post_init__(self):
+        hints = get_type_hints(type(self))
+        for option in fields(self):
+            value, allowed = getattr(self, option.name), hints[option.name]
+            kinds = get_args(allowed) if get_origin(allowed) in (Union, UnionType) else (allowed,)
+            if not any(_is_a(value, kind) for kind in kinds):
+                shown = " or ".join(_SHOWN_KINDS[kind] for kind in kinds if kind in _SHOWN_KINDS)
+                raise InputError(f"`{option.name}` of {type(self).__name__} must be {shown}, got {value!r}.")
 
     @classmethod
     def paper(cls) -> "TeacherConfig":
@@ -84,6 +94,18 @@ class TeacherConfig:
             raise InputError(
                 f"`rampup_epochs` must be a finite number of at least 0, got {length}. 0: full weight at once."
             )
+
+
+_SHOWN_KINDS = {float: "a number", int: "a whole number", bool: "True or False", str: "a string", NoneType: "None"}
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    # Other kinds, such as a choice, have checks of their own.
+    return kind not in _SHOWN_KINDS or isinstance(value, kind)
 
 
 @dataclass(frozen=True)
@@ -233,19 +255,23 @@ class Teacher:
             Probabilities `(num_examples, num_labels)` and which examples have them, bool `(num_examples,)`.
 
         Raises:
-            InputError: If the method keeps no predictions or has none yet, or if there are no labels to choose from.
+            InputError: If the method keeps no predictions or has none yet (an epoch must have ended), or if there are
+                no labels to choose from.
         """
         if self.problem is not None and self.problem.name != SingleLabel.name:
             raise InputError(
                 f"Examples must have one label of several to be ranked by it, got a model for {self.problem.name}."
             )
-        return self._example_probabilities()
+        found = self._example_probabilities()
+        if found is None or not found[1].any():
+            raise InputError(
+                f"{type(self).__name__} must have predictions for the training examples, but has none. Train for at "
+                "least an epoch, with a method that keeps them (README: methods)."
+            )
+        return found
 
-    def _example_probabilities(self) -> tuple[Tensor, Tensor]:
-        raise InputError(
-            f"{type(self).__name__} must keep predictions for each training example, but has none. Train first, with "
-            "a method that keeps them (README: methods)."
-        )
+    def _example_probabilities(self) -> tuple[Tensor, Tensor] | None:
+        return None
 
     def rank_label_errors(self) -> list[LabelErrorCandidate]:
         """The training examples by how little the memory believes their given label, the least believed first."""

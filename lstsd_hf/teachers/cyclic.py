@@ -21,6 +21,7 @@ class CyclicConfig(TeacherConfig):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         self._check_epochs("cycle_epochs")
 
     def planned_length(self, plan: TrainingPlan) -> int:

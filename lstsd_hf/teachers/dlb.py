@@ -41,6 +41,7 @@ class DLBConfig(TeacherConfig):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         self._check_weight("alpha")
         self._check_temperature()
 

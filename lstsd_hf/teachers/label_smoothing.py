@@ -23,6 +23,7 @@ class LabelSmoothingConfig(TeacherConfig):
     smoothing: float = field(default=0.1, metadata={"help": "Share of the target spread evenly over all labels."})
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.smoothing <= 1:
             raise InputError(f"`smoothing` must be from 0 to 1, got {self.smoothing}. 0 is plain fine-tuning.")
 

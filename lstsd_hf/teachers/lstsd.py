@@ -32,9 +32,9 @@ class LSTSDConfig(TeacherConfig):
         temperature: T, divides student and teacher logits in the distillation terms only.
         kl_direction: "student_teacher" is KL[student ‖ teacher] as in Eq. 1; "teacher_student" the reverse.
         t_squared: Multiplies the terms by T² (Hinton et al., arXiv 1503.02531); the paper does not.
-        teacher_floor: Lower bound of every teacher probability, not renormalised; 0 is the literal paper. With the
-            paper's direction the gradient contains log z, which has no bound: a confidently wrong teacher then locks
-            the student in.
+        teacher_floor: Lower bound of every teacher probability, not renormalised; 0 is the literal paper. The gradient
+            of the paper's direction contains log z, which has no bound: a confidently wrong teacher then locks the
+            student in. The gradient of the reverse direction is bounded, so it has no floor.
 
     Differences from the paper:
         The default weights, floor and mini-generation length; `paper()` has none of them.
@@ -59,7 +59,10 @@ class LSTSDConfig(TeacherConfig):
         default="student_teacher", metadata={"help": "KL[student || teacher] as in the paper, or the reverse."}
     )
     t_squared: bool = field(default=False, metadata={"help": "Multiply the terms by the temperature squared."})
-    teacher_floor: float = field(default=1e-4, metadata={"help": "Lower bound of a teacher's probabilities; 0: none."})
+    teacher_floor: float = field(
+        default=1e-4,
+        metadata={"help": "Lower bound of a teacher's probabilities in KL[student || teacher]; 0: none."},
+    )
 
     search_space: ClassVar = {
         "lambda_short": (0.25, 0.5, 1.0, 2.0, 4.0),
@@ -72,6 +75,7 @@ class LSTSDConfig(TeacherConfig):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         self._check_weight("lambda_short", "lambda_long")
         self._check_epochs("mini_generation_epochs")
         self._check_temperature()
@@ -160,14 +164,16 @@ class LSTSD(ConfiguredTeacher):
             return {}
         config, problem = self.config, self.problem
         teacher_logits, written = self.memory.read(batch.indices)
-        targets = problem.targets(teacher_logits, config.temperature, config.teacher_floor)
+        # The reverse direction would lift labels that student and teacher both exclude.
+        floor = config.teacher_floor if config.kl_direction == "student_teacher" else 0.0
+        targets = problem.targets(teacher_logits, config.temperature, floor)
         divergences = problem.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
         if config.t_squared:
             divergences = divergences * problem.temperature(config.temperature) ** 2
         agreement = problem.agreement(batch.student_logits, targets)
         if not self.memory.is_complete:
-            divergences = divergences * written
-            agreement = None if agreement is None else agreement * written
+            divergences = divergences.where(written, 0.0)
+            agreement = None if agreement is None else agreement.where(written, 0.0)
         agreements = (None, None) if agreement is None else agreement.unbind()
         short, long = divergences.unbind()
         terms = {
@@ -187,10 +193,10 @@ class LSTSD(ConfiguredTeacher):
     def log_metrics(self) -> dict[str, float]:
         return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
 
-    def _example_probabilities(self) -> tuple[Tensor, Tensor]:
+    def _example_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The mean of both teachers' probabilities."""
         if self.memory is None:
-            return super()._example_probabilities()
+            return None
         short, long = self.memory.short_term_logits.softmax(-1), self.memory.long_term_logits.softmax(-1)
         has_long = self.memory.long_term_written[:, None]
         return (short + long * has_long) / (1 + has_long.to(short.dtype)), self.memory.short_term_written

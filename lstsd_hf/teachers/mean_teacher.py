@@ -55,6 +55,7 @@ class MeanTeacherConfig(TeacherConfig):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         self._check_decay("ema_decay")
         if self.ema_decay_per_epoch is not None:
             self._check_decay("ema_decay_per_epoch")

@@ -131,10 +131,10 @@ class SnapshotDistillation(CyclicTeacher):
         agreement = self.problem.agreement(batch.student_logits, targets)
         return {"teacher": DistillationTerm(per_example, self.config.lambda_teacher, agreement)}
 
-    def _example_probabilities(self) -> tuple[Tensor, Tensor]:
+    def _example_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The stored predictions of the last snapshot, unsoftened."""
         if self.memory is None:
-            return super()._example_probabilities()
+            return None
         return self.memory.moving_average.softmax(-1), self.memory.written
 
     def state_dict(self) -> dict[str, Tensor | int | float]:

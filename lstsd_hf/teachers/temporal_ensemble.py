@@ -50,6 +50,7 @@ class TemporalEnsembleConfig(TeacherConfig):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         self._check_decay("prediction_decay")
         self._check_weight("consistency_weight")
         self._check_choice("divergence", DIVERGENCES)
@@ -115,8 +116,8 @@ class TemporalEnsemble(ConfiguredTeacher):
         targets = self.problem.averaged_targets(averages)
         divergences = self.problem.divergence(self.config.divergence, batch.student_logits, targets)
         agreement = self.problem.agreement(batch.student_logits, targets)
-        agreement = None if agreement is None else agreement * written
-        return {"consistency": DistillationTerm(divergences * written, self._weight, agreement)}
+        agreement = None if agreement is None else agreement.where(written, 0.0)
+        return {"consistency": DistillationTerm(divergences.where(written, 0.0), self._weight, agreement)}
 
     def observe(self, batch: TeacherBatch) -> None:
         rows = self.problem.averaged_rows(batch.student_logits.detach())
@@ -127,10 +128,10 @@ class TemporalEnsemble(ConfiguredTeacher):
     def log_metrics(self) -> dict[str, float]:
         return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
 
-    def _example_probabilities(self) -> tuple[Tensor, Tensor]:
+    def _example_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The averages."""
         if self.memory is None:
-            return super()._example_probabilities()
+            return None
         return self.problem.averaged_targets(self.memory.moving_average).exp(), self.memory.written
 
     def state_dict(self) -> dict[str, Tensor | int | float]:
