@@ -295,7 +295,7 @@ def test_every_command_of_the_protocol_parses(cells):
 def commands_of(cells, name):
     for cell in cells.CELLS.values():
         with contextlib.suppress(cells.NotYetError):
-            yield from (str(command) for command in cell() if command.records == name)
+            yield from (command for command in cell() if command.records == name)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_what_the_protocol_plans_was_run(cells, name, count):
     """Every method with all its options, task, noise rate and seed of the commands is among the records."""
     planned = set()
     for command in commands_of(cells, name):
-        parsed = run_glue.parse(shlex.split(command)[2:])
+        parsed = run_glue.parse([*shlex.split(str(command))[2:], "--use_cpu", "True"])
         for teacher in parsed.teachers:
             method = json.dumps({"name": teacher.name, **dataclasses.asdict(teacher)}, sort_keys=True)
             is_searched = parsed.run.sweep is not None

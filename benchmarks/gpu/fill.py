@@ -4,11 +4,11 @@
     python results/cells.py gpu_core gpu_short | python benchmarks/gpu/fill.py --seconds 540 --folder runs
     python -m lstsd_hf.experiments collect runs/gpu.jsonl results/gpu.jsonl
 
-A command is a line for run_glue.py; its runs come in the order of the plan, and their results go to
-NAME.jsonl for --output_dir runs/NAME. One small model leaves a GPU idle most of
-the time, so the number of processes grows while they are at work for as long as more of them make more optimizer steps
-a second. A finished run is one line, written at once, so that nothing is lost if this program is killed. A run that is
-in such a file or in the records already is skipped, and none is started that would not end in time.
+A command is a line for run_glue.py. Its runs come in the order of the plan; results of --output_dir runs/NAME go to
+NAME.jsonl. One small model leaves a GPU idle most of the time, so the number of processes grows while they are at work,
+for as long as more of them make more optimizer steps a second. A finished run is one line, written at once, so that
+nothing is lost if this program is killed. A run that is in such a file or in the records already is skipped, and none
+is started that would not end in time.
 """
 
 import argparse

@@ -35,8 +35,7 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
         if source.is_file():
             try:
                 lines = [json.loads(line) for line in source.read_text().splitlines()]
-                # A line is a setting with its runs or, before `collect`, one run.
-                runs = [(source, result) for line in lines for result in (_runs(line) if "runs" in line else [line])]
+                runs = [(source, result) for line in lines for result in _runs(line)]
             except (ValueError, TypeError, KeyError) as error:
                 raise InputError(
                     f"{source} must be a file of records as `collect` writes them, got another one ({error!r}). Give "
@@ -109,7 +108,10 @@ def _record(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runs(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The runs of a line in the form of `results.json`."""
+    """The runs of a line in the form of `results.json`, which it may be itself before `collect`."""
+    if "last_epoch" in line:
+        yield line
+        return
     setting = {name: value for name, value in line.items() if name != "runs"}
     for seed, run in line["runs"].items():
         course = run.pop("course")
