@@ -143,7 +143,7 @@ class SelfDistillationMixin:
         self._micro_batch: _MicroBatch | None = None
         self._is_first_pass = False
         self._step_distils = False
-        self._output_names: list[str] | None = None
+        self._output_names: dict[frozenset[str], list[str]] = {}
         self._own_loss_divides_by_items: bool | None = None
         self._joint_prediction: JointPrediction | None = None
         self._changeable: frozenset[str] = frozenset()
@@ -394,17 +394,18 @@ class SelfDistillationMixin:
 
         Args:
             model: The model, as `prediction_step` is given it.
-            inputs: A batch. The first one is run once more; the names are kept.
+            inputs: A batch. The first one with inputs of these names is run once more; the answer is kept.
         """
-        if self._output_names is None:
+        kind = frozenset(inputs)
+        if kind not in self._output_names:
             model.eval()
             inputs = self._prepare_inputs(inputs)
             # An override may take inputs that the model does not.
             is_labelled = any(name in inputs for name in self.label_names)
             outputs = self.compute_loss(model, inputs, return_outputs=True)[1] if is_labelled else model(**inputs)
             is_named = isinstance(outputs, Mapping) and "logits" in outputs
-            self._output_names = [name for name in outputs if name not in ("loss", "logits")] if is_named else []
-        return self._output_names
+            self._output_names[kind] = [name for name in outputs if name not in ("loss", "logits")] if is_named else []
+        return self._output_names[kind]
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

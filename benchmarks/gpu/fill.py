@@ -324,7 +324,8 @@ def print_tables(paths: Sequence[Path]) -> None:
     from lstsd_hf.experiments.records import read_results
     from lstsd_hf.experiments.report import group_runs, section_rows, shown_spread
 
-    for section in group_runs(read_results(paths)) if paths else []:
+    # Files hold runs of different data.
+    for section in (section for path in paths for section in group_runs(read_results([path]))):
         print(f"\n{section.title}")
         for row in section_rows(section):
             difference = "" if row.difference is None else f"{row.difference.mean:+6.2f} (p {row.adjusted_p:.3f})"
