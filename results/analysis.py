@@ -16,11 +16,13 @@ NAMES = {
     "vanilla-short": "vanilla, 3 epochs",
     "vanilla-tuned": "vanilla, tuned",
     "lstsd": "LSTSD",
+    "lstsd-defaults": "LSTSD, its defaults",
     "lstsd-tuned": "LSTSD, tuned",
     "lstsd_no_long": "LSTSD without long-term teacher",
     "lstsd_no_short": "LSTSD without short-term teacher",
     "lstsd_single": "LSTSD, one snapshot",
     "temporal_ensemble-6.4": "temporal ensembling, weight 6.4",
+    "temporal_ensemble-2": "temporal ensembling, weight 2",
     "temporal_ensemble": "temporal ensembling",
     "mean_teacher": "Mean Teacher",
     "snapshot_ensemble": "Snapshot Ensembles",
@@ -33,7 +35,10 @@ MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
 # The protocol's E in each file, and the seeds and cells of its families of comparisons.
 LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", "single_seed_mrpc_cnn"), 6)
 LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
-LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm"), 1)
+LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short"), 1)
+LENGTHS |= {"gpu": 6, "l3": 2}
+# Of `LSTSDConfig()`, whose E is the file's.
+DEFAULTS = {"lambda_short": 1.0, "lambda_long": 1.0, "teacher_floor": 1e-4}
 SEEDS, CELLS = 10, 9
 SIGNIFICANCE, PRACTICAL = 0.05, 1.0
 
@@ -114,6 +119,8 @@ def kind(group: Group, length: int) -> str:
     method, name = config["method"], config["method"]["name"]
     if "untuned" in config:
         return f"{name}-tuned"
+    if name == "lstsd" and all(method[option] == value for option, value in DEFAULTS.items()):
+        return f"{name}-defaults"
     if name == "temporal_ensemble" and method["consistency_weight"] != 1.0:
         return f"{name}-{method['consistency_weight']:g}"
     is_planned = name != "lstsd" or method["mini_generation_epochs"] == length
