@@ -180,25 +180,28 @@ class Regression(Problem):
 PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (SingleLabel(), MultiLabel(), Regression())}
 
 
-def problem_of(config: Any, logits: Tensor, labels: Tensor | None) -> Problem:
+def problem_of(config: Any, logits: Tensor, labels: Tensor | None, known: Problem | None = None) -> Problem:
     """The problem of a model: what its config says, else what its loss takes its outputs and labels for.
 
     Args:
         config: The model's config, if it has one.
         logits: Its outputs.
         labels: The batch's labels, if it has any.
+        known: What earlier batches told.
 
     Raises:
         InputError: If outputs and labels fit no kind of sequence classification or regression.
     """
-    name = getattr(config, "problem_type", None)
+    name = getattr(config, "problem_type", None) or (known and known.name)
     if name is None and logits.dim() == 2:
         is_class = labels is None or not (labels.is_floating_point() or labels.dim() > 1)
         if logits.size(1) > 1:
             is_unclear = not is_class and labels.shape == logits.shape
         else:
             # Numbers by the convention of transformers' configs, which models of one's own need not follow.
-            is_number = labels is None or (labels.is_floating_point() and config is not None)
+            is_number = labels is None or (
+                labels.is_floating_point() and (config is not None or bool(((labels != 0) & (labels != 1)).any()))
+            )
             is_unclear = not is_number and labels.numel() == len(logits)
         if is_unclear:
             meanings = [MultiLabel.name, Regression.name] + ([SingleLabel.name] if logits.size(1) > 1 else [])

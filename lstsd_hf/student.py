@@ -145,19 +145,29 @@ def _fetch(dataset: Any, rows: list[int]) -> list[Any]:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits in a model's outputs (a mapping, a tensor or a tuple), at least fp32: a KL in bf16 loses its small
-    values.
+    """The logits in a model's outputs, at least fp32: a KL in bf16 loses its small values.
+
+    Outputs are a mapping with the key `logits`, or with a single tensor beside the loss; a tensor; or a tuple with the
+    logits in the first place after the loss.
+
+    Args:
+        outputs: What the model returned.
+
+    Returns:
+        Logits `(batch_size, num_labels)`; outputs `(batch_size,)`, as of a regression, become `(batch_size, 1)`.
 
     Raises:
         InputError: If there are none, or it is not clear which they are.
     """
-    if isinstance(outputs, Mapping):
-        logits = outputs.get("logits")
-    elif isinstance(outputs, Tensor):
+    if isinstance(outputs, Tensor):
         logits = outputs
+    elif isinstance(outputs, Mapping):
+        found = [value for name, value in outputs.items() if name != "loss" and _is_batch(value)]
+        logits = outputs.get("logits", found[0] if len(found) == 1 else None)
     else:
-        # A tuple starts with the loss, but not where Trainer computes the loss itself.
-        found = [output for output in outputs if isinstance(output, Tensor) and output.dim() > 1]
+        found = [value for value in outputs if _is_batch(value)]
+        # A loss for each device is one-dimensional as well.
+        found = [value for value in found if value.dim() > 1] or found
         is_clear = len(found) == 1 or (found and found[0].shape != found[1].shape)
         logits = found[0] if is_clear else None
     if not isinstance(logits, Tensor):
@@ -165,7 +175,12 @@ def logits_of(outputs: Any) -> Tensor:
             "The model's outputs must have one tensor `logits`, or be a tuple with them in the first place after the "
             f"loss and nothing of their shape behind; got {_shown(outputs)}."
         )
-    return logits if logits.dtype == torch.float64 else logits.float()
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits.unsqueeze(-1) if logits.dim() == 1 else logits
+
+
+def _is_batch(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def _shown(outputs: Any) -> str:

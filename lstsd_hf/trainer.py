@@ -70,7 +70,8 @@ class _MicroBatch:
 class SelfDistillationMixin:
     """Adds a self-distillation teacher to a `Trainer` class: `class Mine(SelfDistillationMixin, MyTrainer)`.
 
-    The base loss is whatever the parent's `compute_loss` returns; the teacher may weight it, and adds terms to it.
+    The base loss is whatever `compute_loss` returns, Trainer's or an override in any class; the teacher may weight it,
+    and adds terms to it.
     Evaluation and prediction are the parent's, unless the teacher declares an ensemble or copies to score. The training
     data set, the collator and `args` stay as they were given.
 
@@ -111,7 +112,8 @@ class SelfDistillationMixin:
 
     Args:
         *args: Passed on to the parent Trainer.
-        teacher: A `TeacherConfig` such as `LSTSDConfig()`, a `Teacher`, or `None` for `LSTSDConfig()`.
+        teacher: A `TeacherConfig` such as `LSTSDConfig()`, the name of a method such as "mean_teacher", a `Teacher`, or
+            `None` for `LSTSDConfig()`.
         memory_device: Where a teacher that has a table of predictions keeps it, such as "cpu" where the training device
             is short of memory; by default on the training device.
         **kwargs: Passed on to the parent Trainer.
@@ -123,7 +125,7 @@ class SelfDistillationMixin:
     def __init__(
         self,
         *args,
-        teacher: Teacher | TeacherConfig | None = None,
+        teacher: Teacher | TeacherConfig | str | None = None,
         memory_device: str | torch.device | None = None,
         **kwargs,
     ):
@@ -151,11 +153,15 @@ class SelfDistillationMixin:
         if self.teacher.needs_batches and self.train_dataset is not None:
             check_has_indices(self.train_dataset)
 
-    @property
-    def _parent_compute_loss(self):
-        return super().compute_loss.__func__
-
     # ---- Training data ----
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if Trainer in cls.__mro__ and cls.__mro__.index(SelfDistillationMixin) > cls.__mro__.index(Trainer):
+            raise TypeError(
+                f"SelfDistillationMixin must come before the Trainer class in the bases of {cls.__name__}: "
+                f"`class {cls.__name__}(SelfDistillationMixin, MyTrainer)`."
+            )
 
     def _indexed_train_dataloader(self, get_train_dataloader: Callable[[], DataLoader]) -> DataLoader:
         """The training data loader, its batches with the key `example_index` added."""
@@ -211,15 +217,14 @@ class SelfDistillationMixin:
 
     def _bypassed(self) -> TypeError:
         return TypeError(
-            f"`compute_loss` of {type(self).__name__} must reach SelfDistillationMixin.compute_loss, but the teacher "
-            "saw no batch: an override ahead of it did not call `super().compute_loss`. Keep your override in a "
-            "Trainer subclass and put the mixin first: `class Mine(SelfDistillationMixin, MyTrainer)`."
+            f"`training_step` of {type(self).__name__} must call `self.compute_loss`, but the teacher saw no batch. "
+            "Call it, not `super().compute_loss` or the model alone."
         )
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The parent's loss plus, on training batches, the teacher's terms."""
-        if not (self.teacher.needs_batches and model.training and self.is_in_train):
-            return self._parent_loss(model, inputs, return_outputs, num_items_in_batch)
+    def _distilling_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, **kwargs):
+        """The base loss, which is that of `compute_loss`, and on training batches the teacher's terms."""
+        if not model.training:
+            return compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         inputs, indices = split_indices(inputs)
         if indices is None:
             raise InputError(
@@ -228,18 +233,10 @@ class SelfDistillationMixin:
                 "`self.train_dataset`."
             )
         labels = self._labels_in(inputs)
-        result = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if not (isinstance(result, tuple) and len(result) == 2):
-            raise TypeError(
-                "`compute_loss` must return (loss, outputs) when called with `return_outputs=True`, got "
-                f"{type(result).__name__} from {self._parent_compute_loss.__qualname__}. The outputs hold the "
-                "student's logits; end it with `return (loss, outputs) if return_outputs else loss`."
-            )
-        base_loss, outputs = result
-        logits = logits_of(outputs)
-        self.teacher.problem = problem_of(getattr(self.model, "config", None), logits, labels)
+        base_loss, outputs, logits = self._base_loss(compute_loss, model, inputs, labels, kwargs)
         _check_rows(logits, indices)
         batch = TeacherBatch(inputs, indices, labels, logits, self._events.progress, self._student.forward)
+        num_items_in_batch = kwargs.get("num_items_in_batch")
         parts = {BASE: base_loss}
         self._look_at_own_loss(base_loss, logits, labels, num_items_in_batch)
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
@@ -255,19 +252,28 @@ class SelfDistillationMixin:
             self._is_first_pass = False
         return (loss, outputs) if return_outputs else loss
 
-    def _parent_loss(self, model, inputs, return_outputs, num_items_in_batch):
-        """The parent's loss, for a teacher without batches or outside of training."""
-        is_unknown = self.is_in_train and self.teacher.predicts_as_ensemble and self.teacher.problem is None
-        labels = self._labels_in(inputs) if is_unknown else None
-        result = super().compute_loss(
-            model, inputs, return_outputs=return_outputs or is_unknown, num_items_in_batch=num_items_in_batch
-        )
-        if not is_unknown:
-            return result
-        # What the outputs mean can be told by labels, and an ensemble may be asked to predict without.
+    def _observed_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, **kwargs):
+        """The base loss alone, once with a look at what the outputs mean: an ensemble may predict without labels."""
+        if not model.training or self.teacher.problem is not None:
+            return compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        loss, outputs, _ = self._base_loss(compute_loss, model, inputs, self._labels_in(inputs), kwargs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _base_loss(
+        self, compute_loss: Callable[..., Any], model, inputs, labels: Tensor | None, kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Any, Tensor]:
+        """The base loss, the model's outputs, and the logits among them, whose meaning the teacher is told."""
+        result = compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                "`compute_loss` must return (loss, outputs) when called with `return_outputs=True`, got "
+                f"{type(result).__name__} from {type(self).compute_loss.__qualname__}. The outputs hold the student's "
+                "logits; end it with `return (loss, outputs) if return_outputs else loss`."
+            )
         loss, outputs = result
-        self.teacher.problem = problem_of(getattr(self.model, "config", None), logits_of(outputs), labels)
-        return result if return_outputs else loss
+        logits = logits_of(outputs)
+        self.teacher.problem = problem_of(getattr(self.model, "config", None), logits, labels, self.teacher.problem)
+        return loss, outputs, logits
 
     def _labels_in(self, inputs: Mapping[str, Any]) -> Any:
         # Before the parent's loss: label smoothing and `compute_loss_func` pop them from the inputs. Trainer takes
@@ -294,7 +300,7 @@ class SelfDistillationMixin:
     def _loss_is_own(self) -> bool:
         """Whether the loss is the model's, and it is given `num_items_in_batch`."""
         is_replaced = self.compute_loss_func is not None or self.label_smoother is not None
-        is_parents = self._parent_compute_loss is Trainer.compute_loss
+        is_parents = type(self).compute_loss is Trainer.compute_loss
         return is_parents and not is_replaced and self.model_accepts_loss_kwargs
 
     @property
@@ -318,7 +324,7 @@ class SelfDistillationMixin:
         """
         if num_items_in_batch is None:
             return 1.0
-        is_overridden = self._parent_compute_loss is not Trainer.compute_loss
+        is_overridden = type(self).compute_loss is not Trainer.compute_loss
         if is_overridden:
             divides_by_items = bool(getattr(self, "loss_is_scaled_for_ga", None))
         else:
@@ -381,11 +387,14 @@ class SelfDistillationMixin:
                 f"of labels in evaluation, got {len(labels)}. Name one in `label_names`, or use a method that predicts "
                 "with the model alone, such as `LSTSDConfig()`."
             )
+        is_flat = isinstance(logits, Tensor) and logits.dim() == 1
         logits, labels = logits_of(logits), flat_labels(labels)
         problem = self.teacher.problem or problem_of(getattr(self.model, "config", None), logits, labels)
         predictions = joint.predict(logits, self._prepare_inputs(inputs), problem)
         if joint.replaces_student and loss is not None:
             loss = problem.base_loss(predictions[0], labels).mean()
+        if is_flat:
+            predictions = tuple(item.squeeze(-1) for item in predictions)
         return (loss, None, None) if prediction_loss_only else (loss, predictions, labels)
 
     @torch.no_grad()
@@ -456,6 +465,8 @@ class SelfDistillationMixin:
     def _checked_checkpoint(self, checkpoint: Any) -> Any:
         """The checkpoint to resume from, whole and of the same run, before the parent overwrites the model with it."""
         is_stateful = self.teacher.is_stateful
+        if not (is_stateful or self.teacher.needs_batches):
+            return checkpoint
         if checkpoint is True:
             found = newest_whole_checkpoint(Path(self.args.output_dir), is_stateful)
             if found is None:
@@ -519,15 +530,19 @@ class SelfDistillationMixin:
         if not (self.teacher.needs_batches or self.teacher.is_stateful):
             yield
             return
-        callbacks, methods = self.callback_handler.callbacks, {}
+        callbacks = self.callback_handler.callbacks
         # The first, so that a callback that evaluates or saves meets a teacher that is up to date.
         callbacks.insert(0, self._events)
+        wrappers: dict[str, Callable] = {}
         if self.teacher.needs_batches and self.train_dataset is not None:
             wrappers = {
                 "get_train_dataloader": self._indexed_train_dataloader,
                 "training_step": self._distilling_step,
+                "compute_loss": self._distilling_loss,
             }
-            methods = {name: functools.partial(wrap, getattr(self, name)) for name, wrap in wrappers.items()}
+        elif self.teacher.predicts_as_ensemble:
+            wrappers = {"compute_loss": self._observed_loss}
+        methods = {name: functools.partial(wrap, getattr(self, name)) for name, wrap in wrappers.items()}
         own = {name: vars(self)[name] for name in methods if name in vars(self)}
         vars(self).update(methods)
         try:

@@ -4,6 +4,7 @@ import datasets
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import (
     BatchEncoding,
     DataCollatorWithPadding,
@@ -12,10 +13,11 @@ from transformers import (
     TrainerCallback,
 )
 
-from lstsd_hf import DistillationTerm, LSTSDTrainer, SelfDistillationMixin, Teacher
+from lstsd_hf import TEACHERS, DistillationTerm, LSTSDConfig, LSTSDTrainer, SelfDistillationMixin, Teacher
+from lstsd_hf.errors import InputError
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
 
-from .conftest import make_examples
+from .conftest import assert_same_weights, make_examples, make_model, weights
 
 
 class TorchDataset(torch.utils.data.Dataset):
@@ -317,3 +319,110 @@ def test_auto_find_batch_size_starts_with_an_empty_memory(tiny_model, make_args)
     assert trainer.failed
     assert trainer.teacher.memory.epoch == 3
     assert trainer.teacher.distilled_steps == trainer.state.global_step * 2 // 3
+
+
+# ---- The scripts that people have ----
+
+WEIGHTS = torch.tensor([1.0, 3.0])
+
+
+def weighted_loss(outputs, labels, num_items_in_batch=None):
+    return nn.functional.cross_entropy(outputs["logits"], labels, weight=WEIGHTS)
+
+
+def weighing(base):
+    """The subclass of many a script: class weights, without a call of `super()`."""
+
+    class Weighing(base):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs.pop("labels")
+            outputs = model(**inputs)
+            loss = weighted_loss(outputs, labels)
+            return (loss, outputs) if return_outputs else loss
+
+    return Weighing
+
+
+class TwoLayers(nn.Module):
+    """A model without a config, whose output has a name of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Embedding(60, 8), nn.Flatten(), nn.Linear(64, 2))
+
+    def forward(self, input_ids, labels=None):
+        scores = self.layers(input_ids)
+        if labels is None:
+            return {"scores": scores}
+        return {"loss": nn.functional.cross_entropy(scores, labels), "scores": scores}
+
+
+class OneNumber(nn.Module):
+    """A regression whose outputs are one-dimensional."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Embedding(60, 8), nn.Flatten(), nn.Linear(64, 1))
+
+    def forward(self, input_ids, labels=None):
+        numbers = self.layers(input_ids).squeeze(-1)
+        return (numbers,) if labels is None else (nn.functional.mse_loss(numbers, labels), numbers)
+
+
+class MixedIn(SelfDistillationMixin, weighing(Trainer)):
+    pass
+
+
+CANONICAL = {
+    "class weights by subclass": (weighing(Trainer), weighing(LSTSDTrainer), make_model, {}),
+    "class weights by the mixin": (weighing(Trainer), MixedIn, make_model, {}),
+    "class weights by compute_loss_func": (Trainer, LSTSDTrainer, make_model, {"compute_loss_func": weighted_loss}),
+    "two layers without a config": (Trainer, LSTSDTrainer, TwoLayers, {}),
+    "regression in one dimension": (Trainer, LSTSDTrainer, OneNumber, {}),
+}
+
+
+@pytest.mark.parametrize("script", CANONICAL)
+def test_canonical_scripts(make_args, script):
+    """Without weight they are stock `Trainer`, bit for bit; with it they differ, and log both terms."""
+    stock_class, distilling_class, make, options = CANONICAL[script]
+    rows = make_examples(14)
+    if make is OneNumber:
+        rows = [{**row, "labels": row["input_ids"][0] / 10} for row in rows]
+
+    def train(trainer_class, **own):
+        torch.manual_seed(0)
+        trainer = trainer_class(
+            model=make(),
+            args=make_args(eval_strategy="epoch", learning_rate=1e-2),
+            train_dataset=rows,
+            eval_dataset=rows,
+            **options,
+            **own,
+        )
+        trainer.train()
+        return trainer
+
+    stock = train(stock_class)
+    neutral = train(distilling_class, teacher=LSTSDConfig.neutral())
+    assert_same_weights(stock.model, neutral.model)
+    for name in ("loss", "eval_loss"):
+        logs = [[entry[name] for entry in trainer.state.log_history if name in entry] for trainer in (stock, neutral)]
+        assert logs[0] == logs[1]
+    distilled = train(distilling_class)
+    pairs = zip(weights(stock.model).values(), weights(distilled.model).values(), strict=True)
+    assert not all(torch.equal(own, other) for own, other in pairs)
+    logged = {name for entry in distilled.state.log_history for name in entry}
+    assert {"loss_short", "loss_long", "loss_base"} <= logged
+    assert distilled.predict(rows).predictions.shape == stock.predict(rows).predictions.shape
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_method_by_its_name(tiny_model, make_args, name):
+    trainer = LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=make_examples(8), teacher=name)
+    assert trainer.teacher.config == TEACHERS[name]()
+
+
+def test_a_name_that_no_method_has(tiny_model, make_args):
+    with pytest.raises(InputError, match=r"`teacher` must be of vanilla, lstsd, .*, got 'mean-teacher'\."):
+        LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=make_examples(8), teacher="mean-teacher")

@@ -51,11 +51,10 @@ class Recording(LSTSDTrainer):
         if module.training:
             self.rng_states.append(torch.get_rng_state())
 
-    def compute_loss(self, *args, **kwargs):
-        result = super().compute_loss(*args, **kwargs)
-        if self.model.training:
-            self.losses.append(float((result[0] if isinstance(result, tuple) else result).detach()))
-        return result
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(float(loss))
+        return loss
 
 
 class EpochEnds(TrainerCallback):

@@ -585,27 +585,26 @@ def test_compute_loss_that_ignores_return_outputs(tiny_model, make_args):
     )
 
 
-@pytest.mark.parametrize("wrapper", [lambda model: model, NoKwargsModel])
-def test_override_ahead_of_the_mixin_that_bypasses_it(tiny_model, make_args, wrapper):
-    class Weighted(LSTSDTrainer):
-        compute_loss = OverridesComputeLoss.compute_loss
+def test_a_training_step_that_computes_no_loss_of_the_trainer(tiny_model, make_args):
+    class ModelAlone(LSTSDTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            inputs.pop("example_index")
+            loss = model(**inputs).loss
+            loss.backward()
+            return loss.detach()
 
-    trainer = Weighted(model=wrapper(tiny_model), args=make_args(), train_dataset=make_examples(8))
-    assert refusal(trainer.train, TypeError) == (
-        "`compute_loss` of Weighted must reach SelfDistillationMixin.compute_loss, but the teacher saw no batch: an "
-        "override ahead of it did not call `super().compute_loss`. Keep your override in a Trainer subclass and put "
-        "the mixin first: `class Mine(SelfDistillationMixin, MyTrainer)`."
+    message = refusal(ModelAlone(model=tiny_model, args=make_args(), train_dataset=make_examples(8)).train, TypeError)
+    assert message == (
+        "`training_step` of ModelAlone must call `self.compute_loss`, but the teacher saw no batch. Call it, not "
+        "`super().compute_loss` or the model alone."
     )
 
 
-def test_override_ahead_of_the_mixin_that_calls_it(tiny_model, make_args):
-    class Doubled(LSTSDTrainer):
-        def compute_loss(self, *args, **kwargs):
-            return 2 * super().compute_loss(*args, **kwargs)
+def test_the_mixin_behind_a_trainer_is_refused_at_once():
+    with pytest.raises(TypeError, match=r"must come before .* `class Turned\(SelfDistillationMixin, MyTrainer\)`"):
 
-    trainer = Doubled(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
-    trainer.train()
-    assert trainer.teacher.distilled_steps == 4
+        class Turned(Trainer, SelfDistillationMixin):
+            pass
 
 
 REFUSED = (
@@ -726,9 +725,10 @@ def test_token_classification(make_args):
 
 
 def test_teacher_of_a_wrong_type(tiny_model, make_args):
-    message = refusal(lambda: LSTSDTrainer(model=tiny_model, args=make_args(), teacher="lstsd"), TypeError)
+    message = refusal(lambda: LSTSDTrainer(model=tiny_model, args=make_args(), teacher=7), TypeError)
     assert message == (
-        "`teacher` must be a TeacherConfig such as `LSTSDConfig()`, a `Teacher`, or None, got 'lstsd' of type str."
+        "`teacher` must be a TeacherConfig such as `LSTSDConfig()`, the name of a method, a `Teacher`, or None, got "
+        "7 of type int."
     )
 
 

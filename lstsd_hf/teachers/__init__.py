@@ -1,5 +1,6 @@
 """Methods by name: the only map from a name to its config."""
 
+from ..errors import InputError
 from .base import DistillationTerm, Teacher, TeacherBatch, TeacherConfig
 from .dlb import DLB, DLBConfig
 from .label_smoothing import LabelSmoothing, LabelSmoothingConfig
@@ -31,17 +32,22 @@ TEACHERS: dict[str, type[TeacherConfig]] = {
 }
 
 
-def build_teacher(teacher: Teacher | TeacherConfig | None) -> Teacher:
+def build_teacher(teacher: Teacher | TeacherConfig | str | None) -> Teacher:
     """The teacher object behind what a trainer was given.
 
     Args:
-        teacher: A `Teacher`, a `TeacherConfig`, or `None` for `LSTSDConfig()`.
+        teacher: A `Teacher`, a `TeacherConfig`, the name of a method, or `None` for `LSTSDConfig()`.
 
     Raises:
+        InputError: If no method has that name.
         TypeError: If it is anything else.
     """
     if teacher is None:
         teacher = LSTSDConfig()
+    if isinstance(teacher, str):
+        if teacher not in TEACHERS:
+            raise InputError(f"`teacher` must be of {', '.join(TEACHERS)}, got {teacher!r}.")
+        teacher = TEACHERS[teacher]()
     if isinstance(teacher, TeacherConfig):
         return teacher.build()
     if isinstance(teacher, Teacher):
@@ -50,7 +56,7 @@ def build_teacher(teacher: Teacher | TeacherConfig | None) -> Teacher:
     if isinstance(teacher, type) and issubclass(teacher, Teacher | TeacherConfig):
         hint = f" Pass an object: `teacher={teacher.__name__}()`."
     raise TypeError(
-        "`teacher` must be a TeacherConfig such as `LSTSDConfig()`, a `Teacher`, or None, "
+        "`teacher` must be a TeacherConfig such as `LSTSDConfig()`, the name of a method, a `Teacher`, or None, "
         f"got {teacher!r} of type {type(teacher).__name__}.{hint}"
     )
 
