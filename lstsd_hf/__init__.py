@@ -2,13 +2,43 @@
 
 import importlib
 import logging
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    # For type checkers and editors, which do not see the lazy imports below.
+    from .events import TeacherEvents as TeacherEvents
+    from .example_index import ExampleIndexCollator as ExampleIndexCollator
+    from .memory import TeacherMemory as TeacherMemory
+    from .model_copy import ModelCopy as ModelCopy
+    from .student import Student as Student
+    from .teachers import LSTSD as LSTSD
+    from .teachers import TEACHERS as TEACHERS
+    from .teachers import DistillationTerm as DistillationTerm
+    from .teachers import DLBConfig as DLBConfig
+    from .teachers import LabelSmoothingConfig as LabelSmoothingConfig
+    from .teachers import LSTSDConfig as LSTSDConfig
+    from .teachers import LSTSDNoLongConfig as LSTSDNoLongConfig
+    from .teachers import LSTSDNoShortConfig as LSTSDNoShortConfig
+    from .teachers import LSTSDSingleConfig as LSTSDSingleConfig
+    from .teachers import MeanTeacher as MeanTeacher
+    from .teachers import MeanTeacherConfig as MeanTeacherConfig
+    from .teachers import NoTeacher as NoTeacher
+    from .teachers import NoTeacherConfig as NoTeacherConfig
+    from .teachers import SnapshotDistillationConfig as SnapshotDistillationConfig
+    from .teachers import SnapshotEnsembleConfig as SnapshotEnsembleConfig
+    from .teachers import Teacher as Teacher
+    from .teachers import TeacherBatch as TeacherBatch
+    from .teachers import TeacherConfig as TeacherConfig
+    from .teachers import TemporalEnsembleConfig as TemporalEnsembleConfig
+    from .trainer import LSTSDTrainer as LSTSDTrainer
+    from .trainer import SelfDistillationMixin as SelfDistillationMixin
 
 _LOCATIONS = {
     "DLBConfig": "teachers",
     "DistillationTerm": "teachers",
-    "ExampleIndexCollator": "data",
+    "ExampleIndexCollator": "example_index",
     "LSTSD": "teachers",
     "LSTSDConfig": "teachers",
     "LSTSDNoLongConfig": "teachers",
@@ -30,7 +60,7 @@ _LOCATIONS = {
     "TeacherBatch": "teachers",
     "TeacherConfig": "teachers",
     "TeacherMemory": "memory",
-    "TeacherMemoryCallback": "callback",
+    "TeacherEvents": "events",
     "TemporalEnsembleConfig": "teachers",
 }
 

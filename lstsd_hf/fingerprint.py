@@ -4,20 +4,16 @@ import copy
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch.utils.data import IterableDataset
 
 from .label_errors import LABEL_NAMES
-
-_ROWS_AT_ONCE = 1000
 
 
 def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str, int | str | None]:
@@ -39,12 +35,12 @@ def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str,
     return {
         "num_examples": len(dataset),
         "labels_sha256": hashlib.sha256(json.dumps(labels, default=repr).encode()).hexdigest() if has_labels else None,
-        "rows_sha256": _rows_digest(dataset) if isinstance(dataset, datasets.Dataset) else None,
+        "rows_sha256": _rows_digest(dataset) if is_hugging_face_dataset(dataset) else None,
     }
 
 
 def _labels(dataset: Any, names: Sequence[str]) -> list[Any] | None:
-    if isinstance(dataset, datasets.Dataset):
+    if is_hugging_face_dataset(dataset):
         name = next((name for name in names if name in dataset.column_names), None)
         return None if name is None else dataset.with_format(None).select_columns(name)[:][name]
     for name in names:
@@ -70,25 +66,17 @@ def _plain(label: Any) -> Any:
     return label.tolist() if hasattr(label, "tolist") else label
 
 
-def _rows_digest(dataset: datasets.Dataset) -> str:
-    digest = hashlib.sha256()
-    for table in dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
-        for name in table.column_names:
-            digest.update(f"{name} {table.schema.field(name).type}".encode())
-            column = table.column(name).combine_chunks()
-            _add(digest, column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
-    return digest.hexdigest()
+def _rows_digest(dataset: Any) -> str:
+    # pyarrow comes with datasets.
+    from .arrow_digest import rows_digest
+
+    return rows_digest(dataset)
 
 
-def _add(digest: Any, array: pa.Array) -> None:
-    """The values alone: what lies around them in memory, and in which file, is no part of the data."""
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        digest.update(pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False).tobytes())
-        _add(digest, array.flatten())
-    elif (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)) and array.null_count == 0:
-        digest.update(array.to_numpy(zero_copy_only=False).tobytes())
-    else:
-        digest.update(repr(array.to_pylist()).encode())
+def is_hugging_face_dataset(dataset: Any) -> bool:
+    """Whether it is a `datasets.Dataset`, without importing that package for somebody who does not."""
+    module = sys.modules.get("datasets")
+    return module is not None and isinstance(dataset, module.Dataset)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from .errors import InputError
@@ -80,6 +79,9 @@ def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[in
         nothing else.
     """
     wrong = set(wrong)
+    # Only studies of known wrong labels come here: the core does without scikit-learn.
+    from sklearn.metrics import roc_auc_score
+
     is_wrong = [candidate.index in wrong for candidate in ranking]
     count = sum(is_wrong)
     if count in (0, len(is_wrong)):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import run_glue
 from lstsd_hf.errors import InputError
+from lstsd_hf.glue import cli
 
-RUN_GLUE = Path(run_glue.__file__)
+RUN_GLUE = Path(__file__).parents[1] / "run_glue.py"
 # A model that does not exist: whoever loads it fails with another error.
 COMMAND = ["--task", "rte", "--data", "synthetic", "--method", "lstsd", "--model_name_or_path", "/no/such/model"]
 
@@ -47,7 +47,7 @@ def test_refused_before_anything_is_loaded(tmp_path, monkeypatch, options, expec
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError) as error:
-        run_glue.main([*COMMAND, *options])
+        cli.main([*COMMAND, *options])
     assert expected in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -68,7 +68,7 @@ def test_refused_before_anything_is_loaded(tmp_path, monkeypatch, options, expec
 def test_what_can_work_goes_on_to_the_model(tmp_path, monkeypatch, options):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="The model '/no/such/model' could not be loaded"):
-        run_glue.main([*COMMAND, *options])
+        cli.main([*COMMAND, *options])
 
 
 def test_one_line_at_the_command_line(tmp_path):

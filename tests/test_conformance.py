@@ -1,9 +1,11 @@
 """What holds for every registered method; a new one is covered the moment it is registered."""
 
+import contextlib
 import copy
 import dataclasses
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from lstsd_hf import TEACHERS, LSTSDTrainer, SelfDistillationMixin
+from lstsd_hf.checkpoint import check_same_run, describe_teacher
 from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_examples, make_model, weights
@@ -316,7 +319,7 @@ def test_a_model_in_bf16(make_args, config_class):
 def test_sharded_weights_are_refused_by_what_runs_the_model(make_args, config_class, mode, monkeypatch):
     trainer = make_trainer(make_args, active(config_class))
     monkeypatch.setattr(trainer, "is_fsdp_enabled", mode == "FSDP")
-    monkeypatch.setattr("lstsd_hf.trainer.is_deepspeed_zero3_enabled", lambda: mode != "FSDP")
+    monkeypatch.setattr("lstsd_hf.setups.is_deepspeed_zero3_enabled", lambda: mode != "FSDP")
     # Nothing is sharded here, so what is not refused gets as far as the parent's loop.
     monkeypatch.setattr(Trainer, "_inner_training_loop", lambda self, *args, **kwargs: "trained")
     if not trainer.teacher.runs_model:
@@ -520,3 +523,42 @@ def test_copies_are_not_run_for_nobody(make_args):
     trainer.evaluate()
     trainer.predict(make_examples(4))
     assert not runs
+
+
+def with_another(config, name):
+    """The options with another value of one of them, which the method takes."""
+    default = getattr(config, name)
+    for value in (not default,) if isinstance(default, bool) else (3, 2, 0.5, 0.25, "teacher_student", "mse"):
+        with contextlib.suppress(InputError):
+            if value != default:
+                return dataclasses.replace(config, **{name: value})
+    raise AssertionError(f"no other value of {name}")
+
+
+OPTIONS = [(config, option.name) for config in CONFIGS for option in dataclasses.fields(config) if option.init]
+
+
+@pytest.mark.parametrize(
+    ("config_class", "name"), OPTIONS, ids=lambda item: item if isinstance(item, str) else item.name
+)
+def test_every_option_is_part_of_a_runs_identity(config_class, name):
+    """A run that is resumed with another value of any option is refused by its name."""
+    config = active(config_class)
+    saved, resumed = (describe_teacher(item.build()) for item in (config, with_another(config, name)))
+    check_same_run({"run": saved, "global_step": 1}, saved, Path())
+    with pytest.raises(InputError, match=f"^`{name}` must be what it was"):
+        check_same_run({"run": saved, "global_step": 1}, resumed, Path())
+
+
+@every_distilling_method
+def test_a_teacher_moves_the_student(make_args, config_class):
+    """Terms have weight, and training ends elsewhere than without a teacher."""
+    trainer = make_trainer(make_args, active(config_class))
+    seen, loss_terms = [], trainer.teacher.loss_terms
+    trainer.teacher.loss_terms = lambda batch: seen.append(loss_terms(batch)) or seen[-1]
+    trainer.train()
+    stock = make_trainer(make_args, None, Trainer)
+    stock.train()
+    assert any(term.weight > 0 for terms in seen for term in terms.values())
+    pairs = zip(weights(trainer.model).values(), weights(stock.model).values(), strict=True)
+    assert any(not torch.allclose(own, other, atol=1e-5) for own, other in pairs)

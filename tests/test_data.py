@@ -6,7 +6,7 @@ import torch
 from transformers import default_data_collator
 
 from lstsd_hf import ExampleIndexCollator
-from lstsd_hf.data import IndexedDataset, IndexedExample
+from lstsd_hf.example_index import IndexedDataset, IndexedExample
 
 from .conftest import make_examples
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-import run_glue
 from lstsd_hf import TEACHERS
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments.__main__ import main as experiments
@@ -26,6 +25,7 @@ from lstsd_hf.experiments.published import published_score
 from lstsd_hf.experiments.records import collect, read_results
 from lstsd_hf.experiments.report import CSV_COLUMNS, group_runs, section_rows, to_csv
 from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
+from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model
 from lstsd_hf.glue.tasks import TASKS
 
@@ -87,7 +87,7 @@ def test_a_killed_grid_completes_without_repeating_a_run(workplace, encoder, cap
 
 
 def test_the_predictions_are_those_of_the_last_epoch(workplace, encoder):  # noqa: F811
-    run_glue.main(
+    cli.main(
         [
             *("--task", "rte", "--data", "synthetic", "--method", "snapshot_ensemble", "--cycle_epochs", "1"),
             *("--model_name_or_path", encoder, "--max_train_samples", "32", "--num_train_epochs", "3"),
@@ -127,10 +127,10 @@ def test_the_top_of_an_encoder_from_cached_states(workplace, layers, capsys):  #
         *("--model_name_or_path", "minilm", "--max_train_samples", "64", "--num_train_epochs", "3"),
         *("--learning_rate", "1e-3", "--use_cpu", "true", "--lstsd.mini_generation_epochs", "1"),
     ]
-    run_glue.main([*command, "--seeds", "1"])
+    cli.main([*command, "--seeds", "1"])
     states = {path: path.stat().st_mtime_ns for path in workplace.glob("runs/.cache/states-*/states.npy")}
     assert len(states) == 2  # training and validation split, for both methods
-    run_glue.main([*command, "--seeds", "2", "--label_noise", "0.25"])
+    cli.main([*command, "--seeds", "2", "--label_noise", "0.25"])
     assert {path: path.stat().st_mtime_ns for path in workplace.glob("runs/.cache/states-*/states.npy")} == states
     if layers == "1":
         # What is saved is the whole model, texts in and labels out.
@@ -161,9 +161,9 @@ def test_a_search_looks_at_the_training_split_only(workplace, encoder, monkeypat
         *("--model_name_or_path", encoder, "--max_train_samples", "40", "--num_train_epochs", "3"),
         *("--learning_rate", "1e-2", "--use_cpu", "true", "--lstsd.mini_generation_epochs", "1"),
     ]
-    run_glue.main(command)
+    cli.main(command)
     assert len(seen) == 6  # the same budget for both
-    train = run_glue.load_task(run_glue.get_task("rte"), "synthetic")["train"].select(range(40))
+    train = cli.load_task(cli.get_task("rte"), "synthetic")["train"].select(range(40))
     for run in seen:
         texts = [run.splits[name]["sentence1"][:] for name in ("train", "validation")]
         assert sorted(texts[0] + texts[1]) == sorted(train["sentence1"][:])
@@ -190,8 +190,8 @@ def test_a_search_looks_at_the_training_split_only(workplace, encoder, monkeypat
     assert all("searched=True" in label for label in labels)
     assert section_rows(section)[1].difference.count == 2
     # Finished trials are not repeated, by any shard.
-    run_glue.main([*command, "--shard", "2/2"])
-    run_glue.main(command)
+    cli.main([*command, "--shard", "2/2"])
+    cli.main(command)
     assert len(seen) == 6
     command[command.index("--sweep") + 1] = "0"
     assert error_of(command) == "`sweep` must be a number of trials of at least 1, got 0."
@@ -200,13 +200,13 @@ def test_a_search_looks_at_the_training_split_only(workplace, encoder, monkeypat
 def test_searching_noisy_data_selects_on_labels_as_noisy():
     from lstsd_hf.experiments.sweep import hold_out
 
-    parsed = run_glue.parse(
+    parsed = cli.parse(
         [
             *("--task", "rte", "--data", "synthetic", "--method", "lstsd", "--label_noise", "0.3"),
             *("--num_train_epochs", "3", "--mini_generation_epochs", "1"),
         ]
     )
-    (planned,) = run_glue.plan(parsed)
+    (planned,) = cli.plan(parsed)
     inner = hold_out(planned.run)
     assert inner.options.label_noise == 0.0
     true = dict(zip(planned.run.splits["train"]["sentence1"][:], planned.run.splits["train"]["label"][:], strict=True))
@@ -476,7 +476,7 @@ def test_a_setting_that_is_drawn_again_is_not_run_again(workplace, encoder, monk
         *("--task", "rte", "--data", "synthetic", "--method", "vanilla", "--model_name_or_path", encoder),
         *("--num_train_epochs", "1", "--max_train_samples", "32", "--use_cpu", "true", "--sweep", "6"),
     ]
-    run_glue.main([*command, "--output_dir", "found"])
+    cli.main([*command, "--output_dir", "found"])
     (study,) = (json.loads(path.read_text()) for path in (workplace / "found" / "sweeps").glob("*.json"))
     scores = {trial["params"]["learning_rate_factor"]: trial["score"] for trial in study["trials"]}
     assert len(calls) == len(scores) == 2
@@ -501,7 +501,7 @@ def test_a_search_goes_on_without_settings_that_fail(workplace, encoder, monkeyp
         *("--mini_generation_epochs", "1", "--sweep", "1", "--output_dir", "found"),
     ]
     monkeypatch.setattr(sweep, "execute", fails)
-    run_glue.main(command)
+    cli.main(command)
     (study,) = (json.loads(path.read_text()) for path in (workplace / "found" / "sweeps").glob("*.json"))
     assert len(calls) == len(study["trials"]) + 1 == 2
     calls[:] = [None, None]

@@ -9,9 +9,9 @@ from datasets import Dataset
 from sklearn.metrics import roc_auc_score
 from transformers import pipeline
 
-import run_glue
 from lstsd_hf import LSTSDConfig, LSTSDTrainer, TemporalEnsembleConfig
 from lstsd_hf.errors import InputError
+from lstsd_hf.glue import cli
 from lstsd_hf.glue.noise import flip_labels
 from lstsd_hf.label_errors import LabelErrorCandidate, rank_label_errors
 
@@ -71,7 +71,7 @@ def test_the_memory_finds_labels_that_contradict_the_rest(make_args, config):
 
 
 def test_a_noisy_run_records_its_rows_and_how_well_they_are_found(workplace, options):  # noqa: F811
-    run_glue.main(
+    cli.main(
         [
             *("--method", "lstsd", *options, "--mini_generation_epochs", "1", "--label_noise", "0.25"),
             *("--label_noise_seed", "2", "--output_dir", "noisy"),
@@ -96,7 +96,7 @@ def test_a_noisy_run_records_its_rows_and_how_well_they_are_found(workplace, opt
 
 
 def test_stored_predictions_of_a_snapshot_rank_too(workplace, options):  # noqa: F811
-    run_glue.main(
+    cli.main(
         [
             *("--method", "snapshot_distillation", *options, "--cycle_epochs", "1", "--store_predictions"),
             *("--label_noise", "0.25", "--output_dir", "noisy"),
@@ -107,7 +107,7 @@ def test_stored_predictions_of_a_snapshot_rank_too(workplace, options):  # noqa:
 
 
 def test_methods_without_memory_are_ranked_by_the_trained_model(workplace, options):  # noqa: F811
-    run_glue.main(["--method", "vanilla", *options, "--label_noise", "0.25", "--output_dir", "noisy"])
+    cli.main(["--method", "vanilla", *options, "--label_noise", "0.25", "--output_dir", "noisy"])
     errors = json.loads((workplace / "noisy" / "results.json").read_text())["label_errors"]
     lines = [json.loads(line) for line in (workplace / "noisy" / "label_errors.jsonl").read_text().splitlines()]
     # What the saved model says of the training rows, in evaluation mode.
@@ -129,7 +129,7 @@ def test_methods_without_memory_are_ranked_by_the_trained_model(workplace, optio
 
 def test_noise_that_replaces_nothing_is_refused(workplace, options):  # noqa: F811
     with pytest.raises(InputError) as error:
-        run_glue.main(["--method", "vanilla", *options, "--label_noise", "0.005"])
+        cli.main(["--method", "vanilla", *options, "--label_noise", "0.005"])
     assert str(error.value) == (
         "`label_noise` must replace at least one label, got 0.005 of 48 rows. Use more noise or more rows."
     )

@@ -23,8 +23,8 @@ from transformers import (
     T5ForSequenceClassification,
 )
 
-import run_glue
 from lstsd_hf.errors import InputError
+from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model, position_limit, train_word_tokenizer
 from lstsd_hf.glue.tasks import GlueTask, get_task
 
@@ -164,7 +164,7 @@ def test_a_fine_tuned_folder_scores_as_in_a_pipeline(tmp_path, monkeypatch):
         path = tmp_path / "glue" / "SST-2" / f"{split}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
-    run_glue.main(
+    cli.main(
         [
             "--task",
             "sst2",
@@ -210,7 +210,7 @@ def test_inputs_are_cut_to_the_models_positions(tmp_path, monkeypatch, caplog):
         {"text": " ".join(random.Random(index).choices("abcdefgh", k=90)), "label": index % 2} for index in range(8)
     ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run_glue.main(
+    cli.main(
         [
             "--train_file",
             "own.jsonl",
@@ -292,7 +292,7 @@ def test_encoder_decoders(tmp_path, monkeypatch, kind, method):
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "test.jsonl").write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows))
     period = {"lstsd": "--mini_generation_epochs 1", "mean_teacher": ""}.get(method, "--cycle_epochs 1")
-    run_glue.main(
+    cli.main(
         f"--train_file own.jsonl --validation_file own.jsonl --test_file test.jsonl --do_predict --method {method} "
         f"{period} --model_name_or_path model --num_train_epochs 3 --label_noise 0.3 --per_device_train_batch_size 4 "
         "--use_cpu True --save_strategy no --report_to none --output_dir out".split()

@@ -1,9 +1,12 @@
 """What is shipped: a wheel with everything the package reads, and an import that stays cheap."""
 
+import ast
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import lstsd_hf
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,3 +25,44 @@ def test_wheel_holds_the_package_and_its_schema(tmp_path):
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("lstsd_hf/**/*.py")}
     assert sources | {"lstsd_hf/glue/results.schema.json"} <= names
     assert not any(name.startswith("tests/") for name in names)
+
+
+BLOCKED = ("sklearn", "scipy", "evaluate", "datasets", "pyarrow", "pandas", "optuna", "matplotlib")
+CORE = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(
+    lambda name, *more: None if name.partition(".")[0] in {blocked} else find(name, *more)
+)
+import torch
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+from lstsd_hf import LSTSDTrainer
+
+rows = [{{"input_ids": [1, 2, 3, index], "labels": index % 2}} for index in range(8)]
+config = BertConfig(
+    vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+)
+args = TrainingArguments(
+    output_dir={folder!r}, num_train_epochs=2, save_strategy="epoch", report_to=[], use_cpu=True, disable_tqdm=True
+)
+trainer = LSTSDTrainer(BertForSequenceClassification(config), args, train_dataset=rows)
+trainer.train()
+print(len(trainer.teacher.rank_label_errors()), trainer.teacher.distilled_steps)
+"""
+
+
+def test_the_core_needs_torch_and_transformers_alone(tmp_path):
+    """Training, saving and finding label errors without what the runner needs."""
+    script = CORE.format(blocked=BLOCKED, folder=str(tmp_path / "run"))
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "8 1"
+
+
+def test_type_checkers_see_every_public_name():
+    tree = ast.parse((ROOT / "lstsd_hf" / "__init__.py").read_text())
+    (block,) = [item for item in tree.body if isinstance(item, ast.If)][:1]
+    seen = {alias.asname: item.module for item in block.body for alias in item.names}
+    assert seen == lstsd_hf._LOCATIONS
+    assert all(hasattr(lstsd_hf, name) for name in lstsd_hf.__all__)

@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 import lstsd_hf
-import run_glue
 from lstsd_hf import TEACHERS, LSTSDTrainer
+from lstsd_hf.glue import cli
 
 from .conftest import make_examples
 
@@ -66,4 +66,4 @@ def test_commands_are_understood():
     commands = re.findall(r"^python run_glue\.py (.*)$", README, flags=re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
-        assert run_glue.parse(shlex.split(command, comments=True)).teachers
+        assert cli.parse(shlex.split(command, comments=True)).teachers

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import run_glue
+from lstsd_hf.glue import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -281,7 +281,7 @@ def test_every_command_of_the_protocol_parses(cells):
             python, program, *arguments = shlex.split(command)
             assert (python, program) == ("python", "run_glue.py")
             # Some are for a GPU.
-            parsed = run_glue.parse([*arguments, "--use_cpu", "True"])
+            parsed = cli.parse([*arguments, "--use_cpu", "True"])
             if len(parsed.seeds) * len(parsed.teachers) == 1:
                 # It goes to the very folder that is named, which can hold no other run.
                 assert parsed.run.resume
@@ -305,7 +305,7 @@ def test_what_the_protocol_plans_was_run(cells, name, count):
     """Every method with all its options, task, noise rate and seed of the commands is among the records."""
     planned = set()
     for command in commands_of(cells, name):
-        parsed = run_glue.parse([*shlex.split(str(command))[2:], "--use_cpu", "True"])
+        parsed = cli.parse([*shlex.split(str(command))[2:], "--use_cpu", "True"])
         for teacher in parsed.teachers:
             method = json.dumps({"name": teacher.name, **dataclasses.asdict(teacher)}, sort_keys=True)
             is_searched = parsed.run.sweep is not None

@@ -17,10 +17,10 @@ from transformers import (
     pipeline,
 )
 
-import run_glue
 from lstsd_hf import TEACHERS
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments import grid
+from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model, resolve_model
 from lstsd_hf.glue.results import results_schema
 from lstsd_hf.glue.tasks import TASKS
@@ -76,12 +76,12 @@ def only_results(folder, method="*"):
 
 def error_of(arguments):
     with pytest.raises(InputError) as error:
-        run_glue.main(list(arguments))
+        cli.main(list(arguments))
     return str(error.value)
 
 
 def test_two_methods_side_by_side(workplace, options, capsys):
-    run_glue.main(["--method", "vanilla", "lstsd", *options, "--lstsd.mini_generation_epochs", "2", "--seed", "3"])
+    cli.main(["--method", "vanilla", "lstsd", *options, "--lstsd.mini_generation_epochs", "2", "--seed", "3"])
     output = capsys.readouterr().out
     assert "GENERATED DATA: sentences from a template grammar, not GLUE." in output
     assert "Generated data, not GLUE: rte, scores of the last epoch" in output
@@ -113,7 +113,7 @@ def test_two_methods_side_by_side(workplace, options, capsys):
 
 
 def test_the_saved_model_loads_in_a_pipeline(workplace, options):
-    run_glue.main(["--method", "vanilla", *options, "--output_dir", "mine"])
+    cli.main(["--method", "vanilla", *options, "--output_dir", "mine"])
     classify = pipeline("text-classification", model="mine")
     answer = classify({"text": "All of the dogs slept.", "text_pair": "Some of the dogs slept."})
     assert answer["label"] in TASKS["rte"].label_names
@@ -123,27 +123,27 @@ def test_the_saved_model_loads_in_a_pipeline(workplace, options):
 
 def test_a_finished_run_is_not_repeated(workplace, options, capsys):
     command = ["--method", "vanilla", *options]
-    run_glue.main(command)
+    cli.main(command)
     _, folder = only_results(workplace)
     written = (folder / "results.json").stat().st_mtime_ns
     capsys.readouterr()
-    run_glue.main(command)
+    cli.main(command)
     assert f"Finished before in {folder.relative_to(workplace)}" in capsys.readouterr().out
     assert (folder / "results.json").stat().st_mtime_ns == written
-    run_glue.main([*command, "--overwrite"])
+    cli.main([*command, "--overwrite"])
     assert (folder / "results.json").stat().st_mtime_ns > written
     # Another seed or setting is another folder.
-    run_glue.main([*command, "--seed", "7"])
-    run_glue.main([*command, "--weight_decay", "0.1"])
+    cli.main([*command, "--seed", "7"])
+    cli.main([*command, "--weight_decay", "0.1"])
     assert len(list(workplace.glob("runs/rte/*/vanilla/*/results.json"))) == 3
 
 
 def test_a_finished_run_in_a_folder_of_ones_own_is_not_overwritten(workplace, options):
     command = ["--method", "vanilla", *options, "--output_dir", "mine"]
-    run_glue.main(command)
+    cli.main(command)
     written = (workplace / "mine" / "results.json").stat().st_mtime_ns
     assert error_of(command) == ("mine holds a finished run. Use --overwrite to delete it, or another --output_dir.")
-    run_glue.main([*command, "--resume"])
+    cli.main([*command, "--resume"])
     assert (workplace / "mine" / "results.json").stat().st_mtime_ns == written
 
 
@@ -160,7 +160,7 @@ def test_a_folder_of_something_else_is_left_alone(workplace, options):
 
 def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
     command = ["--method", "lstsd", *options, "--mini_generation_epochs", "1"]
-    run_glue.main([*command, "--output_dir", "whole"])
+    cli.main([*command, "--output_dir", "whole"])
 
     class InterruptedRunError(Exception):
         pass
@@ -172,7 +172,7 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("lstsd_hf.glue.training.DurationEstimate.on_step_end", interrupt)
         with pytest.raises(InterruptedRunError):
-            run_glue.main([*command, "--output_dir", "part"])
+            cli.main([*command, "--output_dir", "part"])
     assert error_of([*command, "--output_dir", "part"]) == (
         "part holds an interrupted run. Use --resume to go on, or --overwrite."
     )
@@ -182,7 +182,7 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
     )
     # A checkpoint that was interrupted while being written is passed over.
     (workplace / "part" / "checkpoint-99").mkdir()
-    run_glue.main([*command, "--output_dir", "part", "--resume"])
+    cli.main([*command, "--output_dir", "part", "--resume"])
     whole, part = (json.loads((workplace / name / "results.json").read_text()) for name in ("whole", "part"))
     assert part["resumed"]
     assert not whole["resumed"]
@@ -202,7 +202,7 @@ def test_length_grouping_leaves_evaluation_in_order(workplace, encoder):
     for name in ("train", "dev"):
         write_rows(workplace / f"{name}.jsonl", rows)
     write_rows(workplace / "test.jsonl", [{"text": row["text"]} for row in rows])
-    run_glue.main(
+    cli.main(
         [
             *("--method", "lstsd", "--train_file", "train.jsonl", "--validation_file", "dev.jsonl"),
             *("--test_file", "test.jsonl", "--model_name_or_path", encoder, "--output_dir", "mine", "--do_predict"),
@@ -240,7 +240,7 @@ def test_no_row_is_dropped_from_scores_and_submissions(workplace, encoder):
     command += ["--num_train_epochs", "2", "--mini_generation_epochs", "1", "--per_device_train_batch_size", "4"]
     command += ["--per_device_eval_batch_size", "4", "--dataloader_drop_last", "true"]
     assert error_of(command) == "`test_file` is for predictions: give --do_predict too."
-    run_glue.main([*command, "--do_predict"])
+    cli.main([*command, "--do_predict"])
     (folder,) = (path.parent for path in workplace.rglob("results.json"))
     results = json.loads((folder / "results.json").read_text())
     assert len(np.load(folder / "predictions.npz")["logits"]) == 10
@@ -256,7 +256,7 @@ def test_no_row_is_dropped_from_scores_and_submissions(workplace, encoder):
 def test_a_run_that_failed_before_training_is_not_in_the_way(workplace, options, encoder):
     command = ["--method", "vanilla", *options, "--num_train_epochs", "1", "--output_dir", "mine"]
     assert "could not be loaded" in error_of([*command, "--model_name_or_path", "no/such-model"])
-    run_glue.main(command)
+    cli.main(command)
     (workplace / "file").write_text("")
     assert "must be writable, got file: " in error_of([*command, "--output_dir", "file"])
 
@@ -277,7 +277,7 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
         == "`do_predict` needs a test split of rte, found ['train', 'validation']. Add one, or leave it out."
     )
     (folder / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tA man.\tA person.\n1\tNo man.\tA person.\n")
-    run_glue.main(command)
+    cli.main(command)
     lines = (workplace / "mine" / "RTE.tsv").read_text().splitlines()
     assert len(lines) == 3
     assert all(line.split("\t")[1] in TASKS["rte"].label_names for line in lines[1:])
@@ -407,7 +407,7 @@ def test_minilm_is_a_real_pretrained_encoder():
 
 
 def test_settings_with_task_and_method_alone():
-    parsed = run_glue.parse(["--task", "rte", "--method", "lstsd"])
+    parsed = cli.parse(["--task", "rte", "--method", "lstsd"])
     run, args, (config,) = parsed.run, parsed.args, parsed.teachers
     assert run.model_name_or_path == "google-bert/bert-base-uncased"
     assert (args.learning_rate, args.per_device_train_batch_size, args.num_train_epochs) == (5e-5, 64, 50)
@@ -419,10 +419,10 @@ def test_settings_with_task_and_method_alone():
 
 
 def described(*arguments):
-    parsed = run_glue.parse(["--task", "rte", *arguments])
+    parsed = cli.parse(["--task", "rte", *arguments])
     run = parsed.run
     task, (config,) = TASKS["rte"], parsed.teachers
-    return run_glue.describe(GlueRun(task, {}, "hub", run.model_name_or_path, config, parsed.args, run.data_options()))
+    return cli.describe(GlueRun(task, {}, "hub", run.model_name_or_path, config, parsed.args, run.data_options()))
 
 
 def test_other_data_under_the_same_name_are_another_run(workplace, encoder):
@@ -433,7 +433,7 @@ def test_other_data_under_the_same_name_are_another_run(workplace, encoder):
         *("--method", "vanilla", "--train_file", "train.jsonl", "--validation_file", "dev.jsonl"),
         *("--model_name_or_path", encoder, "--num_train_epochs", "1", "--use_cpu", "true"),
     ]
-    run_glue.main(command)
+    cli.main(command)
     write_rows(workplace / "train.jsonl", rows[::-1])
     assert "holds a finished run. Use --overwrite to delete it" in error_of(command)
 
@@ -450,18 +450,18 @@ def test_a_submission_asked_for_later_is_not_passed_over(workplace, options, enc
         *("--method", "vanilla", "--task", "rte", "--data", "glue", "--model_name_or_path", encoder),
         *("--num_train_epochs", "1", "--use_cpu", "true"),
     ]
-    run_glue.main(command)
+    cli.main(command)
     message = error_of([*command, "--do_predict"])
     assert "holds a finished run that did not predict this test split. Use --overwrite" in message
-    run_glue.main([*command, "--do_predict", "--overwrite"])
+    cli.main([*command, "--do_predict", "--overwrite"])
     assert len(list(workplace.glob("runs/rte/*/*/*/RTE.tsv"))) == 1
 
 
 def test_the_demo_can_be_switched_off(workplace):
     command = ["--method", "vanilla", "--task", "rte", "--model_name_or_path", "cnn"]
-    parsed = run_glue.parse([*command, "--demo", "False"])
+    parsed = cli.parse([*command, "--demo", "False"])
     assert (parsed.run.demo, parsed.run.data, parsed.args.learning_rate) == (False, None, 8e-3)
-    parsed = run_glue.parse([*command, "--demo"])
+    parsed = cli.parse([*command, "--demo"])
     assert (parsed.run.demo, parsed.run.data, parsed.args.learning_rate) == (True, "synthetic", 8e-3)
 
 
@@ -479,7 +479,7 @@ def test_the_cnn_has_the_papers_settings_too():
 
 
 def test_options_of_several_methods_have_the_methods_name_in_front():
-    parsed = run_glue.parse(
+    parsed = cli.parse(
         [
             *("--task", "rte", "--method", "lstsd", "lstsd_single", "dlb", "--lstsd.lambda_short", "2.5"),
             *("--lstsd_single.mini_generation_epochs=3", "--dlb.carry_over_epochs", "false", "--seeds", "1", "2"),
@@ -492,12 +492,12 @@ def test_options_of_several_methods_have_the_methods_name_in_front():
     assert not dlb.carry_over_epochs
     assert (parsed.seeds, parsed.args.learning_rate) == ([1, 2], 1e-3)
     # One method's options may have the name in front, too.
-    (alone,) = run_glue.parse(["--task", "rte", "--method", "lstsd", "--lstsd.lambda_short", "2.5"]).teachers
+    (alone,) = cli.parse(["--task", "rte", "--method", "lstsd", "--lstsd.lambda_short", "2.5"]).teachers
     assert alone.lambda_short == 2.5
 
 
 def test_all_methods_and_tasks():
-    parsed = run_glue.parse(["--task", "all", "--method", "all"])
+    parsed = cli.parse(["--task", "all", "--method", "all"])
     assert [config.name for config in parsed.teachers] == list(TEACHERS)
     assert all(config == config.paper() for config in parsed.teachers)
 
@@ -525,7 +525,7 @@ def test_bert_base_shape_takes_the_same_path(workplace, tmp_path):
     tokenizer.save_pretrained("bert-base")
     torch.manual_seed(0)
     BertForSequenceClassification(BertConfig()).save_pretrained("bert-base")
-    run_glue.main(
+    cli.main(
         [
             *("--task", "rte", "--method", "lstsd", "--data", "synthetic", "--model_name_or_path", "bert-base"),
             *("--max_train_samples", "8", "--per_device_train_batch_size", "4", "--num_train_epochs", "3"),
@@ -557,7 +557,7 @@ def test_regression_from_end_to_end(workplace, encoder):
         *("--num_train_epochs", "4", "--lstsd.mini_generation_epochs", "2", "--learning_rate", "1e-2"),
         *("--per_device_train_batch_size", "8", "--use_cpu", "true"),
     ]
-    run_glue.main([*command, "--do_predict"])
+    cli.main([*command, "--do_predict"])
     results, folder = {}, {}
     for method in ("vanilla", "lstsd"):
         (path,) = workplace.glob(f"runs/stsb/*/{method}/*/results.json")
@@ -595,7 +595,7 @@ def test_mnli_is_scored_on_both_validation_splits(workplace, encoder):
         write_tsv(workplace / "data" / "MNLI", split, [header, *part])
     for split in ("test_matched", "test_mismatched"):
         write_tsv(workplace / "data" / "MNLI", split, [header[:2], *[row[:2] for row in rows[:4]]])
-    run_glue.main(
+    cli.main(
         [
             *("--task", "mnli", "--data", "data", "--method", "lstsd", "--model_name_or_path", encoder, "--do_predict"),
             *("--num_train_epochs", "3", "--mini_generation_epochs", "1", "--use_cpu", "true", "--output_dir", "mine"),
@@ -618,7 +618,7 @@ def test_predictions_are_those_of_the_saved_model(workplace, options):
     """The best model, when asked for; the scores are still those of the last epoch."""
     best = ("--load_best_model_at_end", "true", "--metric_for_best_model", "loss", "--greater_is_better", "true")
     best += ("--save_strategy", "epoch", "--save_total_limit", "4")
-    run_glue.main(["--method", "vanilla", *options, *best, "--output_dir", "mine"])
+    cli.main(["--method", "vanilla", *options, *best, "--output_dir", "mine"])
     results = json.loads((workplace / "mine" / "results.json").read_text())
     jsonschema.validate(results, results_schema())
     assert results["best_model"]["step"] < 12
@@ -633,7 +633,7 @@ def test_predictions_are_those_of_the_saved_model(workplace, options):
     # Interrupted at its very end, the run has the same last epoch.
     (workplace / "mine" / "results.json").unlink()
     (workplace / "mine" / "predictions.npz").unlink()
-    run_glue.main(["--method", "vanilla", *options, *best, "--output_dir", "mine", "--resume"])
+    cli.main(["--method", "vanilla", *options, *best, "--output_dir", "mine", "--resume"])
     resumed = json.loads((workplace / "mine" / "results.json").read_text())
     assert resumed["resumed"]
     for name in ("epochs", "last_epoch", "best_epoch", "best_model"):
@@ -659,8 +659,8 @@ def test_a_grid_goes_on_after_a_run_that_fails(workplace, options, monkeypatch, 
 
 
 def test_a_folder_with_other_runs_below_is_not_deleted(workplace, options):
-    run_glue.main(["--method", "vanilla", *options, "--output_dir", "mine"])
-    run_glue.main(["--method", "vanilla", *options, "--seeds", "1", "2", "--output_dir", "mine"])
+    cli.main(["--method", "vanilla", *options, "--output_dir", "mine"])
+    cli.main(["--method", "vanilla", *options, "--seeds", "1", "2", "--output_dir", "mine"])
     message = error_of(["--method", "vanilla", *options, "--output_dir", "mine", "--overwrite"])
     assert message.startswith("mine holds other runs, such as mine/rte/")
     assert len(list(workplace.rglob("results.json"))) == 3

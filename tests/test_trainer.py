@@ -463,7 +463,7 @@ def test_one_line_at_train_start(tiny_model, make_args, caplog, epochs, options,
         teacher=LSTSDConfig(**options),
     )
     trainer.train()
-    assert [record.message for record in caplog.records if record.name == "lstsd_hf.callback"] == [expected]
+    assert [record.message for record in caplog.records if record.name == "lstsd_hf.events"] == [expected]
 
 
 # ---- Refusals ----

@@ -64,7 +64,7 @@ class Job:
 
 def read_plan(lines: Iterator[str]) -> list[Job]:
     """The runs of some command lines, each run once."""
-    from run_glue import describe, parse, plan
+    from lstsd_hf.glue.cli import describe, parse, plan
 
     jobs: dict[Key, Job] = {}
     for line in filter(None, map(str.strip, lines)):
@@ -114,8 +114,8 @@ def work(jobs: Connection, life: Connection, steps, slot: int) -> None:
     _be_quiet()
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
+    from lstsd_hf.glue.cli import parse, plan
     from lstsd_hf.glue.training import execute
-    from run_glue import parse, plan
 
     def count(*_) -> None:
         steps[slot] += 1
@@ -207,7 +207,7 @@ class Pool:
         self._is_growing = self.workers is None
         self._context = multiprocessing.get_context("forkserver")
         # A process then starts with everything imported, but without a device.
-        self._context.set_forkserver_preload(["run_glue", "lstsd_hf.experiments.report"])
+        self._context.set_forkserver_preload(["lstsd_hf.glue.cli", "lstsd_hf.experiments.report"])
         self._steps = self._context.RawArray("Q", self._most)
         self._pool: dict[int, Worker] = {}
         self._seconds_per_step: dict[str, float] = {}
@@ -310,8 +310,8 @@ class Pool:
 
 def fill_caches(jobs: Sequence[Job]) -> None:
     """Tokenizes once what all processes will read."""
+    from lstsd_hf.glue.cli import parse, plan
     from lstsd_hf.glue.preparation import prepare
-    from run_glue import parse, plan
 
     for job in {job.kind: job for job in jobs}.values():
         parsed = parse(job.arguments.split())

@@ -165,3 +165,13 @@ def check_has_indices(dataset: Any) -> None:
             f"{type(dataset).__name__}. Load it into memory (datasets: `Dataset.from_list(list(dataset))`), or use "
             "`teacher=NoTeacherConfig()`."
         )
+
+
+def check_rows(logits: Tensor, indices: Tensor) -> None:
+    """Raises a `ValueError` unless there is a row of logits for each example."""
+    if len(logits) != len(indices):
+        raise ValueError(
+            f"The data collator must keep one row for each example: it was given {len(indices)} examples and the "
+            f"model returned {len(logits)} rows. Collators that drop, merge or pack examples cannot be used with "
+            "sample distillation."
+        )

@@ -6,7 +6,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import has_length
 
-from .data import LoaderWithoutIndices
+from .example_index import LoaderWithoutIndices
 from .health import FiniteCheck
 from .logs import TrainingLog
 from .schedules import Progress, TrainingPlan
@@ -16,7 +16,7 @@ from .teachers import Teacher
 logger = logging.getLogger(__name__)
 
 
-class TeacherMemoryCallback(TrainerCallback):
+class TeacherEvents(TrainerCallback):
     """Tells a teacher where training is.
 
     Epochs are counted here rather than read from `state.epoch`, which is fractional after a resume within an epoch;

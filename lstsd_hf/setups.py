@@ -1,0 +1,72 @@
+"""Set-ups that a teacher cannot work in, refused before training."""
+
+from typing import Any
+
+import torch
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from .errors import InputError
+from .example_index import check_has_indices
+
+
+def check_setup(trainer: Any) -> None:
+    """Raises an `InputError` (for a data set without indices a `TypeError`) if the trainer's teacher cannot work in it.
+
+    Args:
+        trainer: A trainer with a teacher, about to train.
+    """
+    teacher = trainer.teacher
+    if teacher.needs_batches and trainer.train_dataset is not None:
+        check_has_indices(trainer.train_dataset)
+    if teacher.needs_batches and trainer.get_tp_size() > 1:
+        raise InputError(
+            f"{type(teacher).__name__} does not support tensor parallelism, got groups of {trainer.get_tp_size()} "
+            "processes. Use DistributedDataParallel (torchrun), or `NoTeacherConfig()`."
+        )
+    if teacher.runs_model:
+        _check_weights_are_whole(trainer)
+    scores_several = teacher.predicts_as_ensemble or (
+        teacher.predicts_with_copies and trainer.compute_metrics is not None
+    )
+    if scores_several and trainer.args.eval_strategy != "no":
+        check_several_can_be_scored(trainer)
+    if teacher.is_stateful and trainer.args.save_strategy != "no":
+        _check_best_model_can_be_loaded(trainer)
+
+
+def check_several_can_be_scored(trainer: Any) -> None:
+    """Raises an `InputError` unless all predictions of an evaluation come together."""
+    for name, wanted in (("batch_eval_metrics", False), ("eval_do_concat_batches", True)):
+        if getattr(trainer.args, name) != wanted:
+            raise InputError(
+                f"`{name}` must be {wanted} with {type(trainer.teacher).__name__}, got {not wanted}: several "
+                "predictions are scored in one pass. Leave it out."
+            )
+
+
+def _check_best_model_can_be_loaded(trainer: Any) -> None:
+    if trainer.teacher.predicts_with_copies and trainer.args.load_best_model_at_end and trainer.args.save_only_model:
+        raise InputError(
+            f"`save_only_model` must be False with `load_best_model_at_end` and {type(trainer.teacher).__name__}, got "
+            "True: the best model predicts together with the weights that its checkpoint would lack. Leave out one "
+            "of the two."
+        )
+
+
+def _check_weights_are_whole(trainer: Any) -> None:
+    is_zero3 = is_deepspeed_zero3_enabled()
+    if trainer.is_fsdp_enabled or is_zero3:
+        raise InputError(
+            f"{type(trainer.teacher).__name__} must have the model's whole weights on every process, got "
+            f"{'DeepSpeed ZeRO-3' if is_zero3 else 'FSDP'}, which shards them. Use DistributedDataParallel "
+            "(torchrun without --fsdp), DeepSpeed ZeRO-1 or 2, or a method that keeps predictions only, such as "
+            "`LSTSDConfig()`."
+        )
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device of a name; an `InputError` if there is no such device."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"`memory_device` must be a device such as 'cpu', got {device!r}: {error}") from error

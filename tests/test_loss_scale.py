@@ -1,0 +1,74 @@
+"""The scaling table, row by row."""
+
+import pytest
+import torch
+
+from lstsd_hf.loss_scale import BaseLoss, found_to_divide_by_items, log_divisor, term_scale
+from lstsd_hf.problems import PROBLEMS
+
+B, N, W, G = 4, 10, 3, 5
+LABELS = torch.tensor([0, 1, 1, -100, 0])  # B of them count
+
+# By row of the table: what it says of the term, and by what Trainer divides the loss for its log.
+ROWS = {
+    "own": (BaseLoss(processes=W), W, 1),
+    "own, divides by N": (BaseLoss(divides_by_items=True, processes=W), B / N * W, 1),
+    "own, no kwargs": (BaseLoss(counts_items=False, processes=W), W, G),
+    "smoothing, no kwargs": (BaseLoss(is_smoothed=True, counts_items=False, processes=1), None, G),
+    "compute_loss_func": (BaseLoss(is_function=True, processes=W), B / N * W, 1),
+    "overridden": (BaseLoss(is_overridden=True, processes=W), 1.0, 1),
+    "overridden, no kwargs": (BaseLoss(is_overridden=True, counts_items=False, processes=W), 1.0, G),
+    "overridden, scaled": (BaseLoss(is_overridden=True, is_scaled=True, processes=W), B / N, 1),
+    "overridden, not scaled": (BaseLoss(is_overridden=True, is_scaled=False, processes=W), 1.0, G),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row(row):
+    loss, scale, divisor = ROWS[row]
+    if scale is not None:
+        assert float(term_scale(loss, len(LABELS), torch.tensor(N), LABELS)) == pytest.approx(scale)
+    assert log_divisor(loss, torch.tensor(N), G) == divisor
+
+
+@pytest.mark.parametrize(("divides", "expected"), [(True, B / N * W), (False, W)])
+def test_smoothing_by_the_version_of_transformers(monkeypatch, divides, expected):
+    monkeypatch.setattr("lstsd_hf.loss_scale.smoothing_divides_by_items", lambda: divides)
+    loss = BaseLoss(is_smoothed=True, processes=W)
+    assert float(term_scale(loss, len(LABELS), N, LABELS)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", [row[0] for row in ROWS.values()])
+def test_without_a_count_a_mean_is_a_mean(loss):
+    """As where the model takes no `**kwargs`: Trainer then divides base loss and terms alike."""
+    assert term_scale(loss, B, None, LABELS) == 1.0
+
+
+def test_examples_count_where_there_are_no_labels():
+    assert term_scale(BaseLoss(is_function=True), B, N) == B / N
+
+
+@pytest.mark.parametrize(
+    ("factor", "labels", "items", "expected"),
+    [
+        (1.0, [0, 1], 6, False),
+        (2 / 6, [0, 1], 6, True),
+        (1.0, [0, 1], 2, None),  # a step of one micro-batch
+        (0.0, [0, 1], 6, False),
+        (float("nan"), [0, 1], 6, False),
+        (1.0, None, 6, None),
+        (1.0, [0, 1], None, None),
+    ],
+)
+def test_a_model_that_divides_by_the_items_is_found_out(factor, labels, items, expected):
+    problem = PROBLEMS["single_label_classification"]
+    logits = torch.tensor([[1.0, -1.0], [0.5, 0.0]])
+    labels = None if labels is None else torch.tensor(labels)
+    mean = problem.base_loss(logits, torch.tensor([0, 1])).mean()
+    assert found_to_divide_by_items(BaseLoss(), factor * mean, problem, logits, labels, items) is expected
+
+
+def test_whose_loss_can_be_found_out():
+    assert BaseLoss().is_own
+    assert not any(BaseLoss(**{name: True}).is_own for name in ("is_overridden", "is_function", "is_smoothed"))
+    assert not BaseLoss(counts_items=False).is_own
