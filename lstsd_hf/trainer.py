@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils import find_labels
 
@@ -19,18 +17,20 @@ from . import __version__
 from .errors import InputError
 from .evaluation import JointEvaluationMixin
 from .events import TeacherEvents
-from .example_index import EXAMPLE_INDEX, IndexedDataset, check_has_indices, check_rows, collate_indices, split_indices
-from .fingerprint import is_hugging_face_dataset
+from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_indices
 from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
+from .learning_rate import TeacherLearningRateMixin
 from .logs import BASE, TrainingLog
 from .loss_scale import BaseLoss, found_to_divide_by_items, log_divisor, term_scale
 from .model_card import add_to_model_card
 from .problems import flat_labels, problem_of
 from .resume import ResumableMixin
 from .setups import check_setup, checked_device
+from .shadowing import shadowed
 from .student import Student, logits_of
 from .teachers import DistillationTerm, Teacher, TeacherBatch, TeacherConfig, build_teacher
+from .training_data import IndexedTrainingDataMixin
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class _MicroBatch:
     log_divisor: int
 
 
-class SelfDistillationMixin(ResumableMixin, JointEvaluationMixin, SearchableTeacherMixin):
+class SelfDistillationMixin(
+    IndexedTrainingDataMixin, JointEvaluationMixin, ResumableMixin, TeacherLearningRateMixin, SearchableTeacherMixin
+):
     """Adds a self-distillation teacher to a `Trainer` class: `class Mine(SelfDistillationMixin, MyTrainer)`.
 
     The base loss is whatever `compute_loss` returns, Trainer's or an override in any class; the teacher may weight it,
@@ -113,8 +115,6 @@ class SelfDistillationMixin(ResumableMixin, JointEvaluationMixin, SearchableTeac
         if self.teacher.needs_batches and self.train_dataset is not None:
             check_has_indices(self.train_dataset)
 
-    # ---- Training data ----
-
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if Trainer in cls.__mro__ and cls.__mro__.index(SelfDistillationMixin) > cls.__mro__.index(Trainer):
@@ -122,29 +122,6 @@ class SelfDistillationMixin(ResumableMixin, JointEvaluationMixin, SearchableTeac
                 f"SelfDistillationMixin must come before the Trainer class in the bases of {cls.__name__}: "
                 f"`class {cls.__name__}(SelfDistillationMixin, MyTrainer)`."
             )
-
-    def _indexed_train_dataloader(self, get_train_dataloader: Callable[[], DataLoader]) -> DataLoader:
-        """The training data loader, its batches with the key `example_index` added."""
-        dataset = self.train_dataset
-        # The parent would look for unused columns in the indexed view and find none, so they go here.
-        bare_dataset, _ = self.training_examples()
-        try:
-            self.train_dataset = IndexedDataset(bare_dataset, source=dataset)
-            return collate_indices(get_train_dataloader(), len(dataset))
-        finally:
-            self.train_dataset = dataset
-
-    def training_examples(self) -> tuple[Any, Any]:
-        """The training set and the collator for its examples, both without columns that the model does not take."""
-        if is_hugging_face_dataset(self.train_dataset):
-            return self._remove_unused_columns(self.train_dataset, "training"), self.data_collator
-        return self.train_dataset, self._get_collator_with_removed_columns(self.data_collator, "training")
-
-    def _get_train_sampler(self, train_dataset=None):
-        # Length grouping needs the user's own rows, with the length column.
-        if isinstance(train_dataset, IndexedDataset):
-            train_dataset = train_dataset.source
-        return super()._get_train_sampler(train_dataset)
 
     # ---- Loss ----
 
@@ -293,9 +270,6 @@ class SelfDistillationMixin(ResumableMixin, JointEvaluationMixin, SearchableTeac
         if not (self.teacher.needs_batches or self.teacher.is_stateful):
             yield
             return
-        callbacks = self.callback_handler.callbacks
-        # The first, so that a callback that evaluates or saves meets a teacher that is up to date.
-        callbacks.insert(0, self._events)
         wrappers: dict[str, Callable] = {}
         if self.teacher.needs_batches and self.train_dataset is not None:
             wrappers = {
@@ -305,15 +279,13 @@ class SelfDistillationMixin(ResumableMixin, JointEvaluationMixin, SearchableTeac
             }
         elif self.teacher.predicts_as_ensemble:
             wrappers = {"compute_loss": self._observed_loss}
-        methods = {name: functools.partial(wrap, getattr(self, name)) for name, wrap in wrappers.items()}
-        own = {name: vars(self)[name] for name in methods if name in vars(self)}
-        vars(self).update(methods)
+        callbacks = self.callback_handler.callbacks
+        # The first, so that a callback that evaluates or saves meets a teacher that is up to date.
+        callbacks.insert(0, self._events)
         try:
-            yield
+            with shadowed(self, wrappers):
+                yield
         finally:
-            for name in methods:
-                delattr(self, name)
-            vars(self).update(own)
             callbacks.remove(self._events)
 
     def _inner_training_loop(self, *args, **kwargs):
@@ -329,21 +301,6 @@ class SelfDistillationMixin(ResumableMixin, JointEvaluationMixin, SearchableTeac
             self._run_description()
         with self._taught():
             return super()._inner_training_loop(*args, **kwargs)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """The parent's, unless the teacher declares a learning rate of its own."""
-        factor = self.teacher.learning_rate_factor
-        if factor is None:
-            return super().create_scheduler(num_training_steps=num_training_steps, optimizer=optimizer)
-        if self.lr_scheduler is not None:
-            raise InputError(
-                f"{type(self.teacher).__name__} sets the learning rate itself, got a scheduler in `optimizers` too. "
-                "Pass `optimizers=(optimizer, None)`, or set `cyclic_learning_rate=False` in its config."
-            )
-        # A plain function: the state of a scheduler contains the attributes of any other callable.
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: factor(step))
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
 
     def create_model_card(self, *args, **kwargs) -> None:
         """The parent's, with the method and its options."""

@@ -23,8 +23,8 @@ from lstsd_hf.experiments import grid
 from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model, resolve_model
 from lstsd_hf.glue.results import results_schema
+from lstsd_hf.glue.run import GlueRun
 from lstsd_hf.glue.tasks import TASKS
-from lstsd_hf.glue.training import GlueRun
 
 from .conftest import assert_same_weights
 from .test_glue_data import write_rows
@@ -170,7 +170,7 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
             raise InterruptedRunError
 
     with monkeypatch.context() as patch:
-        patch.setattr("lstsd_hf.glue.training.DurationEstimate.on_step_end", interrupt)
+        patch.setattr("lstsd_hf.glue.trainer.DurationEstimate.on_step_end", interrupt)
         with pytest.raises(InterruptedRunError):
             cli.main([*command, "--output_dir", "part"])
     assert error_of([*command, "--output_dir", "part"]) == (

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
-from ..glue.training import GlueRun, execute, is_finished
+from ..glue.run import GlueRun
+from ..glue.run_folder import is_finished
+from ..glue.training import execute
 
 T = TypeVar("T")
 

@@ -15,7 +15,8 @@ from datasets import DatasetDict
 from ..errors import InputError
 from ..glue.noise import flip_labels
 from ..glue.results import write_json
-from ..glue.training import GlueRun, check_plan, execute
+from ..glue.run import GlueRun, check_plan
+from ..glue.training import execute
 
 HELD_OUT_SHARE = 0.15
 SPLIT_SEED = 0

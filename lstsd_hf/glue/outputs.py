@@ -1,0 +1,87 @@
+"""What a run writes beside its model: submissions, found label errors, results."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..files import replacing
+from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quality
+from .preparation import Prepared
+from .results import SCHEMA_VERSION, device_name, epochs_from_log, package_versions, write_json
+from .run import GlueRun
+from .tasks import GlueTask
+from .trainer import GlueTrainer
+
+
+def write_submission(trainer: GlueTrainer, test, task: GlueTask, path: Path) -> None:
+    predictions = trainer.predict(test, metric_key_prefix="test").predictions
+    if not trainer.is_world_process_zero():
+        return
+    labels = predictions[:, 0].tolist() if task.is_regression else np.argmax(predictions, axis=-1).tolist()
+    with replacing(path) as temporary, temporary.open("w") as file:
+        file.write("index\tprediction\n")
+        file.writelines(f"{index}\t{task.spelled_label(label)}\n" for index, label in enumerate(labels))
+
+
+def find_label_errors(trainer: GlueTrainer, prepared: Prepared, run: GlueRun, folder: Path) -> dict[str, Any]:
+    """Records the replaced labels and how well the trained model and, where there is one, the memory find them."""
+    rows = prepared.noisy_rows
+    record = {"rate": run.options.label_noise, "seed": run.options.label_noise_seed, "rows": rows}
+    logits = torch.as_tensor(trainer.predict(prepared.splits["train"], metric_key_prefix="train").predictions).float()
+    sources = {"model": (logits.softmax(dim=-1), torch.ones(len(logits), dtype=torch.bool))}
+    if trainer.teacher.memory is not None:
+        sources["memory"] = trainer.teacher.example_probabilities()
+    rankings = {name: rank_label_errors(*source, prepared.train) for name, source in sources.items()}
+    if trainer.is_world_process_zero():
+        write_json(record, folder / "label_noise.json")
+        _write_ranking(rankings.get("memory", rankings["model"]), run, folder / "label_errors.jsonl")
+    found = {name: ranking_quality(ranking, rows) for name, ranking in rankings.items()}
+    return {"count": len(rows), "memory": None, **found}
+
+
+def _write_ranking(ranking: Sequence[LabelErrorCandidate], run: GlueRun, path: Path) -> None:
+    names, true_labels = run.task.label_names, run.splits["train"]["label"][:]
+    with replacing(path) as temporary, temporary.open("w") as file:
+        for candidate in ranking:
+            line = asdict(candidate) | {
+                "given_label": names[candidate.given_label],
+                "believed_label": names[candidate.believed_label],
+                "true_label": names[true_labels[candidate.index]],
+            }
+            file.write(json.dumps(line) + "\n")
+
+
+def results_of(run: GlueRun, trainer: GlueTrainer, seconds: float, resumed: bool) -> dict[str, Any]:
+    epochs = epochs_from_log(trainer.state.log_history)
+    memory = trainer.teacher.memory
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": run.task.name,
+        "method": run.teacher.name,
+        "model": run.model_name_or_path,
+        "data": {
+            "source": run.data_source,
+            "generated": run.data_source == "synthetic",
+            "digest": run.data_digest,
+            "train_examples": len(trainer.train_dataset),
+            "validation_examples": len(trainer.eval_dataset),
+        },
+        "seed": run.args.seed,
+        "config": run.config,
+        "config_hash": run.config_hash,
+        "metrics": list(run.task.metrics),
+        "epochs": epochs,
+        "last_epoch": epochs[-1],
+        "best_epoch": max(epochs, key=lambda epoch: epoch[f"eval_{run.task.headline_metric}"]),
+        "distilled_steps": trainer.teacher.distilled_steps,
+        "coverage": memory.coverage if memory is not None else None,
+        "seconds": seconds,
+        "resumed": resumed,
+        "device": device_name(trainer.args.device),
+        "versions": package_versions(),
+    }

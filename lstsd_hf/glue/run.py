@@ -1,0 +1,162 @@
+"""What determines a run, and whether it can be carried out."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import TrainingArguments
+
+from ..errors import InputError
+from ..schedules import TrainingPlan
+from ..teachers import TeacherConfig
+from .metrics import metrics_of
+from .preparation import DataOptions
+from .tasks import TASKS, GlueTask
+
+# Training arguments without influence on the result; the seed names the run beside the hash.
+_IRRELEVANT = ("output_dir", "run_name", "seed", "report_to", "disable_tqdm", "do_", "logging_", "save_", "hub_")
+_IRRELEVANT += ("push_to_hub", "log_", "dataloader_num", "dataloader_pin", "dataloader_pers", "dataloader_pref")
+_IRRELEVANT += ("project", "trackio_", "eval_on_start", "per_device_eval_batch_size", "resume_from_checkpoint")
+
+
+@dataclass(frozen=True)
+class GlueRun:
+    """Everything that determines a run.
+
+    Attributes:
+        task: The task.
+        splits: Raw splits `train`, `validation` and, for predictions, `test`.
+        data_source: Where they came from: "hub", "synthetic", "tsv" (GLUE's release), or one's own files.
+        model_name_or_path: Model as named on the command line.
+        teacher: The method's options.
+        args: Training arguments; `output_dir` is set by `folder`.
+        options: What is done to the data before training.
+        untuned: Where the settings were searched: what the searched training settings were before.
+    """
+
+    task: GlueTask
+    splits: DatasetDict
+    data_source: str
+    model_name_or_path: str
+    teacher: TeacherConfig
+    args: TrainingArguments
+    options: DataOptions = field(default_factory=DataOptions)
+    untuned: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the result depends on, apart from the seed; JSON."""
+        training = {name: value for name, value in self.args.to_dict().items() if not name.startswith(_IRRELEVANT)}
+        if self.args.world_size > 1:  # several processes make larger batches
+            training["world_size"] = self.args.world_size
+        defaults = asdict(DataOptions())
+        # What was added later is left out where it does nothing, so that the digests of older runs stay.
+        options = {
+            name: value
+            for name, value in asdict(self.options).items()
+            if value != defaults[name] or name in ("max_seq_length", "max_train_samples")
+        }
+        config = {
+            "method": {"name": self.teacher.name, **asdict(self.teacher)},
+            "task": self.task.name,
+            **({} if self.task.name in TASKS else {"text_columns": self.task.text_columns}),
+            "data": self.data_source,
+            "model": self.model_name_or_path,
+            **options,
+            **({"untuned": dict(self.untuned)} if self.untuned else {}),
+            "training": training,
+        }
+        return json.loads(json.dumps(config, default=str))
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """Its length."""
+        args, limit, examples = self.args, self.options.max_train_samples, len(self.splits["train"])
+        examples = examples if limit is None else min(limit, examples)
+        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        steps = max(1, math.ceil(examples / batch))
+        max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
+        return TrainingPlan(math.ceil(max_steps / steps), steps, max_steps)
+
+    @property
+    def config_hash(self) -> str:
+        """Short digest of `config`."""
+        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What tells this run from others in the same folder; JSON."""
+        return {"config": self.config, "seed": self.args.seed, "data_digest": self.data_digest}
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Short digest of the labelled splits' rows."""
+        return self._digest("train", "validation")
+
+    @cached_property
+    def submissions(self) -> dict[str, str]:
+        """The submissions that are asked for, each with a short digest of the texts that it answers."""
+        tests = [name for name in self.splits if name.startswith("test")] if self.args.do_predict else []
+        return {self.task.submission_name(name): self._digest(name) for name in tests}
+
+    def _digest(self, *splits: str) -> str:
+        digest = hashlib.sha256()
+        for name in splits:
+            labels = [] if name.startswith("test") else ["label"]
+            columns = self.splits[name].select_columns([*self.task.text_columns, *labels])[:]
+            digest.update(json.dumps(columns, sort_keys=True).encode())
+        return digest.hexdigest()[:10]
+
+    def default_folder(self, root: Path) -> Path:
+        """`<root>/<task>/<model>/<method>/<config hash>-seed<seed>`."""
+        model = self.model_name_or_path.rstrip("/").split("/")[-1]
+        return root / self.task.name / model / self.teacher.name / f"{self.config_hash}-seed{self.args.seed}"
+
+
+# What the runner needs as it is.
+_FIXED = {
+    "remove_unused_columns": True,
+    "label_names": None,
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+    "eval_do_concat_batches": True,
+}
+
+
+def check_plan(run: GlueRun) -> None:
+    """Raises an `InputError` if method, data and length of the run do not fit, before anything is loaded."""
+    for name, value in _FIXED.items():
+        if getattr(run.args, name) != value:
+            raise InputError(
+                f"`{name}` must be {value} here, got {getattr(run.args, name)}: scores and submissions are made of all "
+                "predictions. Leave it out, or use `LSTSDTrainer` in a script of your own."
+            )
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if getattr(run.args, name) < 1:
+            raise InputError(f"`{name}` must be at least 1, got {getattr(run.args, name)}.")
+    _check_best_metric(run)
+    if run.task.is_regression and run.options.label_noise:
+        raise InputError(
+            f"`label_noise` replaces labels by others and must be 0 for a regression, got {run.options.label_noise}."
+        )
+    run.teacher.check_plan(run.plan)
+
+
+def _check_best_metric(run: GlueRun) -> None:
+    name = run.args.metric_for_best_model
+    known = ["loss", *metrics_of(run.task).names]
+    if name is None:
+        return
+    name = name.removeprefix("eval_")
+    # Copies and ensembles put a name in front.
+    ending = name.partition("_")[2] if run.teacher.build().predicts_with_copies else name
+    if not {name, ending} & {*known}:
+        raise InputError(
+            f"`metric_for_best_model` must be one of {', '.join(known)} for {run.task.name}, got {name!r}."
+        )

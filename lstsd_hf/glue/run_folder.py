@@ -1,0 +1,69 @@
+"""The folder of a run: new, interrupted or finished, and never that of another run."""
+
+import json
+import shutil
+from pathlib import Path
+
+from ..checkpoint import newest_whole_checkpoint
+from ..errors import InputError
+from .results import RESULTS_NAME, write_json
+from .run import GlueRun
+
+RUN_NAME = "run.json"
+
+
+def is_finished(run: GlueRun, folder: Path) -> bool:
+    """Whether a folder holds the results of this very run."""
+    paths = folder / RESULTS_NAME, folder / RUN_NAME
+    if not all(path.exists() for path in paths) or json.loads(paths[1].read_text()) != run.state:
+        return False
+    submitted = json.loads(paths[0].read_text()).get("submissions", {})
+    return all(submitted.get(name) == digest and (folder / name).exists() for name, digest in run.submissions.items())
+
+
+def prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -> str | None:
+    """The checkpoint to resume from, after the folder has been checked or emptied."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"`output_dir` must be a folder, got the file {folder}. Choose another.")
+    with run.args.main_process_first(desc="the run's folder"):
+        if not run.args.should_save:
+            return _checkpoint_to_resume(run, folder) if resume else None
+        if overwrite and folder.exists():
+            _check_is_run(folder)
+            shutil.rmtree(folder)
+        if (folder / RESULTS_NAME).exists():
+            lacks = " that did not predict this test split" if run.submissions else ""
+            raise InputError(
+                f"{folder} holds a finished run{lacks}. Use --overwrite to delete it, or another --output_dir."
+            )
+        # With nothing else there, the earlier run did not begin to train.
+        if (folder / RUN_NAME).exists() and len(list(folder.iterdir())) > 1:
+            if not resume:
+                raise InputError(f"{folder} holds an interrupted run. Use --resume to go on, or --overwrite.")
+            if json.loads((folder / RUN_NAME).read_text()) != run.state:
+                raise InputError(
+                    f"{folder} holds an interrupted run with other settings (see {RUN_NAME} there). Use the same "
+                    "settings to resume, or --overwrite."
+                )
+        elif folder.exists() and not (folder / RUN_NAME).exists() and any(folder.iterdir()):
+            raise InputError(f"`output_dir` must be new, empty or of an earlier run, got {folder}. Choose another.")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.state, folder / RUN_NAME)
+        return _checkpoint_to_resume(run, folder) if resume else None
+
+
+def _check_is_run(folder: Path) -> None:
+    others = sorted(path.parent for path in folder.rglob(RUN_NAME) if path.parent != folder)
+    if others:
+        raise InputError(
+            f"{folder} holds other runs, such as {others[0]}, so --overwrite does not delete it. Choose another "
+            "--output_dir, or move them."
+        )
+    if not (folder / RUN_NAME).exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds no run of this program, so --overwrite does not delete it. Choose another.")
+
+
+def _checkpoint_to_resume(run: GlueRun, folder: Path) -> str | None:
+    """The newest whole checkpoint; none where a run was interrupted before its first one was whole."""
+    found = newest_whole_checkpoint(folder, run.teacher.build().is_stateful)
+    return str(found[0]) if found is not None else None
