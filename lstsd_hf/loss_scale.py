@@ -6,8 +6,10 @@ ratio 1 : λ only if a term's mean gets the factor by which Trainer's base loss 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+from transformers import Trainer
 
 from .compatibility import smoothing_divides_by_items
 from .problems import Problem
@@ -40,6 +42,24 @@ class BaseLoss:
     def is_own(self) -> bool:
         """Whether it is the model's, which is given `num_items_in_batch`: what it makes of it can only be measured."""
         return self.counts_items and not (self.is_overridden or self.is_function or self.is_smoothed)
+
+
+def base_loss_of(trainer: Any) -> BaseLoss:
+    """Where a trainer's base loss comes from.
+
+    Args:
+        trainer: A trainer with a teacher, within a training run.
+    """
+    processes = trainer.args.n_gpu if trainer.args.n_gpu > 1 else trainer.accelerator.num_processes
+    return BaseLoss(
+        is_overridden=type(trainer).compute_loss is not Trainer.compute_loss,
+        is_scaled=getattr(trainer, "loss_is_scaled_for_ga", None),
+        is_function=trainer.compute_loss_func is not None,
+        is_smoothed=trainer.label_smoother is not None,
+        counts_items=trainer.model_accepts_loss_kwargs,
+        divides_by_items=bool(trainer.divides_by_items),
+        processes=processes if trainer.args.average_tokens_across_devices else 1,
+    )
 
 
 def term_scale(

@@ -22,7 +22,7 @@ from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
 from .learning_rate import TeacherLearningRateMixin
 from .logs import BASE, TrainingLog
-from .loss_scale import BaseLoss, found_to_divide_by_items, log_divisor, term_scale
+from .loss_scale import base_loss_of, found_to_divide_by_items, log_divisor, term_scale
 from .model_card import add_to_model_card
 from .problems import flat_labels, problem_of
 from .resume import ResumableMixin
@@ -86,6 +86,7 @@ class SelfDistillationMixin(
 
     Attributes:
         teacher: The `Teacher`; its memory, where it has one, is `teacher.memory`.
+        divides_by_items: Whether the model was found to divide its loss by `num_items_in_batch`; `None`: not known yet.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class SelfDistillationMixin(
         self._micro_batch: _MicroBatch | None = None
         self._is_first_pass = False
         self._step_distils = False
-        self._divides_by_items: bool | None = None
+        self.divides_by_items: bool | None = None
         if self.teacher.needs_batches and self.train_dataset is not None:
             check_has_indices(self.train_dataset)
 
@@ -175,10 +176,10 @@ class SelfDistillationMixin(
         batch = TeacherBatch(inputs, indices, labels, logits, self._events.progress, self._student.forward)
         num_items_in_batch = kwargs.get("num_items_in_batch")
         parts = {BASE: base_loss}
-        kind = self._kind_of_loss
+        kind = base_loss_of(self)
         is_visible = self.current_gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1
-        if self._divides_by_items is None and is_visible and kind.is_own:
-            self._divides_by_items = found_to_divide_by_items(
+        if self.divides_by_items is None and is_visible and kind.is_own:
+            self.divides_by_items = found_to_divide_by_items(
                 kind, base_loss, self.teacher.problem, logits, labels, num_items_in_batch
             )
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
@@ -237,20 +238,7 @@ class SelfDistillationMixin(
             num_items_in_batch: Labels in the whole optimizer step, or `None` where Trainer does not count them.
             labels: The micro-batch's labels.
         """
-        return term_scale(self._kind_of_loss, batch_size, num_items_in_batch, labels)
-
-    @property
-    def _kind_of_loss(self) -> BaseLoss:
-        processes = self.args.n_gpu if self.args.n_gpu > 1 else self.accelerator.num_processes
-        return BaseLoss(
-            is_overridden=type(self).compute_loss is not Trainer.compute_loss,
-            is_scaled=getattr(self, "loss_is_scaled_for_ga", None),
-            is_function=self.compute_loss_func is not None,
-            is_smoothed=self.label_smoother is not None,
-            counts_items=self.model_accepts_loss_kwargs,
-            divides_by_items=bool(self._divides_by_items),
-            processes=processes if self.args.average_tokens_across_devices else 1,
-        )
+        return term_scale(base_loss_of(self), batch_size, num_items_in_batch, labels)
 
     # ---- Logs ----
 
@@ -295,7 +283,7 @@ class SelfDistillationMixin(
         self.teacher.distilled_steps = 0
         self._step_distils = False
         self._training_log.reset()
-        self._divides_by_items = None
+        self.divides_by_items = None
         if self.teacher.is_stateful and self.args.save_strategy != "no":
             # Not in the middle of the first save, where other processes wait.
             self._run_description()

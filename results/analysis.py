@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lstsd_hf.experiments.grouping import Group, Section, group_runs
 from lstsd_hf.experiments.records import read_results
-from lstsd_hf.experiments.report import Group, Section, group_runs, percent
+from lstsd_hf.experiments.report import percent
 from lstsd_hf.experiments.statistics import PairedDifference, holm, mean_and_std, paired_difference
 
 FOLDER = Path(__file__).resolve().parent

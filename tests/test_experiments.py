@@ -21,9 +21,10 @@ from lstsd_hf.errors import InputError
 from lstsd_hf.experiments.__main__ import main as experiments
 from lstsd_hf.experiments.figures import reliability_points
 from lstsd_hf.experiments.grid import take_shard
+from lstsd_hf.experiments.grouping import group_runs
 from lstsd_hf.experiments.published import published_score
 from lstsd_hf.experiments.records import collect, read_results
-from lstsd_hf.experiments.report import CSV_COLUMNS, group_runs, section_rows, to_csv
+from lstsd_hf.experiments.report import CSV_COLUMNS, section_rows, to_csv
 from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
 from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model

@@ -321,8 +321,9 @@ def fill_caches(jobs: Sequence[Job]) -> None:
 
 def print_tables(paths: Sequence[Path]) -> None:
     """A line for each method and setting in files of results."""
+    from lstsd_hf.experiments.grouping import group_runs
     from lstsd_hf.experiments.records import read_results
-    from lstsd_hf.experiments.report import group_runs, section_rows, shown_spread
+    from lstsd_hf.experiments.report import section_rows, shown_spread
 
     # Files hold runs of different data.
     for section in (section for path in paths for section in group_runs(read_results([path]))):

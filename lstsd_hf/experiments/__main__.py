@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
+from .grouping import group_runs
 from .records import collect, read_results
-from .report import group_runs, to_markdown, write_report
+from .report import to_markdown, write_report
 
 
 def main(arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from ..files import replacing
 from ..glue.results import PREDICTIONS_NAME
-from .report import Group, Section
+from .grouping import Group, Section
 from .statistics import mean_and_std
 
 LENGTH_OPTION = "mini_generation_epochs"
