@@ -32,18 +32,24 @@ class FiniteCheck:
     """
 
     def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything: training begins."""
         self._sent: list[tuple[tuple[str, ...], Tensor, torch.cuda.Event | None]] = []
 
     def add(self, base_loss: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Takes note of a micro-batch.
 
         Args:
-            base_loss: The base loss. Where it is not finite itself, training has diverged without the terms' doing.
-            terms: Mean of each term.
+            base_loss: The base loss, one number or one for each device. Where it is not finite itself, training has
+                diverged without the terms' doing.
+            terms: Mean of each term, single numbers.
         """
         if not terms:
             return
-        means = torch.stack([value.detach().float().mean() for value in (base_loss, *terms.values())])
+        base_loss = base_loss.mean() if base_loss.dim() else base_loss
+        means = torch.stack([value.detach().float() for value in (base_loss, *terms.values())])
         copy = means.to("cpu", non_blocking=means.is_cuda)
         arrived = torch.cuda.current_stream(means.device).record_event() if means.is_cuda else None
         self._sent.append((tuple(terms), copy, arrived))

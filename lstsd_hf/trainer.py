@@ -283,6 +283,7 @@ class SelfDistillationMixin(
         self.teacher.distilled_steps = 0
         self._step_distils = False
         self._training_log.reset()
+        self._finite_check.reset()
         self.divides_by_items = None
         if self.teacher.is_stateful and self.args.save_strategy != "no":
             # Not in the middle of the first save, where other processes wait.

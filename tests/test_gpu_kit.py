@@ -93,6 +93,9 @@ def test_a_killed_filling_goes_on_where_it_was(tmp_path):
 
 def test_what_does_not_fit_is_not_begun_and_a_failure_is_named(tmp_path):
     save(tmp_path / "model")
+    # What a kill within the very first line leaves.
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "tiny.jsonl").write_text('{"task": "rt')
     (tmp_path / "plan").write_text(command("vanilla", "1", 2) + "\n" + command("vanilla", "2", 100_000) + "\n")
     fill = [sys.executable, KIT / "fill.py", "plan", "--seconds", "30", "--folder", "found", "--workers", "1"]
     run = subprocess.run(fill, cwd=tmp_path, capture_output=True, text=True, check=False)

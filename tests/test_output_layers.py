@@ -34,6 +34,12 @@ SST2 = get_task("sst2")
 NLI = GlueTask("custom", "custom", ("premise", "hypothesis"), (), ("contradiction", "entailment", "neutral"))
 
 
+def tiny_bart(**more):
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16)
+    counts = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return BartConfig(**sizes, **counts, max_position_embeddings=64, **more)
+
+
 def words(text):
     return text.split()
 
@@ -165,28 +171,10 @@ def test_a_fine_tuned_folder_scores_as_in_a_pipeline(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
     cli.main(
-        [
-            "--task",
-            "sst2",
-            "--data",
-            "glue",
-            "--method",
-            "vanilla",
-            "--model_name_or_path",
-            "model",
-            "--learning_rate",
-            "1e-9",
-            "--num_train_epochs",
-            "1",
-            "--use_cpu",
-            "True",
-            "--save_strategy",
-            "no",
-            "--report_to",
-            "none",
-            "--output_dir",
-            "out",
-        ]
+        words(
+            "--task sst2 --data glue --method vanilla --model_name_or_path model --learning_rate 1e-9 "
+            "--num_train_epochs 1 --use_cpu True --save_strategy no --report_to none --output_dir out"
+        )
     )
     assert json.loads((tmp_path / "out" / "results.json").read_text())["last_epoch"]["eval_accuracy"] == 1.0
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -211,26 +199,11 @@ def test_inputs_are_cut_to_the_models_positions(tmp_path, monkeypatch, caplog):
     ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     cli.main(
-        [
-            "--train_file",
-            "own.jsonl",
-            "--validation_file",
-            "own.jsonl",
-            "--method",
-            "lstsd",
-            "--lstsd.mini_generation_epochs",
-            "1",
-            "--model_name_or_path",
-            "model",
-            "--num_train_epochs",
-            "2",
-            "--use_cpu",
-            "True",
-            "--save_strategy",
-            "no",
-            "--report_to",
-            "none",
-        ]
+        words(
+            "--train_file own.jsonl --validation_file own.jsonl --method lstsd "
+            "--lstsd.mini_generation_epochs 1 --model_name_or_path model --num_train_epochs 2 --use_cpu "
+            "True --save_strategy no --report_to none"
+        )
     )
     assert "Inputs are cut off at 32 tokens: model has no positions for more." in caplog.messages
 
@@ -246,10 +219,7 @@ def test_inputs_are_cut_to_the_models_positions(tmp_path, monkeypatch, caplog):
         ),
         (
             BartForSequenceClassification,
-            BartConfig(
-                d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-                encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64,
-            ),
+            tiny_bart(),
             64,
         ),
         (T5ForSequenceClassification, T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2), None),
@@ -279,10 +249,7 @@ def test_encoder_decoders(tmp_path, monkeypatch, kind, method):
     """Their outputs hold encoder states beside the logits: evaluation, label errors and submissions take the logits."""
     monkeypatch.chdir(tmp_path)
     if kind == "bart":
-        config = BartConfig(
-            d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-            encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64, bos_token_id=1, **SMALL,
-        )  # fmt: skip
+        config = tiny_bart(bos_token_id=1, **SMALL)
         save("model", BartForSequenceClassification, config)
     else:
         config = T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, **SMALL)

@@ -71,7 +71,7 @@ def read_plan(lines: Iterator[str]) -> list[Job]:
         arguments = line.removeprefix("python run_glue.py ")
         parsed = parse(arguments.split())
         # runs/NAME, or a folder in there.
-        file = Path(parsed.output_dir or "runs/runs").parts[1] + ".jsonl"
+        file = Path(parsed.output_dir or "runs").parts[:2][-1] + ".jsonl"
         for position, item in enumerate(plan(parsed)):
             run = item.run
             key = key_of({"config": run.config, "seed": run.args.seed, "data": {"digest": run.data_digest}})
@@ -92,7 +92,12 @@ def read_finished(paths: Sequence[Path]) -> set[Key]:
     """The runs in files of results or records."""
     from lstsd_hf.experiments.records import read_results
 
-    return {key_of(result) for _, result in read_results([path for path in paths if path.exists()])}
+    return {key_of(result) for _, result in read_results([path for path in paths if is_filled(path)])}
+
+
+def is_filled(path: Path) -> bool:
+    """Whether a file is there and has a line: killed at its first one, this program leaves it empty."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def drop_torn_line(path: Path) -> None:
@@ -121,17 +126,18 @@ def work(jobs: Connection, life: Connection, steps, slot: int) -> None:
         steps[slot] += 1
 
     register_optimizer_step_post_hook(count)
-    plans: dict[str, list] = {}
+    plans: dict[str, tuple[list, Path]] = {}
     while True:
         job = jobs.recv()
         try:
             if job.arguments not in plans:
-                plans[job.arguments] = plan(parse(job.arguments.split()))
-            item = plans[job.arguments][job.position]
+                parsed = parse(job.arguments.split())
+                plans[job.arguments] = plan(parsed), Path(parsed.run.cache_dir)
+            items, cache = plans[job.arguments]
+            run = items[job.position].run
             # What is saved of the model is not kept.
             with tempfile.TemporaryDirectory() as folder:
-                cache = Path(parse(job.arguments.split()).run.cache_dir)
-                jobs.send(execute(item.run, Path(folder) / "run", resume=False, overwrite=False, cache=cache))
+                jobs.send(execute(run, Path(folder) / "run", resume=False, overwrite=False, cache=cache))
         except Exception as error:
             jobs.send(f"{type(error).__name__}: {error}")
 
@@ -356,7 +362,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{time.monotonic() - start:6.0f} s  begin", flush=True)
     pool = Pool(list(pending), options.folder, options.seconds, options.workers, start)
     pool.run()
-    print_tables([path for path in outputs if path.exists()])
+    print_tables([path for path in outputs if is_filled(path)])
     ended = f"{pool.finished} of {len(pending)} runs in {time.monotonic() - start:.0f} s"
     print(f"\n{ended} by {pool.most_at_once} processes, {len(pool.failed)} failed")
     return int(bool(pool.failed))

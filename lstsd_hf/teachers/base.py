@@ -82,7 +82,7 @@ class TeacherConfig:
 
     def _check_epochs(self, name: str) -> None:
         length = getattr(self, name)
-        if length is not None and (not isinstance(length, int) or length < 1):
+        if length is not None and length < 1:
             raise InputError(
                 f"`{name}` must be a whole number of at least 1, got {length}. "
                 "Leave it out to fit it to the number of epochs."
