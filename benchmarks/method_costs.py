@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from lstsd_hf import TEACHERS, LSTSDTrainer
+from lstsd_hf import METHODS, LSTSDTrainer
 from lstsd_hf.glue.models import resolve_model
 from lstsd_hf.glue.results import package_versions
 from lstsd_hf.glue.synthetic import generate_sentences
@@ -37,7 +37,7 @@ class Peak(TrainerCallback):
 
 
 def measure(name: str) -> dict:
-    config_class = TEACHERS[name]
+    config_class = METHODS[name]
     config = config_class(**{key: value for key, value in PERIODS.items() if key in config_class.__dataclass_fields__})
     checkpoint = resolve_model("minilm")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -89,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    figures = {name: measure(name) for name in TEACHERS}
+    figures = {name: measure(name) for name in METHODS}
     print(f"MiniLM, {EXAMPLES} examples, {EPOCHS} epochs, batch {BATCH}, 2 labels, periods of one epoch")
     print("| method | extra passes with gradient | without gradient | memory (kB) | disk (kB) |")
     print("|---|---|---|---|---|")

@@ -19,13 +19,13 @@ from transformers import TrainerState
 
 from .errors import InputError
 from .files import replacing
-from .teachers import Teacher
+from .methods import Teacher
 
 logger = logging.getLogger(__name__)
 
 TEACHER_STATE_NAME = "teacher_state.safetensors"
 TRAINER_STATE_NAME = "trainer_state.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _RNG_PREFIX = "rng_state"
 # What Trainer's just-in-time checkpoints contain until they are finished.

@@ -10,7 +10,7 @@ from transformers import EvalPrediction
 from .errors import InputError
 from .example_index import split_indices
 from .model_copy import ModelCopy
-from .problems import Problem, flat_labels, problem_of
+from .problem_types import ProblemType, flat_labels, problem_type_of
 from .setups import check_several_can_be_scored
 from .student import Student, logits_of
 
@@ -38,7 +38,9 @@ class JointPrediction:
         self._names = [*([STUDENT] if self.replaces_student else []), *copies]
 
     @torch.no_grad()
-    def predict(self, student_logits: Tensor, inputs: Mapping[str, Any], problem: Problem) -> tuple[Tensor, ...]:
+    def predict(
+        self, student_logits: Tensor, inputs: Mapping[str, Any], problem_type: ProblemType
+    ) -> tuple[Tensor, ...]:
         """Logits `(batch_size, num_labels)`: the prediction proper, then those scored beside it.
 
         The logits of an ensemble are those of its mean probabilities.
@@ -49,7 +51,7 @@ class JointPrediction:
         if not self._ensemble:
             return student_logits, student_logits, *others
         members = [student_logits, *(copy.forward(self._student, inputs) for copy in self._ensemble)]
-        return problem.joint_logits(torch.stack(members)), student_logits, *others
+        return problem_type.joint_logits(torch.stack(members)), student_logits, *others
 
     def score_all(self, compute_metrics: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
         """A `compute_metrics` for the tuple: the metrics of the first, and of the others with their names in front."""
@@ -85,8 +87,6 @@ class JointEvaluationMixin:
     ):
         """The parent's; where the teacher declares an ensemble or copies to score, they predict in the same pass."""
         options = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        # Not yet set before training.
-        self.teacher.student = self.teacher.student or self._student
         ensemble = self.teacher.ensemble() if self.teacher.predicts_as_ensemble else None
         # Nobody looks at scores of copies without metrics.
         copies = self.teacher.scored_copies() if self.compute_metrics is not None else {}
@@ -122,10 +122,12 @@ class JointEvaluationMixin:
             )
         is_flat = isinstance(logits, Tensor) and logits.dim() == 1
         logits, labels = logits_of(logits), flat_labels(labels)
-        problem = self.teacher.problem or problem_of(getattr(self.model, "config", None), logits, labels)
-        predictions = joint.predict(logits, self._prepare_inputs(inputs), problem)
+        problem_type = self._context.problem_type or problem_type_of(
+            getattr(self.model, "config", None), logits, labels
+        )
+        predictions = joint.predict(logits, self._prepare_inputs(inputs), problem_type)
         if joint.replaces_student and loss is not None:
-            loss = problem.base_loss(predictions[0], labels).mean()
+            loss = problem_type.base_loss(predictions[0], labels).mean()
         if is_flat:
             predictions = tuple(item.squeeze(-1) for item in predictions)
         return (loss, None, None) if prediction_loss_only else (loss, predictions, labels)

@@ -1,30 +1,31 @@
-"""Trainer events to teacher events."""
+"""Trainer events to those of teacher and observers."""
 
 import logging
+from collections.abc import Callable
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import has_length
 
+from .context import TrainingContext
 from .example_index import LoaderWithoutIndices
 from .health import FiniteCheck
 from .logs import TrainingLog
+from .observers import ObserverGroup
 from .schedules import Progress, TrainingPlan
-from .student import Student
-from .teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
 
 class TeacherEvents(TrainerCallback):
-    """Tells a teacher where training is.
+    """Tells teacher and observers where training is.
 
     Epochs are counted here rather than read from `state.epoch`, which is fractional after a resume within an epoch;
     and everything happens at an epoch's beginning, because a checkpoint of an epoch's last step never sees its end.
 
     Args:
-        teacher: The teacher to tell.
-        student: The model being trained, for teachers that run it.
+        group: Whom to tell.
+        check_plan: Raises an error if a run may not have this length.
         log: What is logged of the teacher, looked at once an epoch however seldom something is logged.
         finite_check: Looks at the terms of each optimizer step.
         handler: The trainer's callback handler. The other callbacks get the training batches as they are without a
@@ -33,57 +34,61 @@ class TeacherEvents(TrainerCallback):
 
     def __init__(
         self,
-        teacher: Teacher,
-        student: Student,
+        group: ObserverGroup,
+        check_plan: Callable[[TrainingPlan], None],
         log: TrainingLog,
         finite_check: FiniteCheck,
         handler: CallbackHandler,
     ):
-        self.teacher = teacher
-        self.student = student
-        self.log = log
+        self._group = group
+        self._check_plan = check_plan
+        self._log = log
         self._finite_check = finite_check
         self._handler = handler
-        self._plan: TrainingPlan | None = None
         self._epochs_begun = 0
         self._global_step = 0
+        self.context = TrainingContext()
 
     @property
     def progress(self) -> Progress:
         """Where training is, within an epoch."""
-        return Progress(self._epochs_begun - 1, self._global_step, self._plan)
+        return Progress(self._epochs_begun - 1, self._global_step, self.context.plan)
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        if train_dataloader is not None and self.teacher.needs_batches:
+        if train_dataloader is not None and self._group.needs_batches:
             self._handler.train_dataloader = LoaderWithoutIndices(train_dataloader)
         if has_length(train_dataloader):
             steps_per_epoch = max(1, -(-len(train_dataloader) // args.gradient_accumulation_steps))
         else:
             steps_per_epoch = state.max_steps
-        self._plan = TrainingPlan(state.num_train_epochs, steps_per_epoch, state.max_steps)
+        self.context.plan = plan = TrainingPlan(state.num_train_epochs, steps_per_epoch, state.max_steps)
+        self._check_plan(plan)
         self._epochs_begun = state.global_step // steps_per_epoch
         self._global_step = state.global_step
-        self.teacher.student = self.student
-        message = self.teacher.on_train_begin(self._plan)
-        if message and state.is_world_process_zero:
-            logger.info(message)
+        for member in self._group:
+            message = member.on_train_begin()
+            if message and state.is_world_process_zero:
+                logger.info(message)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._collect_log()
         self._epochs_begun += 1
-        self.teacher.on_epoch_begin(self.progress)
+        for member in self._group:
+            member.on_epoch_begin(self.progress)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self._finite_check.check()
 
     def on_step_end(self, args, state, control, **kwargs):
         self._global_step = state.global_step
-        self.teacher.on_step_end(self.progress)
+        for member in self._group:
+            member.on_step_end(self.progress)
 
     def on_train_end(self, args, state, control, **kwargs):
         self._collect_log()
-        self.teacher.on_train_end(Progress(self._epochs_begun, state.global_step, self._plan))
+        for member in self._group:
+            member.on_train_end(Progress(self._epochs_begun, state.global_step, self.context.plan))
 
     def _collect_log(self) -> None:
-        if self.teacher.needs_batches:
-            self.log.collect(self._global_step, self._plan.steps_per_epoch)
+        if self._group.teacher.needs_batches:
+            self._log.collect(self._global_step, self.context.plan.steps_per_epoch)

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 
-from .teachers.base import ConfiguredTeacher
+from .methods.base import ConfiguredTeacher
 
 
 class SearchableTeacherMixin:
@@ -23,11 +23,10 @@ class SearchableTeacherMixin:
                 delattr(self.args, name)
         found = {name: value for name, value in found.items() if not isinstance(value, _NotSearched)}
         if found:
-            memory_device, config = self.teacher.memory_device, replace(config, **found)
+            config = replace(config, **found)
             is_built_of_it = isinstance(self.teacher, ConfiguredTeacher)
-            self.teacher = type(self.teacher)(config) if is_built_of_it else config.build()
-            self.teacher.memory_device = memory_device
-            self._events.teacher = self.teacher
+            self._group.teacher = type(self.teacher)(config) if is_built_of_it else config.build()
+            self._group.introduce(self._context)
 
 
 class _NotSearched:

@@ -1,14 +1,33 @@
 """What is logged beside a training loss: its parts, and how far student and teacher agree."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from .distributed import gather_objects
 from .health import SilenceDetector
-from .teachers import DistillationTerm
+from .methods.base import DistillationTerm
+from .observers import TrainingBatch
 
 BASE = "base"
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What is known of a micro-batch once its loss was computed.
+
+    Attributes:
+        batch: What teacher and observers see of it.
+        parts: The base loss, and each term's mean on the base loss's scale, without its weight.
+        terms: The teacher's terms.
+        log_divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
+    """
+
+    batch: TrainingBatch
+    parts: dict[str, Tensor]
+    terms: dict[str, DistillationTerm]
+    log_divisor: int
 
 
 class TrainingLog:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from .compatibility import smoothing_divides_by_items
-from .problems import Problem
+from .problem_types import ProblemType
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def log_divisor(loss: BaseLoss, num_items_in_batch: Tensor | int | None, micro_b
 def found_to_divide_by_items(
     loss: BaseLoss,
     value: Tensor,
-    problem: Problem,
+    problem_type: ProblemType,
     logits: Tensor,
     labels: Tensor | None,
     num_items_in_batch: Tensor | int | None,
@@ -123,7 +123,7 @@ def found_to_divide_by_items(
     Args:
         loss: The base loss, the model's own.
         value: Its value.
-        problem: What the logits mean.
+        problem_type: What the logits mean.
         logits: The model's logits, `(batch_size, num_labels)`.
         labels: The micro-batch's labels.
         num_items_in_batch: Labels in the optimizer step.
@@ -134,7 +134,7 @@ def found_to_divide_by_items(
     if labels is None or num_items_in_batch is None or value.dim():
         return None
     share = float((labels != -100).sum() / num_items_in_batch)
-    mean = float(problem.base_loss(logits.detach(), labels).mean()) * loss.processes
+    mean = float(problem_type.base_loss(logits.detach(), labels).mean()) * loss.processes
     # Nothing can be seen in a step of one micro-batch, in a loss of zero or in one that is not a number.
     if share in (0.0, 1.0) or not mean or not math.isfinite(mean):
         return None

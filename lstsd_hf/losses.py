@@ -72,16 +72,6 @@ def cross_entropy_to(student_logits: Tensor, teacher_log_probs: Tensor) -> Tenso
     return -_expectation(teacher_log_probs.exp(), torch.log_softmax(student_logits, dim=-1))
 
 
-def cross_entropy_to_uniform(student_logits: Tensor) -> Tensor:
-    """Cross-entropy against the uniform distribution, one value for each example, `(batch_size,)`.
-
-    Uniform over the labels that the student does not exclude: those to which it gives a probability above 0.
-    """
-    log_probs = torch.log_softmax(student_logits, dim=-1)
-    is_excluded = log_probs.exp() == 0
-    return -log_probs.masked_fill(is_excluded, 0.0).sum(dim=-1) / (~is_excluded).sum(dim=-1)
-
-
 def _expectation(probs: Tensor, values: Tensor) -> Tensor:
     """Σ probs · values over the labels, where 0 times anything is 0, also in the gradient.
 

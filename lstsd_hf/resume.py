@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ from .checkpoint import (
 )
 from .errors import InputError
 from .fingerprint import describe_dataset
-from .problems import PROBLEMS
+from .problem_types import PROBLEM_TYPES
+from .schedules import TrainingPlan
 
 logger = logging.getLogger(__name__)
 
 # In front of the trainer's own entries in the teacher's file.
 _OWN = "trainer."
+_FITTED = "fitted."
 
 
 class ResumableMixin:
@@ -31,6 +35,8 @@ class ResumableMixin:
 
     _changeable: frozenset[str] = frozenset()
     _described: tuple[Any, dict[str, Any]] | None = None
+    # Options that were left out, as fitted to the run's length; those of the checkpoint until training begins.
+    _fitted: Mapping[str, Any] = {}
 
     def train(self, resume_from_checkpoint=None, *args, allow_teacher_changes: bool = False, **kwargs):
         """The parent's, resuming only from a checkpoint that is whole and of the same run.
@@ -49,13 +55,13 @@ class ResumableMixin:
         self._described = None
         config = self.teacher.config
         self._changeable = frozenset(config.changeable if allow_teacher_changes and config is not None else ())
-        self.teacher.accepts_changes = bool(self._changeable)
+        self._fitted = {}
         return super().train(self._checked_checkpoint(resume_from_checkpoint), *args, **kwargs)
 
     def _checked_checkpoint(self, checkpoint: Any) -> Any:
         """The checkpoint to resume from, whole and of the same run, before the parent overwrites the model with it."""
-        is_stateful = self.teacher.is_stateful
-        if not (is_stateful or self.teacher.needs_batches):
+        is_stateful = self._group.is_stateful
+        if not (is_stateful or self._group.needs_batches):
             return checkpoint
         if checkpoint is True:
             found = newest_whole_checkpoint(Path(self.args.output_dir), is_stateful)
@@ -74,11 +80,8 @@ class ResumableMixin:
             metadata = check_whole(folder, is_stateful)
         else:
             return checkpoint
-        if is_stateful and not self.teacher.can_be_resumed:
-            raise InputError(
-                f"{type(self.teacher).__name__} must define `state_dict` and `load_state_dict` to be resumed, has "
-                "neither: what it learned before the interruption would be lost. Define them, or start a new run."
-            )
+        if is_stateful:
+            self._group.check_can_be_resumed()
         if metadata:
             check_same_run(metadata, self._run_description(), folder, self._changeable)
         return str(folder)
@@ -88,7 +91,12 @@ class ResumableMixin:
         if self._described is None or self._described[0] is not self.train_dataset:
             self._described = self.train_dataset, describe_dataset(self.train_dataset, self.label_names or ())
         num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
-        description = {**describe_teacher(self.teacher), **self._described[1], "num_labels": num_labels}
+        description = {
+            **describe_teacher(self.teacher),
+            "observers": self._group.names,
+            **self._described[1],
+            "num_labels": num_labels,
+        }
         for name, value in description.items():
             _check_is_json(name, value)
         return description
@@ -115,13 +123,12 @@ class ResumableMixin:
     def _save_scaler(self, output_dir: str) -> None:
         # Runs on every rank after model, optimizer and scaler are saved: the teacher's file has digests of these.
         super()._save_scaler(output_dir)
-        if not self.teacher.is_stateful:
+        if not self._group.is_stateful:
             return
-        problem = self.teacher.problem
-        state = self.teacher.state_dict() | {
-            f"{_OWN}distilled_steps": self.teacher.distilled_steps,
-            f"{_OWN}problem": None if problem is None else problem.name,
-        }
+        kind = self._context.problem_type
+        own = {"distilled_steps": self.distilled_steps, "problem_type": None if kind is None else kind.name}
+        own |= {f"{_FITTED}{name}": value for name, value in self._fitted.items()}
+        state = self._group.state_dict() | {f"{_OWN}{name}": value for name, value in own.items()}
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             run = self._run_description() | self._batch_description()
@@ -136,24 +143,42 @@ class ResumableMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.teacher.is_stateful:
+        if checkpoint is None or not self._group.is_stateful:
             return
-        self.teacher.distilled_steps = self._load_teacher(checkpoint)
+        own, state = self._saved_state(checkpoint)
+        self.distilled_steps = own["distilled_steps"]
+        self._context.problem_type = PROBLEM_TYPES.get(own["problem_type"])
+        self._fitted = {name.removeprefix(_FITTED): own[name] for name in own if name.startswith(_FITTED)}
+        self._group.load_state_dict(state)
 
-    def _load_teacher(self, checkpoint: str) -> int:
-        """Loads the teacher's state and returns how many steps had distilled."""
+    def _saved_state(self, checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The trainer's own entries in the teacher's file, and those of teacher and observers."""
         run = self._run_description() | self._batch_description()
         state = load_teacher_state(run, checkpoint, self._changeable)
-        distilled_steps = state.pop(f"{_OWN}distilled_steps")
-        self.teacher.problem = PROBLEMS.get(state.pop(f"{_OWN}problem"))
-        self.teacher.load_state_dict(state, self.args.device)
-        return distilled_steps
+        own = {name.removeprefix(_OWN): state.pop(name) for name in list(state) if name.startswith(_OWN)}
+        return own, state
+
+    def _check_plan(self, plan: TrainingPlan) -> None:
+        """Whether the run may have this length; called when training begins, after a checkpoint was loaded."""
+        config = self.teacher.config
+        if config is None:
+            return
+        config.check_plan(plan)
+        options, fitted = asdict(config), asdict(config.fitted_to(plan))
+        saved, self._fitted = self._fitted, {name: fitted[name] for name in fitted if fitted[name] != options[name]}
+        for name, value in saved.items():
+            if name not in self._changeable and value != self._fitted.get(name):
+                raise InputError(
+                    f"`{name}` must be what it was when the checkpoint was saved: it was {value}, now it is "
+                    f"{self._fitted.get(name)}, fitted to another number of epochs. Resume with the same number of "
+                    "epochs, or start a new run."
+                )
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         # What predicts together with the model must be of the same step.
         if self.teacher.predicts_with_copies:
-            self._load_teacher(self.state.best_model_checkpoint)
+            self._group.load_state_dict(self._saved_state(self.state.best_model_checkpoint)[1], teacher_only=True)
 
 
 def _check_is_json(name: str, value: Any) -> None:

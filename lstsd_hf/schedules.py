@@ -35,15 +35,6 @@ class TrainingPlan:
             f"{remedy}; for plain fine-tuning use `NoTeacherConfig()`."
         )
 
-    @staticmethod
-    def check_resumed(field: str, length: float, saved: float | None) -> None:
-        """Raises an `InputError` if a resumed run has periods of another length, as one fitted to other epochs has."""
-        if saved is not None and saved != length:
-            raise InputError(
-                f"`{field}` must be what it was when the checkpoint was saved: it was {saved}, now it is {length}, "
-                "fitted to another number of epochs. Set it, or resume with the same number of epochs."
-            )
-
 
 @dataclass(frozen=True)
 class Progress:

@@ -7,21 +7,28 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .errors import InputError
 from .example_index import check_has_indices
+from .observers import ObserverGroup
 
 
-def check_setup(trainer: Any) -> None:
-    """Raises an `InputError` (for a data set without indices a `TypeError`) if the trainer's teacher cannot work in it.
+def check_setup(trainer: Any, group: ObserverGroup) -> None:
+    """Refuses a set-up that a trainer's teacher or observers cannot work in.
 
     Args:
         trainer: A trainer with a teacher, about to train.
+        group: Its teacher and observers.
+
+    Raises:
+        InputError: If they cannot work in it.
+        TypeError: If the training set has no indices.
     """
     teacher = trainer.teacher
-    if teacher.needs_batches and trainer.train_dataset is not None:
+    if group.needs_batches and trainer.train_dataset is not None:
         check_has_indices(trainer.train_dataset)
-    if teacher.needs_batches and trainer.get_tp_size() > 1:
+    if group.needs_batches and trainer.get_tp_size() > 1:
+        takers = " and ".join(type(member).__name__ for member in group if member.needs_batches)
         raise InputError(
-            f"{type(teacher).__name__} does not support tensor parallelism, got groups of {trainer.get_tp_size()} "
-            "processes. Use DistributedDataParallel (torchrun), or `NoTeacherConfig()`."
+            f"{takers} cannot work under tensor parallelism, got groups of {trainer.get_tp_size()} "
+            "processes. Use DistributedDataParallel (torchrun), or `NoTeacherConfig()` without observers."
         )
     if teacher.runs_model:
         _check_weights_are_whole(trainer)
@@ -30,7 +37,7 @@ def check_setup(trainer: Any) -> None:
     )
     if scores_several and trainer.args.eval_strategy != "no":
         check_several_can_be_scored(trainer)
-    if teacher.is_stateful and trainer.args.save_strategy != "no":
+    if group.is_stateful and trainer.args.save_strategy != "no":
         _check_best_model_can_be_loaded(trainer)
 
 

@@ -2,10 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,8 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.utils import find_labels
 
-from . import __version__
+from .base_loss import ExampleLosses
+from .context import TrainingContext
 from .errors import InputError
 from .evaluation import JointEvaluationMixin
 from .events import TeacherEvents
@@ -21,37 +20,26 @@ from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_i
 from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
 from .learning_rate import TeacherLearningRateMixin
-from .logs import BASE, TrainingLog
+from .logs import BASE, MicroBatch, TrainingLog
 from .loss_scale import base_loss_of, found_to_divide_by_items, log_divisor, term_scale
-from .model_card import add_to_model_card
-from .problems import flat_labels, problem_of
+from .methods import Teacher, TeacherConfig, build_teacher
+from .model_card import ModelCardMixin
+from .observers import Observer, ObserverGroup, TrainingBatch
+from .problem_types import labels_in, problem_type_of
 from .resume import ResumableMixin
 from .setups import check_setup, checked_device
 from .shadowing import shadowed
 from .student import Student, logits_of
-from .teachers import DistillationTerm, Teacher, TeacherBatch, TeacherConfig, build_teacher
 from .training_data import IndexedTrainingDataMixin
 
 
-@dataclass(frozen=True)
-class _MicroBatch:
-    """What is known of a micro-batch once its loss was computed.
-
-    Attributes:
-        batch: What the teacher sees of it.
-        parts: The base loss, and each term's mean on the base loss's scale, without its weight.
-        terms: The teacher's terms.
-        log_divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
-    """
-
-    batch: TeacherBatch
-    parts: dict[str, Tensor]
-    terms: dict[str, DistillationTerm]
-    log_divisor: int
-
-
 class SelfDistillationMixin(
-    IndexedTrainingDataMixin, JointEvaluationMixin, ResumableMixin, TeacherLearningRateMixin, SearchableTeacherMixin
+    IndexedTrainingDataMixin,
+    JointEvaluationMixin,
+    ResumableMixin,
+    TeacherLearningRateMixin,
+    SearchableTeacherMixin,
+    ModelCardMixin,
 ):
     """Adds a self-distillation teacher to a `Trainer` class: `class Mine(SelfDistillationMixin, MyTrainer)`.
 
@@ -82,10 +70,12 @@ class SelfDistillationMixin(
             `None` for `LSTSDConfig()`.
         memory_device: Where a teacher that has a table of predictions keeps it, such as "cpu" where the training device
             is short of memory; by default on the training device.
+        observers: Objects that see the training batches beside the teacher; see `Observer`.
         **kwargs: Passed on to the parent Trainer.
 
     Attributes:
         teacher: The `Teacher`; its memory, where it has one, is `teacher.memory`.
+        distilled_steps: Optimizer steps of the last training that had a distillation term.
         divides_by_items: Whether the model was found to divide its loss by `num_items_in_batch`; `None`: not known yet.
     """
 
@@ -94,11 +84,11 @@ class SelfDistillationMixin(
         *args,
         teacher: Teacher | TeacherConfig | str | None = None,
         memory_device: str | torch.device | None = None,
+        observers: Sequence[Observer] = (),
         **kwargs,
     ):
-        self.teacher = build_teacher(teacher)
-        if memory_device is not None:
-            self.teacher.memory_device = checked_device(memory_device)
+        self._group = ObserverGroup(build_teacher(teacher), observers)
+        self._memory_device = None if memory_device is None else checked_device(memory_device)
         super().__init__(*args, **kwargs)
         self._student = Student(self)
         if self.args.label_names is None and not self.label_names:
@@ -106,15 +96,27 @@ class SelfDistillationMixin(
             self.label_names = find_labels(type(self._student.model))
         self._training_log = TrainingLog()
         self._finite_check = FiniteCheck()
+        self._example_losses = ExampleLosses()
         self._events = TeacherEvents(
-            self.teacher, self._student, self._training_log, self._finite_check, self.callback_handler
+            self._group, self._check_plan, self._training_log, self._finite_check, self.callback_handler
         )
-        self._micro_batch: _MicroBatch | None = None
+        self._micro_batch: MicroBatch | None = None
         self._is_first_pass = False
         self._step_distils = False
+        self.distilled_steps = 0
         self.divides_by_items: bool | None = None
-        if self.teacher.needs_batches and self.train_dataset is not None:
+        if self._group.needs_batches and self.train_dataset is not None:
             check_has_indices(self.train_dataset)
+        self._context = self._new_context()
+        self._group.introduce(self._context)
+
+    def _new_context(self) -> TrainingContext:
+        num_examples = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
+        return TrainingContext(num_examples, self._student, self.args.device, self._memory_device)
+
+    @property
+    def teacher(self) -> Teacher:
+        return self._group.teacher
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -144,19 +146,20 @@ class SelfDistillationMixin(
         self._micro_batch = None
         return loss
 
-    def _end_micro_batch(self, done: _MicroBatch) -> None:
+    def _end_micro_batch(self, done: MicroBatch) -> None:
         self._finite_check.add(done.parts[BASE], {name: done.parts[name] for name in done.terms})
-        self.teacher.observe(done.batch)
-        self._training_log.add(done.parts, done.terms, done.log_divisor, self.state.global_step)
+        self._group.observe(done.batch)
+        if self.teacher.needs_batches:
+            self._training_log.add(done.parts, done.terms, done.log_divisor, self.state.global_step)
         self._step_distils |= bool(done.terms)
         if self.accelerator.sync_gradients:
-            self.teacher.distilled_steps += self._step_distils
+            self.distilled_steps += self._step_distils
             self._step_distils = False
 
     def _bypassed(self) -> TypeError:
         return TypeError(
-            f"`training_step` of {type(self).__name__} must call `self.compute_loss`, but the teacher saw no batch. "
-            "Call it, not `super().compute_loss` or the model alone."
+            f"`training_step` of {type(self).__name__} must call `self.compute_loss`, but teacher and observers saw no "
+            "batch. Call it, not `super().compute_loss` or the model alone."
         )
 
     def _distilling_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, **kwargs):
@@ -170,28 +173,32 @@ class SelfDistillationMixin(
                 "`get_train_dataloader` of your own must return a `torch.utils.data.DataLoader` over "
                 "`self.train_dataset`."
             )
-        labels = self._labels_in(inputs)
+        labels = labels_in(inputs, self.label_names)
         base_loss, outputs, logits = self._base_loss(compute_loss, model, inputs, labels, kwargs)
         check_rows(logits, indices)
-        batch = TeacherBatch(inputs, indices, labels, logits, self._events.progress, self._student.forward)
+        problem_type = self._context.problem_type
+        batch = TrainingBatch(
+            inputs, indices, labels, logits, problem_type, self._events.progress, self._student.forward
+        )
         num_items_in_batch = kwargs.get("num_items_in_batch")
         parts = {BASE: base_loss}
         kind = base_loss_of(self)
         is_visible = self.current_gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1
         if self.divides_by_items is None and is_visible and kind.is_own:
             self.divides_by_items = found_to_divide_by_items(
-                kind, base_loss, self.teacher.problem, logits, labels, num_items_in_batch
+                kind, base_loss, problem_type, logits, labels, num_items_in_batch
             )
+            kind = base_loss_of(self)
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)
-        loss = base_loss if weight == 1 else base_loss * weight
+        loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale, self.label_smoother)
         for name, term in terms.items():
             check_gradient(name, term.per_example)
             parts[name] = term.per_example.mean() * scale
             loss = torch.add(loss, parts[name], alpha=term.weight)
         if self._is_first_pass:
-            self._micro_batch = _MicroBatch(
+            self._micro_batch = MicroBatch(
                 batch, parts, terms, log_divisor(kind, num_items_in_batch, self.current_gradient_accumulation_steps)
             )
             self._is_first_pass = False
@@ -199,15 +206,15 @@ class SelfDistillationMixin(
 
     def _observed_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, **kwargs):
         """The base loss alone, once with a look at what the outputs mean: an ensemble may predict without labels."""
-        if not model.training or self.teacher.problem is not None:
+        if not model.training or self._context.problem_type is not None:
             return compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        loss, outputs, _ = self._base_loss(compute_loss, model, inputs, self._labels_in(inputs), kwargs)
+        loss, outputs, _ = self._base_loss(compute_loss, model, inputs, labels_in(inputs, self.label_names), kwargs)
         return (loss, outputs) if return_outputs else loss
 
     def _base_loss(
         self, compute_loss: Callable[..., Any], model, inputs, labels: Tensor | None, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Any, Tensor]:
-        """The base loss, the model's outputs, and the logits among them, whose meaning the teacher is told."""
+        """The base loss, the model's outputs, and the logits among them, whose meaning the context is told."""
         result = compute_loss(model, inputs, return_outputs=True, **kwargs)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
@@ -217,14 +224,10 @@ class SelfDistillationMixin(
             )
         loss, outputs = result
         logits = logits_of(outputs)
-        self.teacher.problem = problem_of(getattr(self.model, "config", None), logits, labels, self.teacher.problem)
+        self._context.problem_type = problem_type_of(
+            getattr(self.model, "config", None), logits, labels, self._context.problem_type
+        )
         return loss, outputs, logits
-
-    def _labels_in(self, inputs: Mapping[str, Any]) -> Any:
-        # Before the parent's loss: label smoothing and `compute_loss_func` pop them from the inputs. Trainer takes
-        # what is called `labels` first, too.
-        names = sorted(self.label_names, key=lambda name: name != "labels")
-        return flat_labels(next((inputs[name] for name in names if name in inputs), None))
 
     def distillation_scale(
         self, batch_size: int, num_items_in_batch: Tensor | int | None, labels: Tensor | None = None
@@ -244,22 +247,22 @@ class SelfDistillationMixin(
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs with the parts of the loss and the teacher's numbers beside each training `loss`."""
-        if "loss" in logs and self.is_in_train and self.teacher.needs_batches:
-            steps_per_epoch = self._events.progress.plan.steps_per_epoch
-            logs |= self._training_log.drain(self.state.global_step, steps_per_epoch)
-            logs |= self.teacher.log_metrics()
+        if "loss" in logs and self.is_in_train:
+            if self.teacher.needs_batches:
+                logs |= self._training_log.drain(self.state.global_step, self._context.plan.steps_per_epoch)
+            logs |= self._group.log_metrics()
         super().log(logs, start_time)
 
     # ---- Training runs and checkpoints ----
 
     @contextmanager
     def _taught(self) -> Iterator[None]:
-        """A training run: the teacher hears of its events and sees its batches, whatever a subclass overrides."""
-        if not (self.teacher.needs_batches or self.teacher.is_stateful):
+        """A training run: teacher and observers hear its events and see its batches, whatever a subclass overrides."""
+        if not (self._group.needs_batches or self._group.is_stateful):
             yield
             return
         wrappers: dict[str, Callable] = {}
-        if self.teacher.needs_batches and self.train_dataset is not None:
+        if self._group.needs_batches and self.train_dataset is not None:
             wrappers = {
                 "get_train_dataloader": self._indexed_train_dataloader,
                 "training_step": self._distilling_step,
@@ -278,24 +281,20 @@ class SelfDistillationMixin(
 
     def _inner_training_loop(self, *args, **kwargs):
         # Entered anew for each `train()`, trial and batch size tried; a checkpoint is loaded further in.
-        check_setup(self)
-        self.teacher.reset(len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0)
-        self.teacher.distilled_steps = 0
+        check_setup(self, self._group)
+        self._context = self._events.context = self._new_context()
+        self._group.begin(self._context)
+        self.distilled_steps = 0
         self._step_distils = False
         self._training_log.reset()
         self._finite_check.reset()
+        self._example_losses.reset()
         self.divides_by_items = None
-        if self.teacher.is_stateful and self.args.save_strategy != "no":
+        if self._group.is_stateful and self.args.save_strategy != "no":
             # Not in the middle of the first save, where other processes wait.
             self._run_description()
         with self._taught():
             return super()._inner_training_loop(*args, **kwargs)
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """The parent's, with the method and its options."""
-        super().create_model_card(*args, **kwargs)
-        if self.is_world_process_zero():
-            add_to_model_card(Path(self.args.output_dir) / "README.md", self.teacher, __version__)
 
 
 class LSTSDTrainer(SelfDistillationMixin, Trainer):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments
 
-from lstsd_hf import TEACHERS, LSTSDConfig, LSTSDTrainer
+from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
 from tests.conftest import make_examples, make_model
 from tests.test_conformance import active
 from tests.test_trainer import CrossEntropyTeacher, gradients
@@ -39,7 +39,7 @@ def outcome(trainer):
         **trainer.teacher.memory.state_dict(),
         "weights": trainer.model.state_dict(),
         "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
-        "distilled_steps": trainer.teacher.distilled_steps,
+        "distilled_steps": trainer.distilled_steps,
     }
 
 
@@ -77,7 +77,7 @@ def train_method(folder, config, resume=None):
     return {
         "weights": trainer.model.state_dict(),
         "teacher": trainer.teacher.state_dict(),
-        "distilled_steps": trainer.teacher.distilled_steps,
+        "distilled_steps": trainer.distilled_steps,
         "scores": [entry for entry in trainer.state.log_history if "eval_loss" in entry],
     }
 
@@ -165,13 +165,13 @@ def main(folder: Path, other: Path | None = None):
     results = {"folder": folder}
     for name, options in SHARDING.items():
         results[f"sharding-{name}"] = tables_and_what_was_seen(folder / "sharding", **options)
-    for name, config_class in TEACHERS.items():
+    for name, config_class in METHODS.items():
         results[f"stock-{name}"] = against_stock(folder / "stock", config_class.neutral())
         results[f"worlds-{name}"] = same_global_batch(folder / f"worlds-{name}", active(config_class))
     if other is not None:
         checkpoint = other / "worlds-lstsd" / f"checkpoint-{WITHIN_AN_EPOCH}"
         results["from other"] = same_global_batch(folder / "from-other", active(LSTSDConfig), str(checkpoint))
-    for name, config_class in TEACHERS.items():
+    for name, config_class in METHODS.items():
         config = active(config_class)
         results[f"method-{name}"] = [
             train_method(folder / name, config),

@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
-from lstsd_hf import TEACHERS
+from lstsd_hf import METHODS
 from lstsd_hf.errors import InputError
 from tests import distributed_script
 from tests.distributed_script import against_stock, arguments, same_global_batch, train_method
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
         fsdp_config={"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]},
     )
     results = {}
-    for name, config_class in TEACHERS.items():
+    for name, config_class in METHODS.items():
         config = active(config_class)
         if config.build().runs_model:
             try:

@@ -125,7 +125,7 @@ def check_against_oracle(
         assert drop_last or len(short) == NUM_EXAMPLES
         assert bool(long) == (epoch + 1 >= config.mini_generation_epochs)
     assert compared == epochs
-    assert trainer.teacher.distilled_steps == per_epoch * (epochs - config.mini_generation_epochs)
+    assert trainer.distilled_steps == per_epoch * (epochs - config.mini_generation_epochs)
 
 
 @pytest.mark.parametrize("teacher_floor", [0.0, 1e-4])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, default_data_collator
 
-from lstsd_hf import TEACHERS, DistillationTerm, LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Teacher, TeacherConfig
+from lstsd_hf import METHODS, DistillationTerm, LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Teacher, TeacherConfig
 from lstsd_hf.checkpoint import TEACHER_STATE_NAME
 from lstsd_hf.errors import InputError
 
@@ -73,7 +73,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, make_args, tmp_
     trainer.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
     assert_same_weights(trainer.model, uninterrupted.model)
     assert_same_teachers(trainer, uninterrupted)
-    assert trainer.teacher.distilled_steps == STEPS_PER_EPOCH * 4
+    assert trainer.distilled_steps == STEPS_PER_EPOCH * 4
     histories = [
         [(entry["step"], entry["loss"], entry["loss_base"]) for entry in item.state.log_history if "loss" in entry]
         for item in (trainer, uninterrupted)
@@ -232,7 +232,7 @@ def test_without_data_skip_the_epoch_begins_anew_as_in_stock(uninterrupted, make
     trainer = make_trainer(make_args, tmp_path / "lstsd", ignore_data_skip=True)
     trainer.train(resume_from_checkpoint=f"{uninterrupted.args.output_dir}/checkpoint-{step}")
     assert trainer.teacher.memory.is_complete
-    assert trainer.teacher.distilled_steps == 24 - STEPS_PER_EPOCH * 2
+    assert trainer.distilled_steps == 24 - STEPS_PER_EPOCH * 2
     assert (trainer.teacher.memory.state_dict()["staged"] == 0).all()
 
 
@@ -259,7 +259,7 @@ def request_a_checkpoint(trainer, step):
     own.on_pre_optimizer_step = lambda *args, **kwargs: None
 
 
-@pytest.mark.parametrize("config_class", TEACHERS.values(), ids=TEACHERS)
+@pytest.mark.parametrize("config_class", METHODS.values(), ids=METHODS)
 def test_a_just_in_time_checkpoint_is_as_good_as_any(make_args, tmp_path, config_class):
     options = {"enable_jit_checkpoint": True, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     whole = make_trainer(make_args, tmp_path / "whole", config=active(config_class), save_strategy="no", **options)
@@ -321,7 +321,7 @@ def test_options_that_a_checkpoint_cannot_name_are_refused_before_training(make_
     assert trainer.state.global_step == 0
 
 
-@pytest.mark.parametrize("config", [TEACHERS["temporal_ensemble"](), TEACHERS["mean_teacher"]()])
+@pytest.mark.parametrize("config", [METHODS["temporal_ensemble"](), METHODS["mean_teacher"]()])
 def test_a_ramp_up_fitted_to_other_epochs_is_refused(make_args, tmp_path, config):
     make_trainer(make_args, tmp_path, config=config).train()
     longer = make_trainer(make_args, tmp_path, config=config)
@@ -336,9 +336,7 @@ def test_what_is_no_tensor_does_not_stop_a_checkpoint(make_args, tmp_path):
     def collate(rows):
         return {**default_data_collator(rows), "text": ["beside the point"] * len(rows)}
 
-    trainer = make_trainer(
-        make_args, tmp_path, config=active(TEACHERS["dlb"]), max_steps=3, remove_unused_columns=False
-    )
+    trainer = make_trainer(make_args, tmp_path, config=active(METHODS["dlb"]), max_steps=3, remove_unused_columns=False)
     trainer.data_collator = collate
     trainer.train()
-    assert trainer.teacher.distilled_steps == 2
+    assert trainer.distilled_steps == 2

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from lstsd_hf import TEACHERS, LSTSDTrainer, SelfDistillationMixin
+from lstsd_hf import METHODS, LSTSDTrainer, SelfDistillationMixin
 from lstsd_hf.checkpoint import check_same_run, describe_teacher
 from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_examples, make_model, weights
 
-CONFIGS = sorted(TEACHERS.values(), key=lambda config: config.name)
+CONFIGS = sorted(METHODS.values(), key=lambda config: config.name)
 # A method that takes no batches declares that it adds nothing to the loss.
 DISTILLING = [config for config in CONFIGS if config().build().needs_batches]
 every_method = pytest.mark.parametrize("config_class", CONFIGS, ids=lambda config: config.name)
@@ -101,7 +101,7 @@ def test_two_steps_change_every_trainable_parameter(make_args, config_class):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             # Two steps of distillation, where the method distils.
-            if trainer.teacher.distilled_steps == 2 or state.global_step == STEPS_PER_EPOCH * 4:
+            if trainer.distilled_steps == 2 or state.global_step == STEPS_PER_EPOCH * 4:
                 control.should_training_stop = True
 
     trainer.add_callback(Stop())
@@ -138,7 +138,7 @@ def test_the_term_has_gradient_for_the_student_and_none_for_the_teacher(make_arg
     trainer.train()
     assert len(seen) >= STEPS_PER_EPOCH
     assert max(seen) > 1e-4
-    assert teacher.distilled_steps > 0
+    assert trainer.distilled_steps > 0
 
 
 @every_method
@@ -190,7 +190,7 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(make_args, config_class, a
         resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
         assert_same_weights(whole.model, resumed.model)
         assert_same_state(whole.teacher.state_dict(), resumed.teacher.state_dict())
-        assert whole.teacher.distilled_steps == resumed.teacher.distilled_steps
+        assert whole.distilled_steps == resumed.distilled_steps
         histories = [
             [
                 {name: value for name, value in entry.items() if "second" not in name and "runtime" not in name}
@@ -385,13 +385,13 @@ def test_a_snapshot_without_what_is_trained_now_does_not_teach(make_args, name):
             if state.global_step == STEPS_PER_EPOCH * 2 + 1:  # the first snapshot is taken
                 model.requires_grad_(True)
 
-    trainer = make_trainer(make_args, active(TEACHERS[name]), model=model, callbacks=[Unfreeze()])
+    trainer = make_trainer(make_args, active(METHODS[name]), model=model, callbacks=[Unfreeze()])
     with pytest.raises(InputError, match="A snapshot must hold all parameters that are trained, lacks"):
         trainer.evaluate(trainer.train() and None)
 
 
 def test_an_untrained_trainer_does_not_take_a_model_for_the_ensemble(make_args):
-    config = TEACHERS["snapshot_ensemble"](cycle_epochs=2)
+    config = METHODS["snapshot_ensemble"](cycle_epochs=2)
     first = make_trainer(make_args, config)
     before = first.evaluate()
     first.train()
@@ -439,15 +439,15 @@ def test_batchwise_metrics_are_refused(make_args, config_class, option):
 
 @pytest.mark.parametrize("name", ["lstsd", "snapshot_distillation"])
 def test_periods_fitted_to_another_number_of_epochs_are_refused_on_resume(make_args, name):
-    trainer = make_trainer(make_args, TEACHERS[name](), num_train_epochs=10, save_strategy="epoch")
+    trainer = make_trainer(make_args, METHODS[name](), num_train_epochs=10, save_strategy="epoch")
     trainer.train()
-    longer = make_trainer(make_args, TEACHERS[name](), num_train_epochs=20)
+    longer = make_trainer(make_args, METHODS[name](), num_train_epochs=20)
     with pytest.raises(ValueError, match=r"_epochs` must be what it was when the checkpoint was saved: it was"):
         longer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{STEPS_PER_EPOCH * 4}")
 
 
 def test_snapshots_of_another_run_are_refused(make_args):
-    config = TEACHERS["snapshot_ensemble"](cycle_epochs=2)
+    config = METHODS["snapshot_ensemble"](cycle_epochs=2)
     first = make_trainer(make_args, config, save_strategy="epoch")
     first.train()
     first.evaluate()
@@ -460,7 +460,7 @@ def test_label_smoothing_is_that_of_training_arguments(make_args):
     """Up to the order of float operations."""
     models = []
     for trainer_class, options in ((LSTSDTrainer, {}), (Trainer, {"label_smoothing_factor": 0.2})):
-        teacher = TEACHERS["label_smoothing"](smoothing=0.2)
+        teacher = METHODS["label_smoothing"](smoothing=0.2)
         trainer = make_trainer(make_args, teacher, trainer_class, make_model().double(), optim="sgd", **options)
         trainer.train()
         models.append(trainer.model)
@@ -497,7 +497,7 @@ def test_an_ensemble_is_scored_alike_from_the_first_cycle_on(make_args):
     """`eval_loss` is the plain loss of the prediction, also while the model stands alone and with label smoothing."""
     trainer = make_trainer(
         make_args,
-        TEACHERS["snapshot_ensemble"](cycle_epochs=2),
+        METHODS["snapshot_ensemble"](cycle_epochs=2),
         learning_rate=1e-12,
         label_smoothing_factor=0.5,
         eval_strategy="epoch",
@@ -515,7 +515,7 @@ def test_an_ensemble_is_scored_alike_from_the_first_cycle_on(make_args):
 
 def test_copies_are_not_run_for_nobody(make_args):
     """Without metrics nothing reads the averaged model's predictions."""
-    trainer = make_trainer(make_args, active(TEACHERS["mean_teacher"]))
+    trainer = make_trainer(make_args, active(METHODS["mean_teacher"]))
     trainer.train()
     runs = []
     trainer.teacher.ema.forward = lambda *args, **options: runs.append(args)

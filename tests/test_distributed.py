@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lstsd_hf import TEACHERS, LSTSDConfig
+from lstsd_hf import METHODS, LSTSDConfig
 from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_model
@@ -90,14 +90,14 @@ def test_a_row_is_the_mean_of_what_all_processes_saw(several_processes, name):
     assert all(count < 13 for count in draws) if name == "drop_last" else all(count > 13 for count in draws)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_without_effect_it_is_stock_trainer_on_as_many_processes(several_processes, name):
     for rank in several_processes:
         stock, ours = rank[f"stock-{name}"]
         assert_same_weights(stock, ours)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_one_process_equals_several(several_processes, one_process, name):
     """The same global batches, without dropout: weights and the teacher's tensors agree."""
     alone = one_process[f"worlds-{name}"]
@@ -138,7 +138,7 @@ def test_terms_have_the_scale_of_the_base_loss(several_processes, accumulation, 
                 torch.testing.assert_close(second[name], 2 * gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_alike_on_all_ranks_and_resumes(several_processes, name):
     ranks = [rank[f"method-{name}"] for rank in several_processes]
     for runs in zip(*ranks, strict=True):
@@ -148,7 +148,7 @@ def test_every_method_trains_alike_on_all_ranks_and_resumes(several_processes, n
             assert runs[0]["teacher"].keys() == other["teacher"].keys()
             assert all(same(value, other["teacher"][key]) for key, value in runs[0]["teacher"].items())
     for whole, *resumed in ranks:
-        assert (whole["distilled_steps"] > 0) == TEACHERS[name]().build().needs_batches
+        assert (whole["distilled_steps"] > 0) == METHODS[name]().build().needs_batches
         for run in resumed:
             assert_same_weights(whole["weights"], run["weights"])
             assert whole["distilled_steps"] == run["distilled_steps"]
@@ -158,7 +158,7 @@ def test_every_method_trains_alike_on_all_ranks_and_resumes(several_processes, n
 
 def test_several_processes_are_taught_by_what_teaches_one(several_processes, one_process):
     """Snapshots count as one model, whatever the number of processes: the names and shapes of all state agree."""
-    for name in set(TEACHERS) - {"dlb"}:  # which remembers the batches of each process
+    for name in set(METHODS) - {"dlb"}:  # which remembers the batches of each process
         one, several = (item[f"method-{name}"][0]["teacher"] for item in (one_process, several_processes[0]))
         assert one.keys() == several.keys(), name
         for key, value in one.items():

@@ -13,7 +13,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from lstsd_hf import TEACHERS, DistillationTerm, LSTSDConfig, LSTSDTrainer, SelfDistillationMixin, Teacher
+from lstsd_hf import METHODS, DistillationTerm, LSTSDConfig, LSTSDTrainer, SelfDistillationMixin, Teacher
 from lstsd_hf.errors import InputError
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
 
@@ -122,7 +122,7 @@ def test_one_word_swap(tiny_model, make_args, script):
     stock = run(Trainer, tiny_model, make_args, script)
     trainer = run(LSTSDTrainer, tiny_model, make_args, script)
     assert trainer.state.global_step == stock.state.global_step
-    assert trainer.teacher.distilled_steps == trainer.state.global_step * 2 // 3
+    assert trainer.distilled_steps == trainer.state.global_step * 2 // 3
     assert trainer.teacher.memory.coverage == 1.0
     divergences = [entry["loss_short"] for entry in trainer.state.log_history if "loss_short" in entry]
     assert max(divergences) > 0
@@ -161,7 +161,7 @@ def test_ones_own_trainer_subclass(tiny_model, make_args):
     trainer = MineDistilled(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
     trainer.train()
     assert trainer.seen == 6
-    assert trainer.teacher.distilled_steps == 4
+    assert trainer.distilled_steps == 4
 
 
 def test_ones_own_sampler_reads_the_training_set(tiny_model, make_args):
@@ -179,7 +179,7 @@ def test_ones_own_sampler_reads_the_training_set(tiny_model, make_args):
         model=tiny_model, args=make_args(num_train_epochs=4, dataloader_num_workers=1), train_dataset=data
     )
     trainer.train()
-    assert trainer.teacher.distilled_steps == 9
+    assert trainer.distilled_steps == 9
     assert 0.5 < trainer.teacher.memory.coverage <= 1.0
 
 
@@ -202,7 +202,7 @@ def test_a_model_that_returns_bare_logits(tiny_model, make_args):
     )
     trainer.args.remove_unused_columns = False
     trainer.train()
-    assert trainer.teacher.distilled_steps == 4
+    assert trainer.distilled_steps == 4
 
 
 def test_ones_own_teacher(tiny_model, make_args):
@@ -212,9 +212,8 @@ def test_ones_own_teacher(tiny_model, make_args):
         def __init__(self, weight):
             self.weight = weight
 
-        def reset(self, num_examples):
+        def reset(self):
             self.logits = None
-            self.num_examples = num_examples
 
         def loss_terms(self, batch):
             if self.logits is None:
@@ -224,7 +223,7 @@ def test_ones_own_teacher(tiny_model, make_args):
 
         def observe(self, batch):
             if self.logits is None:
-                self.logits = batch.student_logits.new_zeros(self.num_examples, batch.student_logits.size(1))
+                self.logits = batch.student_logits.new_zeros(self.context.num_examples, batch.student_logits.size(1))
             self.logits[batch.indices] = batch.student_logits.detach()
 
     trainer = LSTSDTrainer(
@@ -241,10 +240,11 @@ def test_events_reach_the_teacher_in_order(tiny_model, make_args):
         def __init__(self):
             self.events = []
 
-        def reset(self, num_examples):
-            self.events.append(("reset", num_examples))
+        def reset(self):
+            self.events.append(("reset", self.context.num_examples))
 
-        def on_train_begin(self, plan):
+        def on_train_begin(self):
+            plan = self.context.plan
             self.events.append(("train_begin", plan.num_epochs, plan.steps_per_epoch, plan.max_steps))
 
         def on_epoch_begin(self, progress):
@@ -318,7 +318,7 @@ def test_auto_find_batch_size_starts_with_an_empty_memory(tiny_model, make_args)
     trainer.train()
     assert trainer.failed
     assert trainer.teacher.memory.epoch == 3
-    assert trainer.teacher.distilled_steps == trainer.state.global_step * 2 // 3
+    assert trainer.distilled_steps == trainer.state.global_step * 2 // 3
 
 
 # ---- The scripts that people have ----
@@ -417,10 +417,10 @@ def test_canonical_scripts(make_args, script):
     assert distilled.predict(rows).predictions.shape == stock.predict(rows).predictions.shape
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_by_its_name(tiny_model, make_args, name):
     trainer = LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=make_examples(8), teacher=name)
-    assert trainer.teacher.config == TEACHERS[name]()
+    assert trainer.teacher.config == METHODS[name]()
 
 
 def test_a_name_that_no_method_has(tiny_model, make_args):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from lstsd_hf import TEACHERS
+from lstsd_hf import METHODS
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments.__main__ import main as experiments
 from lstsd_hf.experiments.figures import reliability_points
@@ -38,7 +38,7 @@ def grid_options(encoder):  # noqa: F811
         *("--task", "rte", "cola", "--data", "synthetic", "--method", "all", "--seeds", "1", "2"),
         *("--model_name_or_path", encoder, "--max_train_samples", "16", "--num_train_epochs", "3"),
         *("--per_device_train_batch_size", "8", "--learning_rate", "1e-2", "--use_cpu", "true"),
-        *(f"--{name}.mini_generation_epochs=1" for name in TEACHERS if name.startswith("lstsd")),
+        *(f"--{name}.mini_generation_epochs=1" for name in METHODS if name.startswith("lstsd")),
         *("--snapshot_ensemble.cycle_epochs", "1", "--snapshot_distillation.cycle_epochs", "1"),
     ]
 
@@ -51,7 +51,7 @@ def finished(folder):
 
 def test_a_killed_grid_completes_without_repeating_a_run(workplace, encoder, capsys):  # noqa: F811
     command = [sys.executable, str(ROOT / "run_glue.py"), *grid_options(encoder)]
-    total = 2 * len(TEACHERS) * 2
+    total = 2 * len(METHODS) * 2
     with open("first.log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ})
         while len(finished(workplace)) < total // 2:
@@ -77,14 +77,14 @@ def test_a_killed_grid_completes_without_repeating_a_run(workplace, encoder, cap
     sections = group_runs(read_results([workplace / "runs"]))
     assert [section.metric for section in sections] == ["matthews_correlation", "accuracy"]
     for section in sections:
-        assert [group.label for group in section.groups] == ["vanilla", *sorted(set(TEACHERS) - {"vanilla"})]
+        assert [group.label for group in section.groups] == ["vanilla", *sorted(set(METHODS) - {"vanilla"})]
         rows = {row.label: row for row in section_rows(section)}
         assert all(row.seeds == 2 and row.paper is None for row in rows.values())
         assert list(rows["mean_teacher"].others) == ["ema"]
         assert list(rows["snapshot_ensemble"].others) == ["student"]
     assert len(list((workplace / "runs" / "report").glob("*.png"))) == 4
     with open(workplace / "runs" / "report" / "report.csv") as file:
-        assert len(list(csv.DictReader(file))) == 2 * len(TEACHERS)
+        assert len(list(csv.DictReader(file))) == 2 * len(METHODS)
 
 
 def test_the_predictions_are_those_of_the_last_epoch(workplace, encoder):  # noqa: F811

@@ -230,13 +230,13 @@ def test_a_file_of_another_format_version(run, make_args):
 
     path = run / "checkpoint-9" / TEACHER_STATE_NAME
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() | {"format_version": "2"}
+        metadata = file.metadata() | {"format_version": "3"}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     metadata.pop("sha256")
     save_file(tensors, path, metadata | {"sha256": _state_digest(tensors, metadata)})
     message = resume_error(make_args, run, run / "checkpoint-9")
     assert message == (
-        f"`format_version` of {path} must be 1, got 2: another version of lstsd_hf wrote it. Resume with that version, "
+        f"`format_version` of {path} must be 2, got 3: another version of lstsd_hf wrote it. Resume with that version, "
         "or start a new run."
     )
 
@@ -671,7 +671,7 @@ def test_dlb_goes_on_with_the_batches_of_as_many_processes(make_args, tmp_path, 
     config = DLBConfig()
     make_trainer(make_args, tmp_path, config=config).train()
     trainer = make_trainer(make_args, tmp_path, config=config)
-    monkeypatch.setattr("lstsd_hf.teachers.dlb.num_processes", lambda: 2)
+    monkeypatch.setattr("lstsd_hf.methods.dlb.num_processes", lambda: 2)
     with pytest.raises(
         InputError, match=r"`num_processes` must be 1 to resume DLB, got 2: each process goes on with the"
     ):

@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, Subset, WeightedRandomSampler
 from transformers import DefaultFlowCallback, Trainer, TrainerCallback
 
-from lstsd_hf import TEACHERS, LSTSDConfig, LSTSDTrainer
+from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
 from lstsd_hf.errors import InputError
-from lstsd_hf.losses import DIVERGENCES, cross_entropy_to, cross_entropy_to_uniform
+from lstsd_hf.losses import DIVERGENCES, cross_entropy_to
+from lstsd_hf.problem_types import SingleLabel
 
 from .conftest import assert_same_weights, make_examples, make_model
 from .test_conformance import STEPS_PER_EPOCH, active, every_distilling_method, every_method, make_trainer
@@ -157,7 +158,7 @@ def test_every_divergence_with_probabilities_of_zero(name, case, temperature):
         if name == "cross_entropy_to":
             return cross_entropy_to(logits, torch.log_softmax(teacher, dim=-1))
         if name == "cross_entropy_to_uniform":
-            return cross_entropy_to_uniform(logits)
+            return cross_entropy_to(logits, SingleLabel().uniform_targets(logits))
         return DIVERGENCES[name](logits, log_z, temperature)
 
     values = student[free].clone().requires_grad_()
@@ -268,7 +269,7 @@ class _InOrder(RandomSampler):
 def test_the_natural_subclass_trains(make_args, config_class, trainer_class):
     trainer = make_trainer(make_args, active(config_class), trainer_class)
     trainer.train()
-    assert trainer.teacher.distilled_steps > 0
+    assert trainer.distilled_steps > 0
     # lstsd_single predicts all examples itself.
     if config_class.name in HAVE_MEMORY - {"lstsd_single"} and trainer_class is SubsetOnly:
         assert trainer.teacher.memory.coverage == pytest.approx(4 / 14)
@@ -305,7 +306,7 @@ def test_a_wrapped_model_is_called_as_the_model_inside(make_args, config_class, 
     model = wrap(make_model())
     trainer = make_trainer(make_args, active(config_class), model=model, remove_unused_columns=False)
     trainer.train()
-    assert trainer.teacher.distilled_steps > 0
+    assert trainer.distilled_steps > 0
     assert math.isfinite(trainer.evaluate()["eval_loss"])
 
 
@@ -362,7 +363,7 @@ class Interrupts(TrainerCallback):
 
 @pytest.mark.parametrize("name", sorted(HAVE_MEMORY))
 def test_label_errors_of_an_interrupted_first_epoch(make_args, name):
-    trainer = make_trainer(make_args, active(TEACHERS[name]), callbacks=[Interrupts()])
+    trainer = make_trainer(make_args, active(METHODS[name]), callbacks=[Interrupts()])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     for ask in (trainer.teacher.rank_label_errors, trainer.teacher.example_probabilities):
@@ -384,7 +385,7 @@ def test_without_other_callbacks_it_distils_all_the_same(make_args, config_class
     trainer.train()
     reference = make_trainer(make_args, active(config_class), logging_strategy=logging, save_strategy=saving)
     reference.train()
-    assert trainer.teacher.distilled_steps == reference.teacher.distilled_steps > 0
+    assert trainer.distilled_steps == reference.distilled_steps > 0
     assert_same_weights(trainer.model, reference.model)
 
 
@@ -427,7 +428,7 @@ def test_a_callback_is_handed_the_batches_of_the_users_loader(make_args, config_
 def test_the_signature_shows_the_parameters_of_trainer():
     names = list(inspect.signature(LSTSDTrainer.__init__).parameters)
     own = list(inspect.signature(Trainer.__init__).parameters)
-    assert names == [*own, "teacher", "memory_device"]
+    assert names == [*own, "teacher", "memory_device", "observers"]
 
 
 @every_method

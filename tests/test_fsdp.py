@@ -2,14 +2,14 @@
 
 import pytest
 
-from lstsd_hf import TEACHERS
+from lstsd_hf import METHODS
 
 from .conftest import assert_same_weights
 from .distributed_script import same_global_batch
 from .test_conformance import active
 from .test_distributed import launch, same
 
-KEEPS_PREDICTIONS = [name for name in TEACHERS if not TEACHERS[name]().build().runs_model]
+KEEPS_PREDICTIONS = [name for name in METHODS if not METHODS[name]().build().runs_model]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_without_effect_it_is_stock_trainer(ranks, name):
 
 @pytest.mark.parametrize("name", KEEPS_PREDICTIONS)
 def test_one_process_equals_two_that_shard(ranks, name, tmp_path):
-    alone = same_global_batch(tmp_path, active(TEACHERS[name]))
+    alone = same_global_batch(tmp_path, active(METHODS[name]))
     for rank in ranks:
         sharded = rank[f"worlds-{name}"]
         assert_same_weights(alone["weights"], sharded["weights"], rtol=1e-5, atol=1e-5)
@@ -43,7 +43,7 @@ def test_one_process_equals_two_that_shard(ranks, name, tmp_path):
 @pytest.mark.parametrize("name", KEEPS_PREDICTIONS)
 def test_both_end_alike_and_as_without_an_interruption(ranks, name):
     whole = ranks[0][f"method-{name}"][0]
-    assert (whole["distilled_steps"] > 0) == TEACHERS[name]().build().needs_batches
+    assert (whole["distilled_steps"] > 0) == METHODS[name]().build().needs_batches
     for rank in ranks:
         for run in rank[f"method-{name}"]:
             assert_same_weights(whole["weights"], run["weights"])
@@ -53,7 +53,7 @@ def test_both_end_alike_and_as_without_an_interruption(ranks, name):
             assert whole["scores"][-1]["eval_loss"] == run["scores"][-1]["eval_loss"]
 
 
-@pytest.mark.parametrize("name", sorted(set(TEACHERS) - set(KEEPS_PREDICTIONS)))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(KEEPS_PREDICTIONS)))
 def test_what_runs_the_model_is_refused(ranks, name):
     for rank in ranks:
         assert "must have the model's whole weights on every process, got FSDP, which" in rank[f"refused-{name}"]

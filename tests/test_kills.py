@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lstsd_hf import TEACHERS
+from lstsd_hf import METHODS
 from lstsd_hf.checkpoint import UnfinishedCheckpointError, check_whole, newest_whole_checkpoint
 from lstsd_hf.glue.results import package_versions
 
@@ -28,7 +28,7 @@ NEVER_THE_SAME = ("seconds", "seconds_per_epoch", "resumed")
 
 
 def command(method, encoder, folder):  # noqa: F811
-    config = active(TEACHERS[method])
+    config = active(METHODS[method])
     periods = [name for name in ("mini_generation_epochs", "cycle_epochs", "rampup_epochs") if hasattr(config, name)]
     return [
         *(sys.executable, str(ROOT / "run_glue.py"), "--task", "rte", "--data", "synthetic", "--method", method),
@@ -107,7 +107,7 @@ def moment(log, folder):
 def kill_and_resume(method, encoder, tmp_path, kills, seed=0):  # noqa: F811
     """Kills runs until there were so many kills, and compares each run that ends with an undisturbed one."""
     generator = random.Random(f"{method} {seed}")
-    needs_teacher = active(TEACHERS[method]).build().is_stateful
+    needs_teacher = active(METHODS[method]).build().is_stateful
     whole = tmp_path / "whole"
     with open(tmp_path / "whole.log", "w") as log:
         assert start(command(method, encoder, whole), whole, log).wait() == 0, (tmp_path / "whole.log").read_text()
@@ -155,6 +155,6 @@ def test_sixty_kills(encoder, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(set(TEACHERS) - {"lstsd"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"lstsd"}))
 def test_five_kills_of_every_other_method(encoder, tmp_path, method):  # noqa: F811
     kill_and_resume(method, encoder, tmp_path, kills=5, seed=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lstsd_hf.loss_scale import BaseLoss, found_to_divide_by_items, log_divisor, term_scale
-from lstsd_hf.problems import PROBLEMS
+from lstsd_hf.problem_types import PROBLEM_TYPES
 
 B, N, W, G = 4, 10, 3, 5
 LABELS = torch.tensor([0, 1, 1, -100, 0])  # B of them count
@@ -61,7 +61,7 @@ def test_examples_count_where_there_are_no_labels():
     ],
 )
 def test_a_model_that_divides_by_the_items_is_found_out(factor, labels, items, expected):
-    problem = PROBLEMS["single_label_classification"]
+    problem = PROBLEM_TYPES["single_label_classification"]
     logits = torch.tensor([[1.0, -1.0], [0.5, 0.0]])
     labels = None if labels is None else torch.tensor(labels)
     mean = problem.base_loss(logits, torch.tensor([0, 1])).mean()

@@ -3,7 +3,8 @@ import random
 import pytest
 import torch
 
-from lstsd_hf import TeacherMemory
+from lstsd_hf import ConstantMemory, LatestMemory, MovingAverageMemory, TeacherMemory
+from lstsd_hf.errors import InputError
 
 
 class NaiveMemory:
@@ -123,3 +124,59 @@ def test_wrong_shapes():
         TeacherMemory(3, 0)
     with pytest.raises(ValueError, match=r"\(batch_size, num_labels\) = \(2, 2\), got \(2, 3\)\."):
         TeacherMemory(3, 2).stage(torch.tensor([0, 1]), torch.zeros(2, 3))
+
+
+# ---- Given predictions ----
+
+
+GIVEN = torch.tensor([[2.0, -2.0], [0.5, 1.5], [-1.0, 1.0]])
+
+
+@pytest.mark.parametrize("memory_class", [TeacherMemory, LatestMemory, MovingAverageMemory])
+def test_a_filled_memory_reads_what_it_was_given(memory_class):
+    memory = memory_class(3, 2)
+    memory.fill(GIVEN, torch.tensor([True, False, True]))
+    rows, written = memory.read(torch.tensor([2, 0, 1]))
+    for table in range(memory.num_tables):
+        assert torch.equal(rows[table, :2], GIVEN[[2, 0]])
+        assert written[table].tolist() == [True, True, False]
+    assert memory.coverage == pytest.approx(2 / 3)
+    assert not memory.is_complete
+    memory.fill(GIVEN)
+    assert memory.is_complete
+    again = memory_class.from_state_dict(memory.state_dict())
+    assert torch.equal(again.read(torch.arange(3))[0], memory.read(torch.arange(3))[0])
+
+
+def test_an_average_goes_on_from_what_it_was_given():
+    memory = MovingAverageMemory(3, 2)
+    memory.fill(GIVEN)
+    memory.stage(torch.tensor([1]), torch.tensor([[1.0, 0.0]]))
+    memory.transition(1, decay=0.75)
+    expected = GIVEN.clone()
+    expected[1] = 0.75 * GIVEN[1] + 0.25 * torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(memory.moving_average, expected)
+
+
+def test_a_filling_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"must have the shape \(num_examples, num_labels\) = \(3, 2\), got \(2, 3\)"):
+        LatestMemory(3, 2).fill(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"must have the shape \(num_examples, num_labels\), got \(6,\)"):
+        ConstantMemory(torch.zeros(6))
+
+
+def test_a_constant_memory_is_known_by_its_digest():
+    memory, other = ConstantMemory(GIVEN), ConstantMemory(GIVEN, torch.tensor([True, False, True]))
+    rows, written = other.read(torch.tensor([1, 2]))
+    assert rows.tolist() == [[[0.5, 1.5], [-1.0, 1.0]]]
+    assert written.tolist() == [[False, True]]
+    assert (memory.coverage, memory.is_complete) == (1.0, True)
+    assert (other.coverage, other.is_complete) == (pytest.approx(2 / 3), False)
+    state = memory.state_dict()
+    assert not any(torch.is_tensor(value) for value in state.values())
+    ConstantMemory(GIVEN.clone()).check_state(state)
+    changed = GIVEN.clone()
+    changed[0, 0] += 1e-6
+    for another in (other, ConstantMemory(changed), ConstantMemory(GIVEN.double())):
+        with pytest.raises(InputError, match="The table of predictions must be what it was when the checkpoint was"):
+            another.check_state(state)

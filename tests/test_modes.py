@@ -14,13 +14,14 @@ from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer
 
 from lstsd_hf import (
     LSTSD,
-    TEACHERS,
+    METHODS,
     LSTSDConfig,
     LSTSDTrainer,
     SelfDistillationMixin,
     TeacherMemory,
     TemporalEnsembleConfig,
 )
+from lstsd_hf.context import TrainingContext
 from lstsd_hf.errors import InputError
 
 from .conftest import assert_same_weights, make_examples, make_model
@@ -49,7 +50,7 @@ class Account:
             return terms
 
         trainer.teacher.loss_terms = spy
-        trainer.teacher.reset = lambda count: (self.begin(), reset(count))
+        trainer.teacher.reset = lambda: (self.begin(), reset())
 
     def begin(self):
         self.epoch, self.batches, self.distilled = 0, 0, 0
@@ -287,7 +288,7 @@ def test_repeated_training(make_args):
     for _ in range(2):
         trainer.train()
         account.check(6)
-        assert trainer.teacher.distilled_steps == 16
+        assert trainer.distilled_steps == 16
 
 
 def test_hyperparameter_search(make_args):
@@ -465,7 +466,7 @@ def test_a_memory_on_another_device_is_asked_for_by_name(make_args):
             memory_device=device,
         )
         trainer.train()
-        assert trainer.teacher.memory_device == (device and torch.device(device))
+        assert trainer.teacher.context.memory_device == torch.device("cpu")
         outcomes.append(trainer)
     devices = []
 
@@ -474,11 +475,12 @@ def test_a_memory_on_another_device_is_asked_for_by_name(make_args):
             devices.append((str(device), str(merge_device)))
             super().__init__(num_examples, num_labels, "cpu", dtype, merge_device)
 
-    teacher = outcomes[1].teacher
+    teacher = CONFIG.build()
+    teacher.memory_class = Recorded
     for device in ("cuda", None):
-        teacher.memory_device = device
-        memory = teacher._new_memory(Recorded, 4, torch.zeros(2, 2))
-        teacher._loaded_memory(Recorded, memory.state_dict(), "cpu")
+        teacher.begin(TrainingContext(4, device="cpu", memory_device=device))
+        teacher.stage(torch.arange(2), torch.zeros(2, 2))
+        teacher.load_state_dict(teacher.state_dict())
     assert devices == [("cuda", "cpu")] * 2 + [("cpu", "cpu")] * 2
     assert_same_weights(outcomes[0].model, outcomes[1].model)
     assert np.array_equal(
@@ -489,13 +491,6 @@ def test_a_memory_on_another_device_is_asked_for_by_name(make_args):
 def test_an_unknown_device_is_named():
     with pytest.raises(InputError, match="`memory_device` must be a device such as 'cpu', got 'gpu'"):
         LSTSDTrainer(model=make_model(), train_dataset=make_examples(4), memory_device="gpu")
-
-
-def test_the_device_of_a_teacher_is_its_own():
-    teacher = CONFIG.build()
-    teacher.memory_device = "cpu"
-    LSTSDTrainer(model=make_model(), train_dataset=make_examples(4), teacher=teacher)
-    assert teacher.memory_device == "cpu"
 
 
 class Mine(LSTSD):
@@ -511,9 +506,8 @@ def test_hyperparameter_search_over_options_of_the_method(make_args):
             output = super().train(*args, **kwargs)
             config = self.teacher.config
             used.append((config.lambda_short, config.mini_generation_epochs, self.args.learning_rate))
-            assert self._events.teacher is self.teacher
             assert isinstance(self.teacher, Mine)
-            assert self.teacher.distilled_steps == 24 - 4 * config.mini_generation_epochs
+            assert self.distilled_steps == 24 - 4 * config.mini_generation_epochs
             return output
 
     trainer = Counted(
@@ -541,7 +535,7 @@ def test_hyperparameter_search_over_options_of_the_method(make_args):
     assert tuple(best.hyperparameters[name] for name in ("lambda_short", "mini_generation_epochs")) in {
         options[:2] for options in used
     }
-    assert trainer.teacher.memory_device == torch.device("cpu")
+    assert trainer.teacher.context.memory_device == torch.device("cpu")
     assert not hasattr(trainer.args, "lambda_short")
 
 
@@ -559,7 +553,7 @@ def test_hyperparameter_search_over_what_a_variant_has(make_args):
         args=make_args(num_train_epochs=4, eval_strategy="epoch"),
         train_dataset=make_examples(8),
         eval_dataset=make_examples(6, seed=1),
-        teacher=TEACHERS["lstsd_no_short"](),
+        teacher=METHODS["lstsd_no_short"](),
     )
     trainer.hyperparameter_search(
         hp_space=lambda trial: {
@@ -577,5 +571,5 @@ def test_hyperparameter_search_over_what_a_variant_has(make_args):
 def test_tensor_parallelism_is_refused(make_args):
     trainer = make_trainer(make_args)
     trainer.model._tp_size = 2
-    with pytest.raises(InputError, match="LSTSD does not support tensor parallelism, got groups of 2 processes"):
+    with pytest.raises(InputError, match="LSTSD cannot work under tensor parallelism, got groups of 2 processes"):
         trainer.train()

@@ -48,7 +48,7 @@ args = TrainingArguments(
 )
 trainer = LSTSDTrainer(BertForSequenceClassification(config), args, train_dataset=rows)
 trainer.train()
-print(len(trainer.teacher.rank_label_errors()), trainer.teacher.distilled_steps)
+print(len(trainer.teacher.rank_label_errors()), trainer.distilled_steps)
 """
 
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import lstsd_hf
-from lstsd_hf import TEACHERS, LSTSDTrainer
+from lstsd_hf import METHODS, LSTSDTrainer
 from lstsd_hf.glue import cli
 
 from .conftest import make_examples
@@ -56,7 +56,7 @@ def test_every_method_is_in_the_table_and_described():
     table = README[README.index("| method | what teaches |") : README.index("**Wrong labels.**")]
     described = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
     headings = " ".join(line for line in described.splitlines() if line.startswith("## "))
-    for name in TEACHERS:
+    for name in METHODS:
         assert f"`{name}`" in table, name
         assert re.search(rf"\b{name}\b", headings), name
 

@@ -17,7 +17,7 @@ from transformers import (
     pipeline,
 )
 
-from lstsd_hf import TEACHERS
+from lstsd_hf import METHODS
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments import grid
 from lstsd_hf.glue import cli
@@ -286,7 +286,7 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "magic", "--task", "rte"], f"`method` must be of {', '.join(TEACHERS)}, got 'magic'."),
+        (["--method", "magic", "--task", "rte"], f"`method` must be of {', '.join(METHODS)}, got 'magic'."),
         (
             ["--method", "lstsd", "--task", "ax"],
             f"`task` must be one of {', '.join(TASKS)}, got 'ax'. Own data: `--train_file`.",
@@ -381,7 +381,7 @@ def test_errors_are_short_and_options_are_listed(workplace):
     command = [sys.executable, str(ROOT / "run_glue.py")]
     failed = subprocess.run([*command, "--task", "rte", "--method", "magic"], capture_output=True, text=True)
     assert failed.returncode == 1
-    assert failed.stderr == f"run_glue.py: error: `method` must be of {', '.join(TEACHERS)}, got 'magic'.\n"
+    assert failed.stderr == f"run_glue.py: error: `method` must be of {', '.join(METHODS)}, got 'magic'.\n"
     shown = subprocess.run([*command, "--method", "lstsd", "--help"], capture_output=True, text=True)
     for option in ("--lambda_short", "--mini_generation_epochs", "--teacher_floor", "--learning_rate", "--resume"):
         assert option in shown.stdout
@@ -498,7 +498,7 @@ def test_options_of_several_methods_have_the_methods_name_in_front():
 
 def test_all_methods_and_tasks():
     parsed = cli.parse(["--task", "all", "--method", "all"])
-    assert [config.name for config in parsed.teachers] == list(TEACHERS)
+    assert [config.name for config in parsed.teachers] == list(METHODS)
     assert all(config == config.paper() for config in parsed.teachers)
 
 

@@ -1,6 +1,7 @@
 """The trainer beside stock `Trainer`: parity, scale of the terms, logs, evaluation, refusals."""
 
 import copy
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertForTokenClassification, PreTrainedConfig, Trainer, TrainerCallback, default_data_collator
 
 from lstsd_hf import (
-    TEACHERS,
+    METHODS,
     DistillationTerm,
     LSTSDConfig,
     LSTSDTrainer,
@@ -20,6 +21,7 @@ from lstsd_hf import (
     Teacher,
 )
 from lstsd_hf.errors import InputError
+from lstsd_hf.problem_types import SingleLabel
 
 from .conftest import assert_same_weights, make_examples, make_model
 
@@ -206,7 +208,9 @@ def test_gradient_reaches_the_student_and_never_the_teacher(tiny_model, make_arg
     teacher = trainer.teacher
     assert not teacher.memory.short_term_logits.requires_grad
     logits = torch.randn(4, 2, requires_grad=True)
-    terms = teacher.loss_terms(SimpleNamespace(indices=torch.arange(4), student_logits=logits))
+    terms = teacher.loss_terms(
+        SimpleNamespace(indices=torch.arange(4), student_logits=logits, problem_type=SingleLabel())
+    )
     sum(term.per_example.sum() for term in terms.values()).backward()
     assert (logits.grad.abs().sum(dim=-1) > 0).all()
 
@@ -377,7 +381,7 @@ def test_a_second_train_starts_afresh(tiny_model, make_args):
     first = trainer.teacher.memory
     trainer.train()
     assert trainer.teacher.memory is not first
-    assert trainer.teacher.distilled_steps == 4
+    assert trainer.distilled_steps == 4
     assert trainer.teacher.memory.epoch == 3
 
 
@@ -462,6 +466,7 @@ def test_one_line_at_train_start(tiny_model, make_args, caplog, epochs, options,
         train_dataset=make_examples(4),
         teacher=LSTSDConfig(**options),
     )
+    caplog.set_level(logging.INFO, "lstsd_hf")
     trainer.train()
     assert [record.message for record in caplog.records if record.name == "lstsd_hf.events"] == [expected]
 
@@ -524,7 +529,7 @@ def test_dataset_without_length(tiny_model, make_args):
     )
     trainer.train()
     trainer = LSTSDTrainer(
-        model=tiny_model, args=make_args(max_steps=4), train_dataset=Stream(), teacher=TEACHERS["snapshot_ensemble"]()
+        model=tiny_model, args=make_args(max_steps=4), train_dataset=Stream(), teacher=METHODS["snapshot_ensemble"]()
     )
     message = refusal(trainer.train, ValueError)
     assert message.startswith("A run must have at least 2 learning-rate cycles, got 4 steps and cycles of")
@@ -595,8 +600,8 @@ def test_a_training_step_that_computes_no_loss_of_the_trainer(tiny_model, make_a
 
     message = refusal(ModelAlone(model=tiny_model, args=make_args(), train_dataset=make_examples(8)).train, TypeError)
     assert message == (
-        "`training_step` of ModelAlone must call `self.compute_loss`, but the teacher saw no batch. Call it, not "
-        "`super().compute_loss` or the model alone."
+        "`training_step` of ModelAlone must call `self.compute_loss`, but teacher and observers saw no batch. Call "
+        "it, not `super().compute_loss` or the model alone."
     )
 
 
@@ -669,7 +674,7 @@ def test_one_output_without_a_config_may_be_yes_or_no(make_args):
             model.config = SimpleNamespace(**config)
         trainer = LSTSDTrainer(model=model, args=make_args(), train_dataset=make_examples(8))
         trainer.train()
-        return trainer.teacher.problem.name
+        return trainer.teacher.context.problem_type.name
 
     message = refusal(train, ValueError)
     assert message.startswith(
@@ -692,7 +697,7 @@ def test_several_kinds_of_labels_cannot_be_scored_jointly(make_args, method):
             return self.inner(input_ids, labels=labels)
 
     rows = [{**row, "other_labels": 0} for row in make_examples(8)]
-    config = TEACHERS[method](**({"cycle_epochs": 1} if method == "snapshot_ensemble" else {}))
+    config = METHODS[method](**({"cycle_epochs": 1} if method == "snapshot_ensemble" else {}))
     trainer = LSTSDTrainer(model=Model(), args=make_args(), train_dataset=rows, eval_dataset=rows, teacher=config)
     trainer.compute_metrics = lambda prediction: {"rows": len(prediction.predictions)}
     trainer.train()
@@ -780,7 +785,7 @@ def test_a_mean_teacher_needs_more_than_the_beginning_of_its_ramp(tiny_model, ma
         model=tiny_model,
         args=make_args(num_train_epochs=1),
         train_dataset=make_examples(8),
-        teacher=TEACHERS["mean_teacher"](),
+        teacher=METHODS["mean_teacher"](),
     )
     assert refusal(trainer.train, ValueError) == (
         "`num_train_epochs` must be at least 2, or the ramp-up of the weight ends where it begins: got 1 planned. "

@@ -31,7 +31,7 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lstsd_hf import TEACHERS, LSTSDTrainer
+from lstsd_hf import METHODS, LSTSDTrainer
 from lstsd_hf.glue.results import device_name, package_versions
 
 STOCK = "stock Trainer"
@@ -55,7 +55,7 @@ def train(name: str, model, data: list[dict], options: argparse.Namespace) -> fl
     """Milliseconds of a step."""
     teacher = {}
     if name != STOCK:
-        config_class = TEACHERS[name]
+        config_class = METHODS[name]
         teacher["teacher"] = config_class(
             **{k: v for k, v in PERIODS.items() if k in config_class.__dataclass_fields__}
         )
@@ -101,7 +101,7 @@ def main() -> None:
     model = BertForSequenceClassification(BertConfig(num_hidden_layers=options.layers))
     tokens = torch.randint(1000, 20000, (options.steps * options.batch_size, LENGTH))
     data = [{"input_ids": row, "labels": index % 2} for index, row in enumerate(tokens)]
-    names = [STOCK, *TEACHERS]
+    names = [STOCK, *METHODS]
     train(STOCK, model, data, options)
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -167,6 +168,8 @@ def main(arguments: list[str]) -> None:
 
 def run() -> None:
     """The command: an error of the user is one line."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lstsd_hf").setLevel(logging.INFO)
     try:
         main(sys.argv[1:])
     except InputError as error:

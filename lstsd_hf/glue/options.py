@@ -10,7 +10,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ..errors import InputError
-from ..teachers import TEACHERS, TeacherConfig
+from ..methods import METHODS, TeacherConfig
 from .models import CNN
 from .preparation import DataOptions
 from .tasks import TASKS
@@ -66,7 +66,7 @@ ALL = "all"
 class RunArguments:
     """What to train on what."""
 
-    method: list[str] = field(metadata={"help": f"One or several of: {', '.join(TEACHERS)}; or all."})
+    method: list[str] = field(metadata={"help": f"One or several of: {', '.join(METHODS)}; or all."})
     task: list[str] | None = field(
         default=None, metadata={"help": f"One or several of: {', '.join(TASKS)}; or all. Own data: --train_file."}
     )
@@ -162,13 +162,13 @@ def parse(arguments: list[str]) -> Parsed:
     first.add_argument("--output_dir", "--output-dir")
     first.add_argument("--seed")
     known, _ = first.parse_known_args(arguments)
-    methods = list(TEACHERS) if known.method == [ALL] else known.method
+    methods = list(METHODS) if known.method == [ALL] else known.method
     for name in methods:
-        if name not in TEACHERS:
-            raise InputError(f"`method` must be of {', '.join(TEACHERS)}, got {name!r}.")
+        if name not in METHODS:
+            raise InputError(f"`method` must be of {', '.join(METHODS)}, got {name!r}.")
     check_unique("method", methods)
     plain, prefixed = _split_prefixed(arguments, methods)
-    config_classes = [TEACHERS[name] for name in methods]
+    config_classes = [METHODS[name] for name in methods]
     is_single = len(config_classes) == 1
     if is_single:
         plain, prefixed = plain + prefixed[methods[0]], {}

@@ -78,7 +78,7 @@ def results_of(run: GlueRun, trainer: GlueTrainer, seconds: float, resumed: bool
         "epochs": epochs,
         "last_epoch": epochs[-1],
         "best_epoch": max(epochs, key=lambda epoch: epoch[f"eval_{run.task.headline_metric}"]),
-        "distilled_steps": trainer.teacher.distilled_steps,
+        "distilled_steps": trainer.distilled_steps,
         "coverage": memory.coverage if memory is not None else None,
         "seconds": seconds,
         "resumed": resumed,

@@ -13,8 +13,8 @@ from datasets import DatasetDict
 from transformers import TrainingArguments
 
 from ..errors import InputError
+from ..methods import TeacherConfig
 from ..schedules import TrainingPlan
-from ..teachers import TeacherConfig
 from .metrics import metrics_of
 from .preparation import DataOptions
 from .tasks import TASKS, GlueTask

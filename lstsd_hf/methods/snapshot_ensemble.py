@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from ..distributed import gather_objects
 from ..errors import InputError
 from ..files import replacing
 from ..model_copy import ModelCopy
-from ..schedules import Progress, TrainingPlan
+from ..observers import State
+from ..schedules import Progress
 from .cyclic import CyclicConfig, CyclicTeacher
 
 SNAPSHOT_FOLDER = "snapshots"
@@ -76,29 +76,31 @@ class SnapshotEnsemble(CyclicTeacher):
     needs_batches = False
     runs_model = True
 
-    def reset(self, num_examples: int) -> None:
-        super().reset(num_examples)
+    def reset(self) -> None:
+        super().reset()
         self._steps_done = 0
         self._run_id: str | None = None
 
-    def on_train_begin(self, plan: TrainingPlan) -> str | None:
+    def on_train_begin(self) -> str | None:
         if self._run_id is None:
             self._run_id = gather_objects(uuid.uuid4().hex)[0]
-        return super().on_train_begin(plan)
+        return super().on_train_begin()
 
     def on_step_end(self, progress: Progress) -> None:
         self._steps_done = progress.global_step
         if self._cycles.ends_after(progress.global_step) and self.config.max_snapshots != 1:
-            if self.student.writes_files:
+            if self.context.student.writes_files:
                 path = self._path(self._cycles.of_last_step(progress.global_step))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                tensors = {name: value.contiguous() for name, value in ModelCopy.of(self.student.model).tensors.items()}
+                tensors = {
+                    name: value.contiguous() for name, value in ModelCopy.of(self.context.student.model).tensors.items()
+                }
                 with replacing(path) as temporary:
                     save_file(tensors, temporary, {"run": self._run_id})
-            self.student.wait_for_everyone()
+            self.context.student.wait_for_everyone()
 
     def _path(self, cycle: int):
-        return self.student.output_dir / SNAPSHOT_FOLDER / f"cycle-{cycle + 1}.safetensors"
+        return self.context.student.output_dir / SNAPSHOT_FOLDER / f"cycle-{cycle + 1}.safetensors"
 
     @property
     def predicts_as_ensemble(self) -> bool:
@@ -116,7 +118,7 @@ class SnapshotEnsemble(CyclicTeacher):
 
     def _check_none_is_lost(self) -> None:
         """An untrained trainer knows no run, and would score a saved model alone as if it were the ensemble."""
-        if self.student is not None and self._path(0).is_file():
+        if self.context.student is not None and self._path(0).is_file():
             raise InputError(
                 f"The snapshots in {self._path(0).parent} must be those of a training of this trainer, which has not "
                 "been trained. Resume the run (`train(resume_from_checkpoint=...)`), use another `output_dir`, or "
@@ -130,7 +132,7 @@ class SnapshotEnsemble(CyclicTeacher):
                 f"The snapshot {path} must exist, found none: it was moved or deleted, or the run was resumed with "
                 "another `output_dir`. Put it back, or start a new run."
             )
-        device = next(self.student.model.parameters()).device
+        device = next(self.context.student.model.parameters()).device
         with safe_open(path, framework="pt", device=str(device)) as file:
             if file.metadata()["run"] != self._run_id:
                 raise InputError(
@@ -138,12 +140,11 @@ class SnapshotEnsemble(CyclicTeacher):
                     "this `output_dir` later. Start a new run in an empty one."
                 )
             snapshot = ModelCopy({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
-        snapshot.check_covers(self.student.model)
+        snapshot.check_covers(self.context.student.model)
         return snapshot
 
-    def state_dict(self) -> dict[str, Tensor | int | float | str]:
-        return {**super().state_dict(), "steps_done": self._steps_done, "run_id": self._run_id}
+    def state_dict(self) -> State:
+        return {"steps_done": self._steps_done, "run_id": self._run_id}
 
-    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        super().load_state_dict(state, device)
+    def load_state_dict(self, state: State) -> None:
         self._steps_done, self._run_id = state["steps_done"], state["run_id"]

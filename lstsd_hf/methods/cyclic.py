@@ -1,12 +1,12 @@
 """What the snapshot methods share: training in cycles of the learning rate."""
 
-from dataclasses import dataclass, field
-
-from torch import Tensor
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from ..errors import InputError
 from ..schedules import CosineCycles, TrainingPlan
-from .base import ConfiguredTeacher, TeacherConfig
+from .base import ConfiguredTeacher
+from .config import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,19 @@ class CyclicConfig(TeacherConfig):
         super().__post_init__()
         self._check_epochs("cycle_epochs")
 
-    def planned_length(self, plan: TrainingPlan) -> int:
-        """Epochs in a cycle of a run."""
-        return self.cycle_epochs or max(1, plan.num_epochs // 5)
+    def fitted_to(self, plan: TrainingPlan) -> Self:
+        return replace(self, cycle_epochs=self.cycle_epochs or max(1, plan.num_epochs // 5))
 
     def check_plan(self, plan: TrainingPlan) -> None:
-        plan.check_length("cycle_epochs", self.planned_length(plan), "there is no second cycle")
+        plan.check_length("cycle_epochs", self.fitted_to(plan).cycle_epochs, "there is no second cycle")
 
 
 class CyclicTeacher(ConfiguredTeacher):
     """A teacher whose mini-generations are cycles of the learning rate."""
 
-    _cycles: CosineCycles | None = None
-    _resumed_length: int | None = None
-
-    def reset(self, num_examples: int) -> None:
+    def reset(self) -> None:
         # The scheduler asks before training begins, and a cycle begins at the base rate.
-        self._cycles = None
-        self._resumed_length = None
+        self._cycles: CosineCycles | None = None
 
     @property
     def learning_rate_factor(self):
@@ -50,21 +45,14 @@ class CyclicTeacher(ConfiguredTeacher):
     def _factor(self, step: int) -> float:
         return 1.0 if self._cycles is None else self._cycles.factor(step)
 
-    def on_train_begin(self, plan: TrainingPlan) -> str | None:
-        self.config.check_plan(plan)
-        self._cycle_epochs = length = self.config.planned_length(plan)
-        plan.check_resumed("cycle_epochs", length, self._resumed_length)
+    def on_train_begin(self) -> str | None:
+        super().on_train_begin()
+        plan, length = self.context.plan, self.options.cycle_epochs
         self._cycles = cycles = CosineCycles(length * plan.steps_per_epoch, plan.max_steps)
         if cycles.count < 2:
             raise InputError(
                 f"A run must have at least 2 learning-rate cycles, got {plan.max_steps} steps and cycles of "
-                f"{length * plan.steps_per_epoch}. Shorten `cycle_epochs`; a data set without a length has no epochs."
+                f"{length * plan.steps_per_epoch}. Shorten `cycle_epochs`; a dataset without a length has no epochs."
             )
         rate = "the learning rate falls along a cosine in each" if self.config.cyclic_learning_rate else "no restarts"
         return f"{self.config.name}: {cycles.count} cycles of {length} epoch{'s' * (length > 1)}; {rate}."
-
-    def state_dict(self) -> dict[str, Tensor | int | float]:
-        return {"cycle_epochs": self._cycle_epochs}
-
-    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        self._resumed_length = state["cycle_epochs"]

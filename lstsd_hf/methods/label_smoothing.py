@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..errors import InputError
-from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
+from ..observers import TrainingBatch
+from .base import ConfiguredTeacher, DistillationTerm
+from .config import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class LabelSmoothing(ConfiguredTeacher):
 
     config_class = LabelSmoothingConfig
 
-    def base_loss_weight(self, batch: TeacherBatch) -> float:
+    def base_loss_weight(self, batch: TrainingBatch) -> float:
         return 1.0 - self.config.smoothing
 
-    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         if not self.config.smoothing:
             return {}
-        per_example = self.problem.cross_entropy_to_uniform(batch.student_logits)
+        targets = batch.problem_type.uniform_targets(batch.student_logits)
+        per_example = batch.problem_type.cross_entropy_to(batch.student_logits, targets)
         return {"uniform": DistillationTerm(per_example, self.config.smoothing)}

@@ -1,18 +1,15 @@
 """Mean Teacher: a moving average of the model's weights teaches the model."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
 
 from ..errors import InputError
 from ..losses import DIVERGENCES
 from ..model_copy import ModelCopy
+from ..observers import State, TrainingBatch
 from ..schedules import Progress, TrainingPlan, ramp_up
-from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
-
-# Beside the parameters in a checkpoint, whose names have no such character.
-_RAMPUP = "rampup_epochs:"
+from .base import ConfiguredTeacher, DistillationTerm
+from .config import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,9 @@ class MeanTeacherConfig(TeacherConfig):
         """No weight: no average is kept either."""
         return cls(consistency_weight=0.0)
 
+    def fitted_to(self, plan: TrainingPlan) -> Self:
+        return replace(self, rampup_epochs=self._fitted_rampup(plan))
+
     def check_plan(self, plan: TrainingPlan) -> None:
         if self.consistency_weight and self.rampup_epochs != 0 and plan.num_epochs < 2:
             raise InputError(
@@ -97,50 +97,45 @@ class MeanTeacher(ConfiguredTeacher):
 
     runs_model = True
 
-    def reset(self, num_examples: int) -> None:
+    def reset(self) -> None:
         self.ema = None
         self._weight = 0.0
-        self._resumed_rampup: float | None = None
 
-    def on_train_begin(self, plan: TrainingPlan) -> str | None:
-        config = self.config
-        config.check_plan(plan)
-        self._rampup_epochs = config.rampup_epochs if config.rampup_epochs is not None else plan.num_epochs / 10
-        plan.check_resumed("rampup_epochs", self._rampup_epochs, self._resumed_rampup)
+    def on_train_begin(self) -> str | None:
+        super().on_train_begin()
+        config, steps_per_epoch = self.config, self.context.plan.steps_per_epoch
         self._decay = config.ema_decay
         if config.ema_decay_per_epoch is not None:
-            self._decay = config.ema_decay_per_epoch ** (1.0 / plan.steps_per_epoch)
+            self._decay = config.ema_decay_per_epoch ** (1.0 / steps_per_epoch)
         if not config.consistency_weight:
             return None
         if self.ema is None:
-            self.ema = ModelCopy.of(self.student.model)
+            self.ema = ModelCopy.of(self.context.student.model)
         return (
             f"Mean Teacher: the average keeps {self._decay:.4g} of itself at each step, "
-            f"{self._decay**plan.steps_per_epoch:.2g} over an epoch."
+            f"{self._decay**steps_per_epoch:.2g} over an epoch."
         )
 
     def on_epoch_begin(self, progress: Progress) -> None:
-        self._weight = self.config.consistency_weight * ramp_up(progress.epoch, self._rampup_epochs)
+        self._weight = self.config.consistency_weight * ramp_up(progress.epoch, self.options.rampup_epochs)
 
-    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         if not self._weight:
             return {}
-        targets = self.problem.targets(self.ema.forward(self.student, batch.inputs, training=True))
-        divergences = self.problem.divergence(self.config.divergence, batch.student_logits, targets)
-        agreement = self.problem.agreement(batch.student_logits, targets)
+        targets = batch.problem_type.targets(self.ema.forward(self.context.student, batch.inputs, training=True))
+        divergences = batch.problem_type.divergence(self.config.divergence, batch.student_logits, targets)
+        agreement = batch.problem_type.agreement(batch.student_logits, targets)
         return {"consistency": DistillationTerm(divergences, self._weight, agreement)}
 
     def on_step_end(self, progress: Progress) -> None:
-        if self.ema is not None and not self.student.step_was_skipped:
-            self.ema.average(self.student.model, min(1.0 - 1.0 / (progress.global_step + 1), self._decay))
+        if self.ema is not None and not self.context.student.step_was_skipped:
+            self.ema.average(self.context.student.model, min(1.0 - 1.0 / (progress.global_step + 1), self._decay))
 
     def scored_copies(self) -> dict[str, ModelCopy]:
         return {} if self.ema is None else {"ema": self.ema}
 
-    def state_dict(self) -> dict[str, Tensor | int | float]:
-        return {} if self.ema is None else {**self.ema.tensors, _RAMPUP: self._rampup_epochs}
+    def state_dict(self) -> State:
+        return {} if self.ema is None else dict(self.ema.tensors)
 
-    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        tensors = dict(state)
-        self._resumed_rampup = tensors.pop(_RAMPUP, None)
-        self.ema = ModelCopy(tensors).to(device) if tensors else None
+    def load_state_dict(self, state: State) -> None:
+        self.ema = ModelCopy(state).to(self.context.device) if state else None

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ..distributed import gather_objects, num_processes, rank
 from ..errors import InputError
+from ..observers import State, TrainingBatch
 from ..schedules import Progress
-from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
+from .base import ConfiguredTeacher, DistillationTerm
+from .config import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class DLB(ConfiguredTeacher):
 
     runs_model = True
 
-    def reset(self, num_examples: int) -> None:
+    def reset(self) -> None:
         self._epoch = 0
         # Micro-batches of the last optimizer step and of the current one.
         self._previous: list[_Remembered] = []
@@ -86,7 +88,7 @@ class DLB(ConfiguredTeacher):
             self._previous = []
         self._epoch = progress.epoch
 
-    def base_loss_weight(self, batch: TeacherBatch) -> float:
+    def base_loss_weight(self, batch: TrainingBatch) -> float:
         partner = self._partner
         if partner is None:
             return 1.0
@@ -97,23 +99,23 @@ class DLB(ConfiguredTeacher):
         position = len(self._current)
         return self._previous[position] if position < len(self._previous) else None
 
-    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         partner = self._partner
         if partner is None:
             return {}
-        temperature, problem = self.config.temperature, self.problem
+        temperature, kind = self.config.temperature, batch.problem_type
         logits = batch.forward(partner.inputs)
-        targets = problem.targets(partner.logits, temperature)
-        divergences = problem.divergence("teacher_student", logits, targets, temperature)
-        divergences = divergences * problem.temperature(temperature) ** 2
+        targets = kind.targets(partner.logits, temperature)
+        divergences = kind.divergence("teacher_student", logits, targets, temperature)
+        divergences = divergences * kind.temperature(temperature) ** 2
         return {
             "previous_labels": DistillationTerm(
-                problem.base_loss(logits, partner.labels), 1.0 - self.base_loss_weight(batch)
+                kind.base_loss(logits, partner.labels), 1.0 - self.base_loss_weight(batch)
             ),
-            "previous": DistillationTerm(divergences, self.config.alpha, problem.agreement(logits, targets)),
+            "previous": DistillationTerm(divergences, self.config.alpha, kind.agreement(logits, targets)),
         }
 
-    def observe(self, batch: TeacherBatch) -> None:
+    def observe(self, batch: TrainingBatch) -> None:
         if not self.config.alpha:
             return
         if batch.labels is None:
@@ -129,9 +131,9 @@ class DLB(ConfiguredTeacher):
     def on_step_end(self, progress: Progress) -> None:
         self._previous, self._current = self._current, []
 
-    def state_dict(self) -> dict[str, Tensor | int | float]:
+    def state_dict(self) -> State:
         """Each process remembers batches of its own, so the checkpoint has those of all."""
-        state: dict[str, Tensor | int | float] = {"epoch": self._epoch, "num_processes": num_processes()}
+        state: dict[str, Any] = {"epoch": self._epoch, "num_processes": num_processes()}
         mine = [
             {"labels": item.labels.cpu(), "logits": item.logits.cpu()}
             | {f"inputs.{name}": value.cpu() for name, value in item.inputs.items()}
@@ -142,7 +144,7 @@ class DLB(ConfiguredTeacher):
                 state |= {f"{process}.{position}.{name}": value for name, value in item.items()}
         return state
 
-    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
+    def load_state_dict(self, state: State) -> None:
         if state["num_processes"] != num_processes():
             raise InputError(
                 f"`num_processes` must be {state['num_processes']} to resume DLB, got {num_processes()}: each process "
@@ -154,7 +156,7 @@ class DLB(ConfiguredTeacher):
             process, _, rest = key.partition(".")
             if rest and int(process) == rank():
                 position, _, name = rest.partition(".")
-                items.setdefault(int(position), {})[name] = torch.as_tensor(value).to(device)
+                items.setdefault(int(position), {})[name] = torch.as_tensor(value).to(self.context.device)
         self._previous = [
             _Remembered(
                 {name.removeprefix("inputs."): v for name, v in item.items() if name.startswith("inputs.")},

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from .base import ConfiguredTeacher, TeacherConfig
+from .base import ConfiguredTeacher
+from .config import TeacherConfig
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 from torch.distributions import Bernoulli, kl_divergence
 from transformers import Trainer, TrainerCallback
 
-from lstsd_hf import TEACHERS, LSTSDConfig, LSTSDTrainer, TeacherMemory
+from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer, TeacherMemory
 from lstsd_hf.errors import InputError
-from lstsd_hf.problems import PROBLEMS
+from lstsd_hf.problem_types import PROBLEM_TYPES
 
 from .conftest import assert_same_weights, make_examples, make_model
 from .test_conformance import CONFIGS, active
@@ -227,7 +227,7 @@ def test_terms(make_args, problem, num_labels, name):
         config = config_class(mini_generation_epochs=2, teacher_floor=0.0)
     trainer = make_trainer(make_args, problem, config, num_labels)
     if (name, problem) == ("label_smoothing", NUMBERS):
-        with pytest.raises(InputError, match="Label smoothing needs labels, got a regression"):
+        with pytest.raises(InputError, match="must predict labels to spread a target over them, got a regression"):
             trainer.train()
         return
     recorder = Recorder(trainer)
@@ -242,7 +242,7 @@ def test_terms(make_args, problem, num_labels, name):
             torch.testing.assert_close(found.double(), values.double(), rtol=2e-4, atol=2e-6)
             count += bool(values.max() > 1e-5)
     assert count >= 3 * STEPS - 1  # terms that say something
-    assert trainer.teacher.problem is PROBLEMS[problem]
+    assert trainer.teacher.context.problem_type is PROBLEM_TYPES[problem]
     # The whole loss is the model's own and the weighted terms.
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     for entry, batch in zip(logged, recorder.batches, strict=True):
@@ -311,7 +311,7 @@ def test_the_problem_is_read_from_labels_and_outputs(make_args, problem, num_lab
     trainer = make_trainer(make_args, problem, LSTSDConfig(), num_labels)
     trainer.model.config.problem_type = None
     trainer.train()
-    assert trainer.teacher.problem is PROBLEMS[problem]
+    assert trainer.teacher.context.problem_type is PROBLEM_TYPES[problem]
     assert isinstance(trainer.teacher.memory, TeacherMemory)
 
 
@@ -324,7 +324,7 @@ def test_only_single_labels_are_ranked(make_args, problem, num_labels):
 
 
 def test_a_floor_bounds_both_answers_of_each_label():
-    problem = PROBLEMS[MULTI]
+    problem = PROBLEM_TYPES[MULTI]
     targets = problem.targets(torch.tensor([[-50.0, 0.0, 50.0]]), floor=0.01).exp()
     torch.testing.assert_close(targets, torch.tensor([[[1.0, 0.01], [0.5, 0.5], [0.01, 1.0]]]))
     student = torch.tensor([[50.0, 0.0, -50.0]], requires_grad=True)
@@ -355,7 +355,7 @@ def test_several_labels_count_as_trainer_counts_them(make_args):
 
 def test_an_ensemble_knows_the_problem_without_labels(make_args):
     """It is told by the labels of the training, in the model's config or, for numbers, by the outputs."""
-    config = TEACHERS["snapshot_ensemble"](cycle_epochs=2)
+    config = METHODS["snapshot_ensemble"](cycle_epochs=2)
     trainer = make_trainer(make_args, None, config, num_labels=1, learning_rate=0.05)
     trainer.train_dataset, trainer.eval_dataset = make_data(NUMBERS, num_labels=1), make_data(NUMBERS, 6, 1, seed=1)
     trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: torch.nn.functional.mse_loss(
@@ -363,14 +363,14 @@ def test_an_ensemble_knows_the_problem_without_labels(make_args):
     )
     trainer.train()
     assert trainer.model.config.problem_type is None
-    assert trainer.teacher.problem is PROBLEMS[NUMBERS]
+    assert trainer.teacher.context.problem_type is PROBLEM_TYPES[NUMBERS]
     unlabelled = [{"input_ids": row["input_ids"]} for row in trainer.eval_dataset]
     blind = trainer.predict(unlabelled).predictions
     torch.testing.assert_close(torch.tensor(blind), torch.tensor(trainer.predict(trainer.eval_dataset).predictions))
 
 
 @pytest.mark.parametrize(
-    "config", [LSTSDConfig(mini_generation_epochs=2), TEACHERS["snapshot_ensemble"](cycle_epochs=2)]
+    "config", [LSTSDConfig(mini_generation_epochs=2), METHODS["snapshot_ensemble"](cycle_epochs=2)]
 )
 def test_what_soft_labels_mean_must_be_said(make_args, config):
     """Several labels or the probabilities of one: a loss of one's own does not tell."""
@@ -386,11 +386,11 @@ def test_what_soft_labels_mean_must_be_said(make_args, config):
                 trainer.train()
         else:
             trainer.train()
-            kinds[problem] = trainer.teacher.problem.name
+            kinds[problem] = trainer.teacher.context.problem_type.name
     assert all(kind == problem for problem, kind in kinds.items())
 
 
 def test_examples_without_a_label_do_not_count():
     logits, labels = torch.randn(4, 3), torch.tensor([2, -100, 0, -100])
-    loss = PROBLEMS["single_label_classification"].base_loss(logits, labels)
+    loss = PROBLEM_TYPES["single_label_classification"].base_loss(logits, labels)
     assert float(loss.mean()) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))

@@ -1,7 +1,7 @@
 """Temporal Ensembling: a moving average of each example's own predictions."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -9,8 +9,11 @@ from ..errors import InputError
 from ..health import check_coverage
 from ..losses import DIVERGENCES
 from ..memory import MovingAverageMemory
+from ..observers import TrainingBatch
 from ..schedules import Progress, TrainingPlan, ramp_up
-from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
+from .base import DistillationTerm
+from .config import TeacherConfig
+from .with_memory import MemoryTeacher, where_written
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class TemporalEnsembleConfig(TeacherConfig):
         """No weight."""
         return cls(consistency_weight=0.0)
 
+    def fitted_to(self, plan: TrainingPlan) -> Self:
+        return replace(self, rampup_epochs=self._fitted_rampup(plan))
+
     def check_plan(self, plan: TrainingPlan) -> None:
         if self.consistency_weight and plan.num_epochs < 2:
             raise InputError(
@@ -72,7 +78,7 @@ class TemporalEnsembleConfig(TeacherConfig):
         return TemporalEnsemble(self)
 
 
-class TemporalEnsemble(ConfiguredTeacher):
+class TemporalEnsemble(MemoryTeacher):
     """Each example is taught by the moving average of its own predictions in earlier epochs, from epoch 2 on.
 
     Source: Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017, arXiv 1610.02242, Algorithm 2.
@@ -82,61 +88,35 @@ class TemporalEnsemble(ConfiguredTeacher):
     """
 
     config_class = TemporalEnsembleConfig
+    memory_class = MovingAverageMemory
 
-    def reset(self, num_examples: int) -> None:
-        self._num_examples = num_examples
+    def reset(self) -> None:
+        super().reset()
         self._weight = 0.0
-        self._resumed_rampup: float | None = None
-        self.memory = None
 
-    def on_train_begin(self, plan: TrainingPlan) -> str | None:
-        self.config.check_plan(plan)
-        rampup = self.config.rampup_epochs
-        self._rampup_epochs = rampup if rampup is not None else plan.num_epochs / 10
-        plan.check_resumed("rampup_epochs", self._rampup_epochs, self._resumed_rampup)
+    def transition(self, epoch: int) -> None:
+        self.memory.transition(epoch, self.config.prediction_decay)
 
     def on_epoch_begin(self, progress: Progress) -> None:
-        self._transition(progress)
-        ramp = ramp_up(progress.epoch, self._rampup_epochs)
+        super().on_epoch_begin(progress)
+        ramp = ramp_up(progress.epoch, self.options.rampup_epochs)
         self._weight = self.config.consistency_weight * ramp if progress.epoch > 0 else 0.0
         if self._weight:
             check_coverage(self.memory)
 
-    def on_train_end(self, progress: Progress) -> None:
-        self._transition(progress)
+    def rows(self, batch: TrainingBatch) -> Tensor:
+        return batch.problem_type.predictions(batch.student_logits.detach())
 
-    def _transition(self, progress: Progress) -> None:
-        if self.memory is not None:
-            self.memory.transition(progress.epoch, self.config.prediction_decay)
-
-    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         if not self._weight:
             return {}
         averages, written = (table.squeeze(0) for table in self.memory.read(batch.indices))
-        targets = self.problem.averaged_targets(averages)
-        divergences = self.problem.divergence(self.config.divergence, batch.student_logits, targets)
-        agreement = self.problem.agreement(batch.student_logits, targets)
-        agreement = None if agreement is None else agreement.where(written, 0.0)
-        return {"consistency": DistillationTerm(divergences.where(written, 0.0), self._weight, agreement)}
+        targets = batch.problem_type.targets_of_predictions(averages)
+        divergences = batch.problem_type.divergence(self.config.divergence, batch.student_logits, targets)
+        agreement = batch.problem_type.agreement(batch.student_logits, targets)
+        divergences, agreement = where_written(written, divergences, agreement)
+        return {"consistency": DistillationTerm(divergences, self._weight, agreement)}
 
-    def observe(self, batch: TeacherBatch) -> None:
-        rows = self.problem.averaged_rows(batch.student_logits.detach())
-        if self.memory is None:
-            self.memory = self._new_memory(MovingAverageMemory, self._num_examples, rows)
-        self.memory.stage(batch.indices, rows)
-
-    def log_metrics(self) -> dict[str, float]:
-        return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
-
-    def _example_probabilities(self) -> tuple[Tensor, Tensor] | None:
+    def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The averages."""
-        if self.memory is None:
-            return None
-        return self.problem.averaged_targets(self.memory.moving_average).exp(), self.memory.written
-
-    def state_dict(self) -> dict[str, Tensor | int | float]:
-        return {} if self.memory is None else {**self.memory.state_dict(), "rampup_epochs": self._rampup_epochs}
-
-    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        self._resumed_rampup = state.get("rampup_epochs")
-        self.memory = self._loaded_memory(MovingAverageMemory, state, device) if state else None
+        return None if self.memory is None else (self.memory.moving_average, self.memory.written)

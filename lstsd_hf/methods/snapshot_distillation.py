@@ -5,10 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..memory import MovingAverageMemory
+from ..memory import LatestMemory
 from ..model_copy import ModelCopy
+from ..observers import State, TrainingBatch
 from ..schedules import Progress
-from .base import DistillationTerm, TeacherBatch
+from .base import DistillationTerm
 from .cyclic import CyclicConfig, CyclicTeacher
 
 
@@ -87,70 +88,73 @@ class SnapshotDistillation(CyclicTeacher):
 
     runs_model = True
 
-    def reset(self, num_examples: int) -> None:
-        super().reset(num_examples)
-        self._num_examples = num_examples
+    def reset(self) -> None:
+        super().reset()
         self._snapshot_epoch = 0
         self._has_teacher = False
         self.snapshot: ModelCopy | None = None
-        self.memory = None
+        self.memory: LatestMemory | None = None
 
     def on_epoch_begin(self, progress: Progress) -> None:
-        self._has_teacher = progress.epoch >= self._cycle_epochs
-        begins_cycle = progress.epoch > 0 and progress.epoch % self._cycle_epochs == 0
+        length = self.options.cycle_epochs
+        self._has_teacher = progress.epoch >= length
+        begins_cycle = progress.epoch > 0 and progress.epoch % length == 0
         if begins_cycle and self._snapshot_epoch != progress.epoch and self.config.lambda_teacher:
             self._take_snapshot(progress.epoch)
 
     def _take_snapshot(self, epoch: int) -> None:
+        context = self.context
         self._snapshot_epoch = epoch
         if not self.config.store_predictions:
-            self.snapshot = ModelCopy.of(self.student.model)
+            self.snapshot = ModelCopy.of(context.student.model)
             return
-        for indices, logits in self.student.predict_training_set():
+        for indices, logits in context.student.predict_training_set():
             if self.memory is None:
-                self.memory = self._new_memory(MovingAverageMemory, self._num_examples, logits)
+                self.memory = LatestMemory.for_rows(context.num_examples, logits, context.memory_device)
             self.memory.stage(indices, logits)
-        self.memory.transition(self.memory.epoch + 1, decay=0.0)
+        self.memory.skip_to(epoch - 1)
+        self.memory.transition(epoch)
 
-    def base_loss_weight(self, batch: TeacherBatch) -> float:
+    def base_loss_weight(self, batch: TrainingBatch) -> float:
         if not self._has_teacher:
             return 1.0
         weight = self.config.lambda_student
         return weight if weight is not None else 1.0 + 1.0 / self.config.temperature
 
-    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         if not (self._has_teacher and self.config.lambda_teacher):
             return {}
         if self.snapshot is not None:
-            self.snapshot.check_covers(self.student.model)
-            logits = self.snapshot.forward(self.student, batch.inputs)
+            self.snapshot.check_covers(self.context.student.model)
+            logits = self.snapshot.forward(self.context.student, batch.inputs)
         else:
             logits = self.memory.read(batch.indices)[0].squeeze(0)
-        targets = self.problem.targets(logits, self.config.temperature)
-        per_example = self.problem.cross_entropy_to(batch.student_logits, targets)
-        agreement = self.problem.agreement(batch.student_logits, targets)
+        targets = batch.problem_type.targets(logits, self.config.temperature)
+        per_example = batch.problem_type.cross_entropy_to(batch.student_logits, targets)
+        agreement = batch.problem_type.agreement(batch.student_logits, targets)
         return {"teacher": DistillationTerm(per_example, self.config.lambda_teacher, agreement)}
 
-    def _example_probabilities(self) -> tuple[Tensor, Tensor] | None:
+    def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The stored predictions of the last snapshot, unsoftened."""
-        if self.memory is None:
-            return None
-        return self.memory.moving_average.softmax(-1), self.memory.written
+        return None if self.memory is None else (self.memory.latest.softmax(-1), self.memory.written)
 
-    def state_dict(self) -> dict[str, Tensor | int | float]:
-        state = {**super().state_dict(), "snapshot_epoch": self._snapshot_epoch}
-        if self.snapshot is not None:
-            state |= {f"snapshot.{name}": tensor for name, tensor in self.snapshot.tensors.items()}
-        if self.memory is not None:
-            state |= {f"memory.{name}": value for name, value in self.memory.state_dict().items()}
-        return state
+    def state_dict(self) -> State:
+        tensors = {} if self.snapshot is None else self.snapshot.tensors
+        memory = {} if self.memory is None else self.memory.state_dict()
+        return {
+            "snapshot_epoch": self._snapshot_epoch,
+            **{f"snapshot.{name}": tensor for name, tensor in tensors.items()},
+            **{f"memory.{name}": value for name, value in memory.items()},
+        }
 
-    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        super().load_state_dict(state, device)
+    def load_state_dict(self, state: State) -> None:
+        context = self.context
         self._snapshot_epoch = state["snapshot_epoch"]
         snapshot, memory = (
             {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             for prefix in ("snapshot.", "memory.")
         )
-        self.snapshot = ModelCopy(snapshot).to(device) if snapshot else None
-        self.memory = self._loaded_memory(MovingAverageMemory, memory, device) if memory else None
+        self.snapshot = ModelCopy(snapshot).to(context.device) if snapshot else None
+        self.memory = None
+        if memory:
+            self.memory = LatestMemory.from_state_dict(memory, context.memory_device, merge_device=context.device)

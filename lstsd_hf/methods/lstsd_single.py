@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..observers import TrainingBatch
 from ..schedules import Progress
-from .base import TeacherBatch
 from .lstsd import LSTSD, LSTSDConfig
 
 
@@ -34,17 +34,17 @@ class LSTSDSingle(LSTSD):
 
     runs_model = True
 
-    def observe(self, batch: TeacherBatch) -> None:
+    def observe(self, batch: TrainingBatch) -> None:
         """The memory is written between epochs."""
 
     def on_train_end(self, progress: Progress) -> None:
         """No epoch follows that would read a last pass."""
 
-    def _transition(self, progress: Progress) -> None:
+    def on_epoch_begin(self, progress: Progress) -> None:
         is_ready = self.memory is not None and self.memory.epoch == progress.epoch
         if self.config.has_weight and progress.epoch > 0 and not is_ready:
-            for indices, logits in self.student.predict_training_set():
-                self._stage(indices, logits)
+            for indices, logits in self.context.student.predict_training_set():
+                self.stage(indices, logits)
             # A run resumed with weights that had none begins its memory late.
-            self.memory.epoch = progress.epoch - 1
-            super()._transition(progress)
+            self.memory.skip_to(progress.epoch - 1)
+        super().on_epoch_begin(progress)

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from .errors import InputError
-from .losses import DIVERGENCES, cross_entropy_to, cross_entropy_to_uniform, teacher_log_probs
+from .losses import DIVERGENCES, cross_entropy_to, teacher_log_probs
 
 
-class Problem(ABC):
+class ProblemType(ABC):
     """A kind of task. Outputs have the shape `(…, batch_size, num_labels)`, losses and divergences one value for each
     example. Targets are what a teacher's outputs become before a student is compared with them.
 
@@ -39,8 +40,12 @@ class Problem(ABC):
         """The usual loss, unreduced over the batch."""
 
     @abstractmethod
-    def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
-        """The loss against a target that favours no label."""
+    def uniform_targets(self, logits: Tensor) -> Tensor:
+        """Targets that favour none of the labels that these outputs do not exclude.
+
+        Raises:
+            InputError: If there are no labels.
+        """
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor | None:
         """Whether student and teacher give the same answer, from 0 to 1 for each example; `None` for numbers."""
@@ -51,19 +56,19 @@ class Problem(ABC):
         return temperature
 
     @abstractmethod
-    def averaged_rows(self, logits: Tensor) -> Tensor:
-        """Rows whose moving average, begun at zero, is a prediction; see `averaged_targets`."""
+    def predictions(self, logits: Tensor) -> Tensor:
+        """The outputs as rows whose mean is a prediction again: probabilities, or the numbers themselves."""
 
     @abstractmethod
-    def averaged_targets(self, rows: Tensor) -> Tensor:
-        """The targets in a moving average of `averaged_rows`."""
+    def targets_of_predictions(self, predictions: Tensor) -> Tensor:
+        """The targets in a mean of `predictions`."""
 
     @abstractmethod
     def joint_logits(self, members: Tensor) -> Tensor:
         """The outputs `(batch_size, num_labels)` of an ensemble `(num_members, batch_size, num_labels)`."""
 
 
-class SingleLabel(Problem):
+class SingleLabel(ProblemType):
     """One of several labels: a softmax."""
 
     name = "single_label_classification"
@@ -84,20 +89,20 @@ class SingleLabel(Problem):
         # Its mean is that over the examples with a label, as in the models.
         return losses * (len(labels) / (labels != -100).sum().clamp(min=1))
 
-    def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
-        return cross_entropy_to_uniform(logits)
+    def uniform_targets(self, logits: Tensor) -> Tensor:
+        # An excluded label is one to which the outputs give no probability.
+        log_probs = torch.log_softmax(logits.detach(), dim=-1)
+        return torch.log_softmax(torch.zeros_like(log_probs).masked_fill(log_probs.exp() == 0, -math.inf), dim=-1)
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor:
         return (student_logits.argmax(dim=-1) == targets.argmax(dim=-1)).to(student_logits.dtype)
 
-    def averaged_rows(self, logits: Tensor) -> Tensor:
+    def predictions(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=-1)
 
-    def averaged_targets(self, rows: Tensor) -> Tensor:
-        # An average that began at zero does not sum to one. The clamps keep empty rows and vanished labels finite; the
-        # second one is so low that the probability stays 0.
-        tiny = torch.finfo(rows.dtype).tiny
-        return (rows / rows.sum(dim=-1, keepdim=True).clamp(min=tiny)).log().clamp(min=2 * math.log(tiny))
+    def targets_of_predictions(self, predictions: Tensor) -> Tensor:
+        # The clamp keeps empty rows and vanished labels finite; it is so low that the probability stays 0.
+        return predictions.log().clamp(min=2 * math.log(torch.finfo(predictions.dtype).tiny))
 
     def joint_logits(self, members: Tensor) -> Tensor:
         return members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))
@@ -123,24 +128,24 @@ class MultiLabel(SingleLabel):
     def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=-1)
 
-    def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
-        return super().cross_entropy_to_uniform(_no_and_yes(logits)).mean(dim=-1)
+    def uniform_targets(self, logits: Tensor) -> Tensor:
+        return super().uniform_targets(_no_and_yes(logits))
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor:
         return super().agreement(_no_and_yes(student_logits), targets).mean(dim=-1)
 
-    def averaged_rows(self, logits: Tensor) -> Tensor:
-        return super().averaged_rows(_no_and_yes(logits)).flatten(-2)
+    def predictions(self, logits: Tensor) -> Tensor:
+        return super().predictions(_no_and_yes(logits)).flatten(-2)
 
-    def averaged_targets(self, rows: Tensor) -> Tensor:
-        return super().averaged_targets(rows.unflatten(-1, (-1, 2)))
+    def targets_of_predictions(self, predictions: Tensor) -> Tensor:
+        return super().targets_of_predictions(predictions.unflatten(-1, (-1, 2)))
 
     def joint_logits(self, members: Tensor) -> Tensor:
         no, yes = super().joint_logits(_no_and_yes(members)).unbind(dim=-1)
         return yes - no
 
 
-class Regression(Problem):
+class Regression(ProblemType):
     """Numbers: every divergence is the squared error to the teacher's output, a mean over the outputs.
 
     Temperatures, floors and the direction of a divergence have no meaning here.
@@ -160,28 +165,29 @@ class Regression(Problem):
     def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return mse_loss(logits, labels.reshape(logits.shape).to(logits.dtype), reduction="none").mean(dim=-1)
 
-    def cross_entropy_to_uniform(self, logits: Tensor) -> Tensor:
-        raise InputError("Label smoothing needs labels, got a regression. Choose another method.")
+    def uniform_targets(self, logits: Tensor) -> Tensor:
+        raise InputError("The model must predict labels to spread a target over them, got a regression.")
 
     def temperature(self, temperature: float) -> float:
         return 1.0
 
-    def averaged_rows(self, logits: Tensor) -> Tensor:
-        # The average of the ones is the weight that the average has seen.
-        return torch.nn.functional.pad(logits, (0, 1), value=1.0)
+    def predictions(self, logits: Tensor) -> Tensor:
+        return logits
 
-    def averaged_targets(self, rows: Tensor) -> Tensor:
-        return rows[..., :-1] / rows[..., -1:].clamp(min=torch.finfo(rows.dtype).tiny)
+    def targets_of_predictions(self, predictions: Tensor) -> Tensor:
+        return predictions
 
     def joint_logits(self, members: Tensor) -> Tensor:
         return members.mean(dim=0)
 
 
-PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (SingleLabel(), MultiLabel(), Regression())}
+PROBLEM_TYPES: dict[str, ProblemType] = {kind.name: kind for kind in (SingleLabel(), MultiLabel(), Regression())}
 
 
-def problem_of(config: Any, logits: Tensor, labels: Tensor | None, known: Problem | None = None) -> Problem:
-    """The problem of a model: what its config says, else what its loss takes its outputs and labels for.
+def problem_type_of(
+    config: Any, logits: Tensor, labels: Tensor | None, known: ProblemType | None = None
+) -> ProblemType:
+    """The problem type of a model: what its config says, else what its loss takes its outputs and labels for.
 
     Args:
         config: The model's config, if it has one.
@@ -213,7 +219,7 @@ def problem_of(config: Any, logits: Tensor, labels: Tensor | None, known: Proble
                 "types.SimpleNamespace(problem_type=...)`."
             )
         name = Regression.name if logits.size(1) == 1 else SingleLabel.name if is_class else None
-    if name not in PROBLEMS or logits.dim() != 2 or not _FITS[name](logits, labels):
+    if name not in PROBLEM_TYPES or logits.dim() != 2 or not _FITS[name](logits, labels):
         got = f"logits of shape {tuple(logits.shape)}"
         if labels is not None:
             got += f" and {labels.dtype} labels of shape {tuple(labels.shape)}"
@@ -223,7 +229,20 @@ def problem_of(config: Any, logits: Tensor, labels: Tensor | None, known: Proble
             f"number for each output; got {got}{f' with `problem_type={name!r}`' if name else ''}. Token-level and "
             "language models are not supported; use `teacher=NoTeacherConfig()` for plain fine-tuning."
         )
-    return PROBLEMS[name]
+    return PROBLEM_TYPES[name]
+
+
+def labels_in(inputs: Mapping[str, Any], label_names: Iterable[str]) -> Any:
+    """The labels among a model's inputs, or `None`.
+
+    Take them before the loss: label smoothing and `compute_loss_func` pop them from the inputs.
+
+    Args:
+        inputs: The model's inputs.
+        label_names: The trainer's names of labels; as in Trainer, `labels` goes first.
+    """
+    names = sorted(label_names, key=lambda name: name != "labels")
+    return flat_labels(next((inputs[name] for name in names if name in inputs), None))
 
 
 def flat_labels(labels: Any) -> Any:

@@ -1,7 +1,7 @@
 """Long Short-Term Sample Distillation."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -9,8 +9,11 @@ from ..errors import InputError
 from ..health import check_coverage
 from ..losses import KL_DIRECTIONS
 from ..memory import TeacherMemory
+from ..observers import TrainingBatch
 from ..schedules import MiniGenerations, Progress, TrainingPlan
-from .base import ConfiguredTeacher, DistillationTerm, TeacherBatch, TeacherConfig
+from .base import DistillationTerm
+from .config import TeacherConfig
+from .with_memory import MemoryTeacher, where_written
 
 
 @dataclass(frozen=True)
@@ -100,19 +103,19 @@ class LSTSDConfig(TeacherConfig):
         """Whether any term has weight."""
         return self.lambda_short > 0 or self.lambda_long > 0
 
-    def planned_length(self, plan: TrainingPlan) -> int:
-        """Epochs in a mini-generation of a run."""
-        return self.mini_generation_epochs or MiniGenerations.default_length(plan.num_epochs)
+    def fitted_to(self, plan: TrainingPlan) -> Self:
+        length = self.mini_generation_epochs or MiniGenerations.default_length(plan.num_epochs)
+        return replace(self, mini_generation_epochs=length)
 
     def check_plan(self, plan: TrainingPlan) -> None:
         if self.has_weight:
-            plan.check_length("mini_generation_epochs", self.planned_length(plan))
+            plan.check_length("mini_generation_epochs", self.fitted_to(plan).mini_generation_epochs)
 
     def build(self) -> "LSTSD":
         return LSTSD(self)
 
 
-class LSTSD(ConfiguredTeacher):
+class LSTSD(MemoryTeacher):
     """Each training example is taught by its own output of the previous epoch and of the last mini-generation's end.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Eq. 1 and Algorithm 1.
@@ -125,55 +128,47 @@ class LSTSD(ConfiguredTeacher):
     """
 
     config_class = LSTSDConfig
+    memory_class = TeacherMemory
 
-    def reset(self, num_examples: int) -> None:
-        self._num_examples = num_examples
+    def reset(self) -> None:
+        super().reset()
         self._mini_generations: MiniGenerations | None = None
         self._distils = False
-        self._resumed_length: int | None = None
-        self.memory = None
 
-    def on_train_begin(self, plan: TrainingPlan) -> str | None:
-        self.config.check_plan(plan)
-        length = self.config.planned_length(plan)
-        if not self.accepts_changes:
-            plan.check_resumed("mini_generation_epochs", length, self._resumed_length)
-        self._mini_generations = schedule = MiniGenerations(length, plan.num_epochs)
+    def on_train_begin(self) -> str | None:
+        super().on_train_begin()
+        length, epochs = self.options.mini_generation_epochs, self.context.plan.num_epochs
+        self._mini_generations = schedule = MiniGenerations(length, epochs)
         if not self.config.has_weight:
             return "LSTSD: both weights are 0: plain fine-tuning."
         return (
-            f"LSTSD: {schedule.count} mini-generations of {length} epoch{'s' * (length > 1)} in {plan.num_epochs} "
-            f"epochs; distillation begins in epoch {length + 1}."
+            f"LSTSD: {schedule.count} mini-generations of {length} epoch{'s' * (length > 1)} in {epochs} epochs; "
+            f"distillation begins in epoch {length + 1}."
         )
 
+    def transition(self, epoch: int) -> None:
+        self.memory.transition(epoch, self._mini_generations.begins_at(epoch))
+
     def on_epoch_begin(self, progress: Progress) -> None:
-        self._transition(progress)
+        super().on_epoch_begin(progress)
         self._distils = self.config.has_weight and self._mini_generations.has_teachers(progress.epoch)
         if self._distils:
             check_coverage(self.memory)
 
-    def on_train_end(self, progress: Progress) -> None:
-        self._transition(progress)
-
-    def _transition(self, progress: Progress) -> None:
-        if self.memory is not None:
-            self.memory.transition(progress.epoch, self._mini_generations.begins_at(progress.epoch))
-
-    def loss_terms(self, batch: TeacherBatch) -> dict[str, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         if not self._distils:
             return {}
-        config, problem = self.config, self.problem
+        config, kind = self.config, batch.problem_type
         teacher_logits, written = self.memory.read(batch.indices)
         # The reverse direction would lift labels that student and teacher both exclude.
         floor = config.teacher_floor if config.kl_direction == "student_teacher" else 0.0
-        targets = problem.targets(teacher_logits, config.temperature, floor)
-        divergences = problem.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
+        targets = kind.targets(teacher_logits, config.temperature, floor)
+        divergences = kind.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
         if config.t_squared:
-            divergences = divergences * problem.temperature(config.temperature) ** 2
-        agreement = problem.agreement(batch.student_logits, targets)
+            divergences = divergences * kind.temperature(config.temperature) ** 2
+        agreement = kind.agreement(batch.student_logits, targets)
         if not self.memory.is_complete:
-            divergences = divergences.where(written, 0.0)
-            agreement = None if agreement is None else agreement.where(written, 0.0)
+            divergences, agreement = where_written(written, divergences, agreement)
         agreements = (None, None) if agreement is None else agreement.unbind()
         short, long = divergences.unbind()
         terms = {
@@ -182,31 +177,10 @@ class LSTSD(ConfiguredTeacher):
         }
         return {name: term for name, term in terms.items() if term.weight}
 
-    def observe(self, batch: TeacherBatch) -> None:
-        self._stage(batch.indices, batch.student_logits)
-
-    def _stage(self, indices: Tensor, logits: Tensor) -> None:
-        if self.memory is None:
-            self.memory = self._new_memory(TeacherMemory, self._num_examples, logits)
-        self.memory.stage(indices, logits)
-
-    def log_metrics(self) -> dict[str, float]:
-        return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
-
-    def _example_probabilities(self) -> tuple[Tensor, Tensor] | None:
+    def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The mean of both teachers' probabilities."""
         if self.memory is None:
             return None
         short, long = self.memory.short_term_logits.softmax(-1), self.memory.long_term_logits.softmax(-1)
         has_long = self.memory.long_term_written[:, None]
         return (short + long * has_long) / (1 + has_long.to(short.dtype)), self.memory.short_term_written
-
-    def state_dict(self) -> dict[str, Tensor | int | float]:
-        if self.memory is None:
-            return {}
-        return {**self.memory.state_dict(), "mini_generation_epochs": self._mini_generations.length}
-
-    def load_state_dict(self, state: dict[str, Tensor | int | float], device) -> None:
-        if state:
-            self._resumed_length = state["mini_generation_epochs"]
-            self.memory = self._loaded_memory(TeacherMemory, state, device)

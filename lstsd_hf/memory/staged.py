@@ -1,4 +1,4 @@
-"""The teachers of every training example: tables of student outputs, and the one transition between epochs."""
+"""The base of the memories: tables with a row for each training example, and the one transition between epochs."""
 
 from typing import Self
 
@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .distributed import is_distributed, rank
-from .errors import InputError
+from ..distributed import is_distributed, rank
+from ..errors import InputError
 
 
 class ExampleMemory:
@@ -55,6 +55,17 @@ class ExampleMemory:
         # is averaged.
         self._staged = torch.zeros(num_examples, num_labels + 1, dtype=dtype, device=device)
         self._measure_coverage()
+
+    @classmethod
+    def for_rows(cls, num_examples: int, rows: Tensor, device: torch.device | str) -> Self:
+        """An empty memory for such rows.
+
+        Args:
+            num_examples: Rows, one for each training example.
+            rows: The first ones, `(batch_size, num_labels)`, on the device of the training.
+            device: Device of the tables.
+        """
+        return cls(num_examples, rows.size(-1), device, rows.dtype, merge_device=rows.device)
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of some examples.
@@ -107,6 +118,33 @@ class ExampleMemory:
             self._check_indices(indices)
             raise
 
+    def fill(self, rows: Tensor, written: Tensor | None = None) -> None:
+        """Writes given predictions into every table, as if each epoch so far had produced them.
+
+        Args:
+            rows: Predictions as the tables hold them, `(num_examples, num_labels)`.
+            written: Which examples have one, bool `(num_examples,)`; `None` is all.
+
+        Raises:
+            ValueError: If `rows` is not of shape `(num_examples, num_labels)`.
+        """
+        if rows.shape != (self.num_examples, self.num_labels):
+            raise ValueError(
+                f"`rows` must have the shape (num_examples, num_labels) = ({self.num_examples}, {self.num_labels}), "
+                f"got {tuple(rows.shape)}."
+            )
+        self._rows.copy_(rows.expand_as(self._rows))
+        self._written.copy_(torch.ones_like(self._written) if written is None else written.expand_as(self._written))
+        self._measure_coverage()
+
+    def skip_to(self, epoch: int) -> None:
+        """Makes the tables ready for `epoch` as they are: the epochs between staged nothing.
+
+        Args:
+            epoch: Index of an epoch (from 0), not before the one that they are ready for.
+        """
+        self.epoch = max(self.epoch, epoch)
+
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
         return {
@@ -127,13 +165,16 @@ class ExampleMemory:
         that the next merge counts them once."""
         _, num_examples, num_labels = state["rows"].shape
         memory = cls(num_examples, num_labels, device, state["rows"].dtype, merge_device)
-        memory._rows.copy_(state["rows"])
-        memory._written.copy_(state["written"])
-        if rank() == 0:
-            memory._staged.copy_(state["staged"])
-        memory.epoch = state["epoch"]
-        memory._measure_coverage()
+        memory._load(state)
         return memory
+
+    def _load(self, state: dict[str, Tensor | int]) -> None:
+        self._rows.copy_(state["rows"])
+        self._written.copy_(state["written"])
+        if rank() == 0:
+            self._staged.copy_(state["staged"])
+        self.epoch = state["epoch"]
+        self._measure_coverage()
 
     def _is_ready_for(self, epoch: int) -> bool:
         if epoch not in (self.epoch, self.epoch + 1):
@@ -145,7 +186,7 @@ class ExampleMemory:
         return epoch == self.epoch
 
     def _staged_means(self) -> tuple[Tensor, Tensor]:
-        """The means of the staged rows of all processes, in the place of their sums, and which examples have one."""
+        """The means of the staged rows of all processes, and which examples have one, `(num_examples, 1)`."""
         staged = self._merged_staging()
         count = staged[:, -1:]
         return staged[:, :-1].div_(count.clamp(min=1)), count > 0
@@ -172,95 +213,6 @@ class ExampleMemory:
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= self.num_examples:
             raise index_out_of_range(low if low < 0 else high, self.num_examples)
-
-
-class TeacherMemory(ExampleMemory):
-    """Short-term, long-term and staged student outputs (logits) of every training example.
-
-    `read` returns the short-term table first, the long-term table second: one read serves both. Arguments and
-    attributes are those of `ExampleMemory`.
-    """
-
-    num_tables = 2
-
-    @property
-    def short_term_logits(self) -> Tensor:
-        """Each example's output in the previous epoch, `(num_examples, num_labels)`; zeros where never written."""
-        return self._rows[0]
-
-    @property
-    def short_term_written(self) -> Tensor:
-        """Which examples have a short-term teacher, bool `(num_examples,)`."""
-        return self._written[0]
-
-    @property
-    def long_term_logits(self) -> Tensor:
-        """Each example's output in the last epoch of the previous mini-generation; zeros where never written."""
-        return self._rows[1]
-
-    @property
-    def long_term_written(self) -> Tensor:
-        """Which examples have a long-term teacher, bool `(num_examples,)`."""
-        return self._written[1]
-
-    def transition(self, epoch: int, begins_mini_generation: bool) -> None:
-        """Makes the tables ready for `epoch`: staged rows become the short-term teachers, and the long-term ones too
-        where a mini-generation begins. A second call for the same epoch does nothing.
-
-        Every process must call it; staged rows of all processes are merged here.
-
-        Args:
-            epoch: Index of the epoch about to begin (from 0); after the last epoch, their number.
-            begins_mini_generation: Whether `epoch` is the first of a mini-generation.
-
-        Raises:
-            InputError: If `epoch` is neither the current epoch nor the next one.
-        """
-        if self._is_ready_for(epoch):
-            return
-        rows, fresh = self._staged_means()
-        tables = slice(0, 2) if begins_mini_generation else slice(0, 1)
-        for table in self._rows[tables]:
-            # Rows that were not visited keep their older teacher.
-            torch.where(fresh, rows, table, out=table)
-        self._written[tables] |= fresh.squeeze(-1)
-        self._end_transition(epoch)
-
-
-class MovingAverageMemory(ExampleMemory):
-    """One moving average over the epochs of every training example's outputs.
-
-    Arguments and attributes are those of `ExampleMemory`.
-    """
-
-    @property
-    def moving_average(self) -> Tensor:
-        """The averages, `(num_examples, num_labels)`; zeros where never written."""
-        return self._rows[0]
-
-    @property
-    def written(self) -> Tensor:
-        """Which examples have an average, bool `(num_examples,)`."""
-        return self._written[0]
-
-    def transition(self, epoch: int, decay: float) -> None:
-        """Makes the table ready for `epoch`: `row <- decay · row + (1 - decay) · staged row` where there is one.
-
-        Rows begin at zero. A second call for the same epoch does nothing; every process must call it.
-
-        Args:
-            epoch: Index of the epoch about to begin (from 0); after the last epoch, their number.
-            decay: Weight of the old row, from 0 (keep the newest) to below 1.
-
-        Raises:
-            InputError: If `epoch` is neither the current epoch nor the next one.
-        """
-        if self._is_ready_for(epoch):
-            return
-        rows, fresh = self._staged_means()
-        self._rows = torch.where(fresh, decay * self._rows + (1 - decay) * rows, self._rows)
-        self._written |= fresh.squeeze(-1)
-        self._end_transition(epoch)
 
 
 def index_out_of_range(index: int, num_examples: int) -> IndexError:

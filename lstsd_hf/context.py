@@ -1,0 +1,33 @@
+"""What a trainer tells its teacher and observers of a training run."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .problem_types import ProblemType
+from .schedules import TrainingPlan
+from .student import Student
+
+
+@dataclass
+class TrainingContext:
+    """A training run as a teacher or an observer may know it. The trainer fills it in as things become known.
+
+    Attributes:
+        num_examples: Examples in the training set.
+        student: The model being trained and its training set; `None` outside a trainer.
+        device: Device of the training.
+        memory_device: Where tables of predictions are kept.
+        plan: The length of the run; `None` until training begins.
+        problem_type: What the model's outputs mean; `None` until the first training batch.
+    """
+
+    num_examples: int = 0
+    student: Student | None = None
+    device: torch.device | str = "cpu"
+    memory_device: torch.device | str | None = None
+    plan: TrainingPlan | None = None
+    problem_type: ProblemType | None = None
+
+    def __post_init__(self):
+        self.memory_device = self.memory_device or self.device

@@ -1,0 +1,16 @@
+"""Tables with a row for each training example: what a method remembers of it."""
+
+from .average import MovingAverageMemory
+from .constant import ConstantMemory
+from .latest import LatestMemory
+from .short_long import TeacherMemory
+from .staged import ExampleMemory, index_out_of_range
+
+__all__ = [
+    "ConstantMemory",
+    "ExampleMemory",
+    "LatestMemory",
+    "MovingAverageMemory",
+    "TeacherMemory",
+    "index_out_of_range",
+]

@@ -1,0 +1,41 @@
+"""The newest prediction of every training example."""
+
+import torch
+from torch import Tensor
+
+from .staged import ExampleMemory
+
+
+class LatestMemory(ExampleMemory):
+    """One table: each example's newest staged row.
+
+    Arguments and attributes are those of `ExampleMemory`.
+    """
+
+    @property
+    def latest(self) -> Tensor:
+        """The rows, `(num_examples, num_labels)`; zeros where never written."""
+        return self._rows[0]
+
+    @property
+    def written(self) -> Tensor:
+        """Which examples have a row, bool `(num_examples,)`."""
+        return self._written[0]
+
+    def transition(self, epoch: int) -> None:
+        """Makes the table ready for `epoch`: staged rows replace older ones. A second call for it does nothing.
+
+        Every process must call it.
+
+        Args:
+            epoch: Index of the epoch about to begin (from 0); after the last epoch, their number.
+
+        Raises:
+            InputError: If `epoch` is neither the current epoch nor the next one.
+        """
+        if self._is_ready_for(epoch):
+            return
+        rows, fresh = self._staged_means()
+        self._rows = torch.where(fresh, rows, self._rows)
+        self._written |= fresh.squeeze(-1)
+        self._end_transition(epoch)

@@ -1,0 +1,157 @@
+"""The one interface: a `Teacher` supplies distillation terms and remembers what it needs to supply the next ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..errors import InputError
+from ..label_errors import LabelErrorCandidate, rank_label_errors
+from ..memory import ConstantMemory, ExampleMemory
+from ..model_copy import ModelCopy
+from ..observers import Observer, TrainingBatch
+from ..problem_types import SingleLabel
+from .config import TeacherConfig
+
+
+@dataclass(frozen=True)
+class DistillationTerm:
+    """One weighted part of the loss, unreduced: only the trainer knows by what the base loss was divided.
+
+    Attributes:
+        per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only; of other examples
+            than the batch's, as many as there are.
+        weight: λ, the factor in the total loss. The log shows the term without it.
+        agreement: Whether student and teacher give the same answer, from 0 to 1 for each example, 0 without a teacher;
+            to be logged.
+    """
+
+    per_example: Tensor
+    weight: float
+    agreement: Tensor | None = None
+
+
+class Teacher(Observer):
+    """What stands between plain fine-tuning and a self-distillation method. Override what your method needs.
+
+    Order of calls: that of `Observer`, where `loss_terms` and `base_loss_weight` come before each `observe`, which is
+    the only place that writes per-batch state.
+
+    Attributes:
+        config: The options it was built from, if any; a resumed run must have the same.
+        needs_batches: Whether the trainer hands over the training batches (example indices and student logits).
+        is_stateful: Whether checkpoints must carry the teacher. Without batches and state it is the parent Trainer.
+        runs_model: Whether it runs the model, or a copy of its weights, beside the training forward. Such a teacher is
+            refused where the weights are sharded (FSDP, DeepSpeed ZeRO-3).
+        learning_rate_factor: Optimizer steps done -> factor on the base learning rate, instead of the scheduler that
+            `TrainingArguments` ask for; `None` leaves that one.
+        memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
+    """
+
+    name = "teacher"
+    runs_model: bool = False
+    learning_rate_factor: Callable[[int], float] | None = None
+    memory: ExampleMemory | ConstantMemory | None = None
+    config: TeacherConfig | None = None
+
+    # ---- Loss ----
+
+    def base_loss_weight(self, batch: TrainingBatch) -> float | Tensor:
+        """Factor on the base loss: one number, or one for each example, `(batch_size,)`.
+
+        With one for each example, an example's own loss is weighted where it is known: the models' own loss, as
+        transformers computes it for the problem type, and label smoothing. Of any other base loss (a `compute_loss` or
+        `compute_loss_func` of your own, an unusual loss in the model) only the mean is known, so that the mean is
+        weighted by the mean factor: right on average, not example by example.
+        """
+        return 1.0
+
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
+        """Terms to add to the base loss, by the name that follows `loss_` in the log; `{}` is plain fine-tuning."""
+        return {}
+
+    # ---- Prediction ----
+
+    def ensemble(self) -> list[ModelCopy]:
+        """Copies whose softmax is averaged with the student's in `evaluate` and `predict`.
+
+        The student alone is scored too, as `eval_student_…`; `eval_loss` is the plain loss of the mean.
+        """
+        return []
+
+    @property
+    def predicts_as_ensemble(self) -> bool:
+        """Whether it declares an ensemble, which may have the student alone as yet."""
+        return type(self).ensemble is not Teacher.ensemble
+
+    @property
+    def predicts_with_copies(self) -> bool:
+        """Whether it declares an ensemble or copies to score."""
+        return self.predicts_as_ensemble or type(self).scored_copies is not Teacher.scored_copies
+
+    def scored_copies(self) -> dict[str, ModelCopy]:
+        """Copies that `evaluate` scores beside the student, as `eval_<name>_…`."""
+        return {}
+
+    # ---- What the memory knows ----
+
+    def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
+        """What the method's memory predicts; `None` where it keeps no predictions or has none yet. To override.
+
+        Returns:
+            As `example_probabilities`.
+        """
+        return None
+
+    def example_probabilities(self) -> tuple[Tensor, Tensor]:
+        """What the memory predicts for each training example.
+
+        Returns:
+            Probabilities `(num_examples, num_labels)` and which examples have them, bool `(num_examples,)`.
+
+        Raises:
+            InputError: If the method keeps no predictions or has none yet (an epoch must have ended), or if there are
+                no labels to choose from.
+        """
+        kind = self.context.problem_type
+        if kind is not None and kind.name != SingleLabel.name:
+            raise InputError(
+                f"Examples must have one label of several to be ranked by it, got a model for {kind.name}."
+            )
+        found = self.remembered_probabilities()
+        if found is None or not found[1].any():
+            raise InputError(
+                f"{type(self).__name__} must have predictions for the training examples, but has none. Train for at "
+                "least an epoch, with a method that keeps them (README: methods)."
+            )
+        return found
+
+    def rank_label_errors(self) -> list[LabelErrorCandidate]:
+        """The training examples by how little the memory believes their given label, the least believed first."""
+        probabilities, written = self.example_probabilities()
+        student = self.context.student
+        return rank_label_errors(
+            probabilities, written, student.train_dataset, student.processing_class, student.label_names
+        )
+
+
+class ConfiguredTeacher(Teacher):
+    """A teacher that is built from a config.
+
+    Args:
+        config: Options; `None` is the defaults.
+
+    Attributes:
+        options: The config, once training begins fitted to the length of the run.
+    """
+
+    config_class: ClassVar[type[TeacherConfig]]
+
+    def __init__(self, config: TeacherConfig | None = None):
+        self.config = self.options = config if config is not None else self.config_class()
+        self.reset()
+
+    def on_train_begin(self) -> str | None:
+        self.options = self.config.fitted_to(self.context.plan)
+        return None

@@ -1,0 +1,108 @@
+"""The options of a method, of which every other form follows: command line, checkpoints, records, model cards."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+
+from ..errors import InputError
+from ..schedules import TrainingPlan
+
+if TYPE_CHECKING:
+    from .base import Teacher
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Base of every method's options. A subclass is a frozen dataclass whose fields become command-line options.
+
+    Attributes:
+        name: Name in the registry.
+        search_space: What a search tunes: for each field its candidate values.
+        changeable: Fields that a resumed run may have changed, if told so.
+    """
+
+    name: ClassVar[str]
+    changeable: ClassVar[tuple[str, ...]] = ()
+    search_space: ClassVar[Mapping[str, tuple]] = {}
+
+    def __post_init__(self):
+        hints = get_type_hints(type(self))
+        for option in fields(self):
+            value, allowed = getattr(self, option.name), hints[option.name]
+            kinds = get_args(allowed) if get_origin(allowed) in (Union, UnionType) else (allowed,)
+            if not any(_is_a(value, kind) for kind in kinds):
+                shown = " or ".join(_SHOWN_KINDS[kind] for kind in kinds if kind in _SHOWN_KINDS)
+                raise InputError(f"`{option.name}` of {type(self).__name__} must be {shown}, got {value!r}.")
+
+    @classmethod
+    def paper(cls) -> "TeacherConfig":
+        """The options that reproduce the method's paper; where they are the defaults, `cls()`."""
+        return cls()
+
+    @classmethod
+    def neutral(cls) -> "TeacherConfig":
+        """The options under which training is the parent Trainer's, bit for bit."""
+        raise TypeError(f"{cls.__name__} does not define `neutral`.")
+
+    def check_plan(self, plan: TrainingPlan) -> None:
+        """Raises an `InputError` if the options do not fit the length of a run."""
+
+    def fitted_to(self, plan: TrainingPlan) -> Self:
+        """These options, with those that were left out fitted to the length of a run."""
+        return self
+
+    def build(self) -> "Teacher":
+        """The teacher that these options describe."""
+        raise TypeError(f"{type(self).__name__} does not define `build`.")
+
+    def _check_weight(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"`{name}` must be a finite number of at least 0, got {value}. 0 drops the term.")
+
+    def _check_temperature(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(f"`temperature` must be positive, got {self.temperature}. 1 leaves the logits unchanged.")
+
+    def _check_choice(self, name: str, choices: Mapping[str, Any]) -> None:
+        if getattr(self, name) not in choices:
+            raise InputError(f"`{name}` must be one of {sorted(choices)}, got {getattr(self, name)!r}.")
+
+    def _check_decay(self, name: str) -> None:
+        if not 0 <= getattr(self, name) < 1:
+            raise InputError(
+                f"`{name}` is the weight of the old value and must be from 0 to below 1, got {getattr(self, name)}."
+            )
+
+    def _check_epochs(self, name: str) -> None:
+        length = getattr(self, name)
+        if length is not None and length < 1:
+            raise InputError(
+                f"`{name}` must be a whole number of at least 1, got {length}. "
+                "Leave it out to fit it to the number of epochs."
+            )
+
+    def _check_rampup(self) -> None:
+        length = self.rampup_epochs
+        if length is not None and not (math.isfinite(length) and length >= 0):
+            raise InputError(
+                f"`rampup_epochs` must be a finite number of at least 0, got {length}. 0: full weight at once."
+            )
+
+    def _fitted_rampup(self, plan: TrainingPlan) -> float:
+        return self.rampup_epochs if self.rampup_epochs is not None else plan.num_epochs / 10
+
+
+_SHOWN_KINDS = {float: "a number", int: "a whole number", bool: "True or False", str: "a string", NoneType: "None"}
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    # Other kinds, such as a choice, have checks of their own.
+    return kind not in _SHOWN_KINDS or isinstance(value, kind)

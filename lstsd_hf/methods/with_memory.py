@@ -1,0 +1,82 @@
+"""What the methods with a memory share: a row for each training example, from one epoch to the next."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..memory import ExampleMemory
+from ..observers import State, TrainingBatch
+from ..schedules import Progress
+from .base import ConfiguredTeacher
+
+
+class MemoryTeacher(ConfiguredTeacher):
+    """A teacher that remembers something of every training example, staged in one epoch and read in the next.
+
+    A subclass names its `memory_class` and says in `loss_terms` what the memory teaches.
+
+    Attributes:
+        memory_class: The kind of memory.
+        memory: The memory, `None` until the first row is staged.
+    """
+
+    memory_class: ClassVar[type[ExampleMemory]]
+    memory: ExampleMemory | None = None
+
+    def reset(self) -> None:
+        self.memory = None
+
+    def rows(self, batch: TrainingBatch) -> Tensor:
+        """What to remember of a batch, `(batch_size, num_columns)`: the student's logits unless overridden."""
+        return batch.student_logits
+
+    def transition(self, epoch: int) -> None:
+        """Makes the memory ready for an epoch; override it if yours takes more than the epoch."""
+        self.memory.transition(epoch)
+
+    def on_epoch_begin(self, progress: Progress) -> None:
+        self._move_on(progress)
+
+    def on_train_end(self, progress: Progress) -> None:
+        self._move_on(progress)
+
+    def _move_on(self, progress: Progress) -> None:
+        if self.memory is not None:
+            self.transition(progress.epoch)
+
+    def observe(self, batch: TrainingBatch) -> None:
+        self.stage(batch.indices, self.rows(batch))
+
+    def stage(self, indices: Tensor, rows: Tensor) -> None:
+        """Keeps rows for the next transition.
+
+        Args:
+            indices: Example indices, int64 `(batch_size,)`.
+            rows: What to remember, `(batch_size, num_columns)`.
+        """
+        if self.memory is None:
+            context = self.context
+            self.memory = self.memory_class.for_rows(context.num_examples, rows, context.memory_device)
+        self.memory.stage(indices, rows)
+
+    def log_metrics(self) -> dict[str, float]:
+        return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}
+
+    def state_dict(self) -> State:
+        return {} if self.memory is None else self.memory.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        context = self.context
+        self.memory = None
+        if state:
+            self.memory = self.memory_class.from_state_dict(state, context.memory_device, merge_device=context.device)
+
+
+def where_written(written: Tensor, *values: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Values with 0 where an example has no teacher.
+
+    Args:
+        written: Which examples have one, bool `(…, batch_size)`.
+        *values: Of the same shape; `None` stays.
+    """
+    return tuple(None if value is None else value.where(written, 0.0) for value in values)

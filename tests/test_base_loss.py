@@ -1,0 +1,133 @@
+"""A base loss weighted example by example, in every row of the scaling table."""
+
+import pytest
+import torch
+from torch import nn
+
+from lstsd_hf import DistillationTerm, LSTSDTrainer, Teacher
+from lstsd_hf.base_loss import smoothed_losses
+
+from .conftest import make_examples, make_model
+from .test_trainer import (
+    DividesByItems,
+    NoKwargsModel,
+    Overridden,
+    OverriddenPerItem,
+    gradients,
+    weighted_cross_entropy,
+)
+
+
+def weights_of(indices):
+    """Some examples have no base loss, some a third of it, some all of it, some twice."""
+    return torch.tensor([0.0, 1 / 3, 1.0, 2.0])[indices % 4]
+
+
+class Weighted(Teacher):
+    """Weights the base loss of each example."""
+
+    def base_loss_weight(self, batch):
+        return weights_of(batch.indices)
+
+
+class ByTerms(Teacher):
+    """The same by a term, whose scale has tests of its own."""
+
+    def __init__(self, smoothing=0.0):
+        self.smoothing = smoothing
+
+    def loss_terms(self, batch):
+        losses = nn.functional.cross_entropy(
+            batch.student_logits, batch.labels, reduction="none", label_smoothing=self.smoothing
+        )
+        return {"rest": DistillationTerm((weights_of(batch.indices) - 1.0) * losses, 1.0)}
+
+
+class ByTheMean(Teacher):
+    """Weights the base loss as a whole."""
+
+    def base_loss_weight(self, batch):
+        return float(weights_of(batch.indices).mean())
+
+
+class ClassWeights(nn.Module):
+    """A model with a loss of its own that is not the usual one."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.config = model, model.config
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        logits = self.inner(input_ids).logits
+        return {"loss": nn.functional.cross_entropy(logits, labels, weight=torch.tensor([1.0, 3.0])), "logits": logits}
+
+
+SMOOTHED = {"label_smoothing_factor": 0.2}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("wrap", "trainer_class", "args", "loss_function", "reference"),
+    [
+        pytest.param(lambda model: model, LSTSDTrainer, {}, None, ByTerms(), id="kwargs"),
+        pytest.param(NoKwargsModel, LSTSDTrainer, {}, None, ByTerms(), id="no-kwargs"),
+        pytest.param(DividesByItems, LSTSDTrainer, {}, None, ByTerms(), id="divides-by-items"),
+        pytest.param(lambda model: model, LSTSDTrainer, SMOOTHED, None, ByTerms(0.2), id="label-smoothing"),
+        pytest.param(NoKwargsModel, LSTSDTrainer, SMOOTHED, None, ByTerms(0.2), id="no-kwargs-label-smoothing"),
+        pytest.param(lambda m: m, LSTSDTrainer, {}, weighted_cross_entropy, ByTheMean(), id="compute_loss_func"),
+        pytest.param(lambda model: model, Overridden, {}, None, ByTheMean(), id="overridden"),
+        pytest.param(lambda model: model, OverriddenPerItem, {}, None, ByTheMean(), id="overridden-per-item"),
+        pytest.param(ClassWeights, LSTSDTrainer, {}, None, ByTheMean(), id="unusual-own-loss"),
+    ],
+)
+def test_each_example_has_its_weight(make_args, wrap, trainer_class, args, loss_function, reference, accumulation):
+    model = wrap(make_model(dropout=0.0))
+    training = make_args(
+        num_train_epochs=1, gradient_accumulation_steps=accumulation, learning_rate=0.0, max_grad_norm=0.0, **args
+    )
+    weighted, expected = (
+        gradients(trainer_class, model, training, teacher, compute_loss_func=loss_function)
+        for teacher in (Weighted(), reference)
+    )
+    for first, second in zip(weighted, expected, strict=True):
+        assert max(gradient.abs().max() for gradient in second.values()) > 1e-3
+        for name, gradient in second.items():
+            torch.testing.assert_close(first[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_by_hand(make_args):
+    model, examples = make_model(dropout=0.0), make_examples(4)
+    training = make_args(num_train_epochs=1, learning_rate=0.0, max_grad_norm=0.0)
+    (found,) = gradients(LSTSDTrainer, model, training, Weighted(), examples=4)
+    model.train()
+    total = 0.0
+    for index, example in enumerate(examples):
+        logits = model(torch.tensor([example["input_ids"]])).logits
+        total = total - weights_of(torch.tensor(index)) * logits.log_softmax(-1)[0, example["labels"]] / 4
+    total.backward()
+    for name, parameter in model.named_parameters():
+        if name in found:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_logged_base_loss_has_no_weight(make_args):
+    logs = []
+    for teacher in (Weighted(), ByTerms()):
+        trainer = LSTSDTrainer(
+            model=make_model(), args=make_args(num_train_epochs=1), train_dataset=make_examples(8), teacher=teacher
+        )
+        trainer.train()
+        logs.append([entry for entry in trainer.state.log_history if "loss_base" in entry])
+    assert logs[0]
+    for first, second in zip(*logs, strict=True):
+        assert first["loss_base"] == pytest.approx(second["loss_base"], rel=1e-5)
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+
+
+def test_smoothed_losses_are_those_of_torch():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, -100, 1, 0])
+    expected = nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+    losses = smoothed_losses(logits, labels, 0.3)
+    torch.testing.assert_close(losses.mean(), expected)
+    assert losses[3] == 0

@@ -1,0 +1,166 @@
+"""Observers beside the teacher: what they see, what their checkpoints hold, and that training is not disturbed."""
+
+import pytest
+import torch
+from transformers import Trainer
+
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Observer
+from lstsd_hf.errors import InputError
+
+from .conftest import assert_same_weights, make_examples, make_model
+
+LSTSD = LSTSDConfig(mini_generation_epochs=2)
+
+
+class Diary(Observer):
+    """Keeps the sum of each example's logits over the epochs."""
+
+    name = "diary"
+
+    def reset(self):
+        self.sums = torch.zeros(self.context.num_examples, 2)
+        self.epochs = []
+
+    def on_epoch_begin(self, progress):
+        self.epochs.append(progress.epoch)
+
+    def observe(self, batch):
+        assert batch.problem_type.name == "single_label_classification"
+        assert batch.labels.tolist() == [self.labels[index] for index in batch.indices.tolist()]
+        self.sums[batch.indices] += batch.student_logits.detach()
+
+    @property
+    def labels(self):
+        return [example["labels"] for example in self.context.student.train_dataset]
+
+    def log_metrics(self):
+        return {"diary_size": float(self.sums.abs().sum())}
+
+    def state_dict(self):
+        return {"sums": self.sums}
+
+    def load_state_dict(self, state):
+        self.sums = state["sums"].clone()
+
+
+class Second(Diary):
+    name = "second"
+
+
+class Forgetful(Observer):
+    name = "forgetful"
+
+    def observe(self, batch):
+        self.seen = True
+
+
+def make_trainer(make_args, teacher=LSTSD, observers=(), trainer_class=LSTSDTrainer, **options):
+    own = {} if trainer_class is Trainer else {"teacher": teacher, "observers": observers}
+    torch.manual_seed(5)
+    return trainer_class(
+        model=make_model(),
+        args=make_args(num_train_epochs=5, learning_rate=1e-2, **options),
+        train_dataset=make_examples(14),
+        **own,
+    )
+
+
+def trained(*args, **options):
+    trainer = make_trainer(*args, **options)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_observers_alone_leave_training_as_it_is(make_args, accumulation):
+    options = {"gradient_accumulation_steps": accumulation}
+    stock = trained(make_args, trainer_class=Trainer, **options)
+    ours = trained(make_args, NoTeacherConfig(), [Diary()], **options)
+    assert_same_weights(stock.model, ours.model)
+    losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (stock, ours)]
+    assert losses[0] == losses[1]
+    added = {name for entry in ours.state.log_history for name in entry} - {
+        name for entry in stock.state.log_history for name in entry
+    }
+    assert added == {"diary_size"}
+
+
+def test_observers_beside_a_teacher_leave_training_as_it_is(make_args):
+    alone, observed = trained(make_args), trained(make_args, observers=[Diary(), Second()])
+    assert_same_weights(alone.model, observed.model)
+
+
+def test_they_see_what_the_memory_holds(make_args):
+    class LastEpoch(Diary):
+        def on_epoch_begin(self, progress):
+            self.sums.zero_()
+
+    diary = LastEpoch()
+    trainer = make_trainer(make_args, observers=[diary])
+    trainer.train()
+    torch.testing.assert_close(diary.sums, trainer.teacher.memory.short_term_logits)
+
+
+@pytest.mark.parametrize("teacher", [LSTSD, NoTeacherConfig()], ids=lambda config: config.name)
+def test_interrupted_equals_uninterrupted(make_args, teacher):
+    options = {"save_strategy": "steps", "save_steps": 1}
+    whole = [Diary(), Second()]
+    trainer = make_trainer(make_args, teacher, whole, **options)
+    trainer.train()
+    assert not torch.equal(whole[0].sums, torch.zeros(14, 2))
+    for step in (4, 9):
+        resumed = [Diary(), Second()]
+        other = make_trainer(make_args, teacher, resumed, **options)
+        other.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{step}")
+        assert_same_weights(trainer.model, other.model)
+        for first, second in zip(whole, resumed, strict=True):
+            assert torch.equal(first.sums, second.sums)
+            assert second.epochs[-1] == 4
+
+
+def test_the_best_model_leaves_them_as_they_are(make_args):
+    diaries = []
+    for best in (False, True):
+        diaries.append(Diary())
+        trainer = LSTSDTrainer(
+            model=make_model(),
+            args=make_args(
+                num_train_epochs=4,
+                learning_rate=3e-2,
+                eval_strategy="epoch",
+                save_strategy="epoch",
+                load_best_model_at_end=best,
+            ),
+            train_dataset=make_examples(14),
+            eval_dataset=make_examples(6, seed=1),
+            teacher="mean_teacher",
+            observers=[diaries[-1]],
+        )
+        trainer.train()
+    assert trainer.state.best_global_step != trainer.state.global_step
+    assert torch.equal(diaries[0].sums, diaries[1].sums)
+
+
+def test_a_resumed_run_has_the_same_observers(make_args):
+    options = {"save_strategy": "epoch"}
+    make_trainer(make_args, observers=[Diary()], **options).train()
+    with pytest.raises(InputError, match=r"`observers` must be what it was .* it was \['diary'\], now it is \[\]"):
+        make_trainer(make_args, **options).train(resume_from_checkpoint=True)
+
+
+def test_one_that_cannot_remember_is_not_resumed(make_args):
+    options = {"save_strategy": "epoch"}
+    make_trainer(make_args, observers=[Forgetful()], **options).train()
+    with pytest.raises(InputError, match="Forgetful must define `state_dict` and `load_state_dict` to be resumed"):
+        make_trainer(make_args, observers=[Forgetful()], **options).train(resume_from_checkpoint=True)
+
+
+def test_refusals(make_args):
+    with pytest.raises(InputError, match="`observers` must have different names, got diary, diary"):
+        make_trainer(make_args, observers=[Diary(), Diary()])
+    with pytest.raises(TypeError, match="`observers` must be a sequence of `Observer` objects, got <class"):
+        make_trainer(make_args, observers=[Diary])
+    trainer = make_trainer(make_args, NoTeacherConfig(), [Diary()])
+    trainer.model._tp_size = 2
+    with pytest.raises(InputError, match="Diary cannot work under tensor parallelism"):
+        trainer.train()
