@@ -48,7 +48,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 results: $(INSTALLED)
-	$(BIN)/python results/render.py
+	$(BIN)/python -m studies.render
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel

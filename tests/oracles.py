@@ -458,3 +458,38 @@ def train_label_smoothing(
 
             losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
         yield epoch, losses, {}
+
+
+def train_r_drop(model, epochs, optimizer, scheduler, *, alpha, official_bert, max_grad_norm=1.0):
+    """Trains `model` by R-Drop (arXiv 2106.14448): two forwards of each mini-batch, which differ by their dropout.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        alpha: Weight of the symmetric divergence; zero means plain cross-entropy, without a second forward.
+        official_bert: Whole instead of half cross-entropies, and divergences summed over the mini-batch.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, {})` after each epoch.
+    """
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            size = len(indices)
+            first = model(**inputs).logits
+            loss = _cross_entropy_sum(first, labels) / size
+            if alpha:
+                second = model(**inputs).logits
+                loss = loss + _cross_entropy_sum(second, labels) / size
+                if not official_bert:
+                    loss = loss / 2
+                for row, other in zip(first, second, strict=True):
+                    log_p, log_q = torch.log_softmax(row, dim=-1), torch.log_softmax(other, dim=-1)
+                    both = _divergence(log_p, log_q, "student_teacher") + _divergence(log_q, log_p, "student_teacher")
+                    loss = loss + alpha / 2 * both / (1 if official_bert else size)
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+        yield epoch, losses, {}

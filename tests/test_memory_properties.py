@@ -36,8 +36,8 @@ class Processes:
         results = []
         for position, memory in enumerate(self.memories):
             with (
-                mock.patch("lstsd_hf.memory.is_distributed", return_value=len(self.memories) > 1),
-                mock.patch("lstsd_hf.memory.rank", return_value=position),
+                mock.patch("lstsd_hf.memory.staged.is_distributed", return_value=len(self.memories) > 1),
+                mock.patch("lstsd_hf.memory.staged.rank", return_value=position),
                 mock.patch("torch.distributed.all_reduce", lambda tensor: tensor.copy_(total)),
             ):
                 results.append(call(memory))
@@ -101,7 +101,7 @@ class MemoryMachine(RuleBasedStateMachine):
         new = Processes([None] * count)
         memories = []
         for position in range(count):
-            with mock.patch("lstsd_hf.memory.rank", return_value=position):
+            with mock.patch("lstsd_hf.memory.staged.rank", return_value=position):
                 memories.append(TeacherMemory.from_state_dict({**load(content), "epoch": epoch}))
         new.memories = memories
         self.processes = new
@@ -142,7 +142,7 @@ class AverageMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.memory, self.average, self.staged = MovingAverageMemory(EXAMPLES, LABELS, dtype=torch.float64), {}, {}
+        self.memory, self.means, self.staged = MovingAverageMemory(EXAMPLES, LABELS, dtype=torch.float64), {}, {}
 
     @rule(batch=BATCHES)
     def stage(self, batch):
@@ -155,9 +155,8 @@ class AverageMachine(RuleBasedStateMachine):
     def transition(self):
         self.memory.transition(self.memory.epoch + 1, DECAY)
         for index, rows in self.staged.items():
-            old = self.average.get(index, [0.0] * LABELS)
-            means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-            self.average[index] = [DECAY * a + (1 - DECAY) * b for a, b in zip(old, means, strict=True)]
+            mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+            self.means.setdefault(index, []).append(mean)
         self.staged = {}
 
     @rule()
@@ -166,14 +165,20 @@ class AverageMachine(RuleBasedStateMachine):
 
     @invariant()
     def same(self):
-        assert self.memory.written.nonzero().flatten().tolist() == sorted(self.average)
-        for index, row in self.average.items():
+        """The mean of an example's rows, each weighted by `DECAY` to the number of rows after it."""
+        assert self.memory.written.nonzero().flatten().tolist() == sorted(self.means)
+        for index, means in self.means.items():
+            weights = [DECAY**age for age in reversed(range(len(means)))]
+            expected = [
+                sum(w * value for w, value in zip(weights, column, strict=True)) / sum(weights)
+                for column in zip(*means, strict=True)
+            ]
             torch.testing.assert_close(
-                self.memory.moving_average[index], torch.tensor(row, dtype=torch.float64), rtol=1e-9, atol=1e-9
+                self.memory.moving_average[index], torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9
             )
 
 
-SETTINGS = settings(max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
 MemoryMachine.TestCase.settings = SETTINGS
 AverageMachine.TestCase.settings = SETTINGS
 TestTeacherMemory = MemoryMachine.TestCase

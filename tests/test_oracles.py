@@ -8,6 +8,7 @@ import torch
 from transformers import TrainerCallback
 
 from lstsd_hf import (
+    METHODS,
     DLBConfig,
     LabelSmoothingConfig,
     LSTSDConfig,
@@ -17,6 +18,7 @@ from lstsd_hf import (
     LSTSDTrainer,
     MeanTeacherConfig,
     ModelCopy,
+    RDropConfig,
     SnapshotDistillationConfig,
     SnapshotEnsembleConfig,
     TemporalEnsembleConfig,
@@ -285,6 +287,17 @@ def test_label_smoothing(make_args):
     compare(
         make_args, LabelSmoothingConfig(**options), oracles.train_label_smoothing, options, check_targets=no_targets
     )
+
+
+@pytest.mark.parametrize("official_bert", [False, True])
+def test_r_drop(make_args, official_bert):
+    options = {"alpha": 0.7, "official_bert": official_bert}
+    compare(make_args, RDropConfig(**options), oracles.train_r_drop, options, check_targets=no_targets)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"vanilla", "lstsd", "lstsd_no_long", "lstsd_no_short"}))
+def test_every_method_has_a_literal_reference(name):
+    assert hasattr(oracles, f"train_{name}"), f"write `train_{name}` in tests/oracles.py"
 
 
 # ---- Closed forms ----

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import re
 import shlex
@@ -16,13 +15,15 @@ import pytest
 from scipy import stats
 
 from lstsd_hf.glue import cli
+from studies import analysis, cells
+from studies import pages as studies_pages
 
 ROOT = Path(__file__).parent.parent
 
 
 def render(root, *arguments):
-    command = [sys.executable, str(root / "results" / "render.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", "studies.render", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root)
 
 
 def block(name, page="docs/results.md"):
@@ -33,7 +34,7 @@ def block(name, page="docs/results.md"):
 
 def records(name="mlp"):
     """The runs of a file, each with its setting; by default those of A1, A3 and Figure 2."""
-    lines = map(json.loads, (ROOT / "results" / f"{name}.jsonl").read_text().splitlines())
+    lines = map(json.loads, (ROOT / "studies" / "records" / f"{name}.jsonl").read_text().splitlines())
     return [{**line, **run, "seed": int(seed)} for line in lines for seed, run in line["runs"].items()]
 
 
@@ -45,14 +46,14 @@ def test_pages_and_figures_are_up_to_date():
 
 @pytest.fixture
 def copy(tmp_path):
-    for name in ("results", "docs"):
+    for name in ("studies", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "README.md", tmp_path)
     return tmp_path
 
 
 def test_another_record_makes_the_pages_stale(copy):
-    path = copy / "results" / "mlp.jsonl"
+    path = copy / "studies" / "records" / "mlp.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for last in [run["last_epoch"] for line in lines for run in line["runs"].values()]:
         last |= {name: value / 2 for name, value in last.items() if "eval_" in name}
@@ -74,7 +75,7 @@ def test_a_number_written_by_hand_is_found(copy):
 
 
 def test_no_record_is_of_generated_data():
-    for path in (ROOT / "results").glob("*.jsonl"):
+    for path in (ROOT / "studies" / "records").glob("*.jsonl"):
         if not path.name.endswith(".sweeps.jsonl"):
             assert all(run["data"] | {"generated": False} == run["data"] for run in records(path.stem)), path
 
@@ -82,15 +83,13 @@ def test_no_record_is_of_generated_data():
 @pytest.fixture
 def pages(monkeypatch, tmp_path):
     """The module that makes the pages, on a copy of the records."""
-    monkeypatch.syspath_prepend(str(ROOT / "results"))
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    for name in ("analysis", "pages", "cells"):
-        monkeypatch.setattr(importlib.import_module(name), "FOLDER", tmp_path / "results")
-    return importlib.import_module("pages")
+    shutil.copytree(ROOT / "studies" / "records", tmp_path / "records")
+    monkeypatch.setattr(analysis, "FOLDER", tmp_path / "records")
+    return studies_pages
 
 
 def edit(pages, change):
-    path = pages.FOLDER / "mlp.jsonl"
+    path = analysis.records_file("mlp.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         change(line)
@@ -261,13 +260,7 @@ def test_a_table_of_all_methods_from_the_records_alone(name):
         assert row[4] in ("–", "<0.001" if p_value < 0.001 else f"{p_value:.3f}")
 
 
-@pytest.fixture
-def cells(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "results"))
-    return importlib.import_module("cells")
-
-
-def test_every_command_of_the_protocol_parses(cells):
+def test_every_command_of_the_protocol_parses():
     assert {"a1", "a2", "a3", "b1", "b2", "defaults", "figure2"} < set(cells.CELLS)
     refused, single = {}, []
     for name, cell in cells.CELLS.items():
@@ -292,7 +285,7 @@ def test_every_command_of_the_protocol_parses(cells):
     assert all(f"{name} needs" in message for name, message in refused.items())
 
 
-def commands_of(cells, name):
+def commands_of(name):
     for cell in cells.CELLS.values():
         with contextlib.suppress(cells.NotYetError):
             yield from (command for command in cell() if command.records == name)
@@ -301,10 +294,10 @@ def commands_of(cells, name):
 @pytest.mark.parametrize(
     ("name", "count"), [("mlp", 930), ("mlp_short", 180), ("cnn", 160), ("cnn_fitting", 80), ("cnn_tuned", 20)]
 )
-def test_what_the_protocol_plans_was_run(cells, name, count):
+def test_what_the_protocol_plans_was_run(name, count):
     """Every method with all its options, task, noise rate and seed of the commands is among the records."""
     planned = set()
-    for command in commands_of(cells, name):
+    for command in commands_of(name):
         parsed = cli.parse([*shlex.split(str(command))[2:], "--use_cpu", "True"])
         for teacher in parsed.teachers:
             method = json.dumps({"name": teacher.name, **dataclasses.asdict(teacher)}, sort_keys=True)
@@ -324,8 +317,8 @@ def test_what_the_protocol_plans_was_run(cells, name, count):
 
 
 @pytest.mark.parametrize(("losses", "rate"), [((0.5, 0.2, 0.09, 0.01), "0.3"), ((0.5, 0.4, 0.3, 0.2), "1.0")])
-def test_the_smallest_rate_at_which_the_cnn_fits(cells, tmp_path, monkeypatch, losses, rate):
-    monkeypatch.setattr(cells, "FOLDER", tmp_path)
+def test_the_smallest_rate_at_which_the_cnn_fits(tmp_path, monkeypatch, losses, rate):
+    monkeypatch.setattr(analysis, "FOLDER", tmp_path)
     lines = [
         {
             "schema_version": 3,

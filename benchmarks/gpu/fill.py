@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Turns minutes of a GPU into records: runs the commands of a plan side by side until the time is over.
 
-    python results/cells.py gpu_core gpu_short | python benchmarks/gpu/fill.py --seconds 540 --folder runs
-    python -m lstsd_hf.experiments collect runs/gpu.jsonl results/gpu.jsonl
+    python -m studies.cells gpu_core gpu_short | python benchmarks/gpu/fill.py --seconds 540 --folder runs
+    python -m lstsd_hf.experiments collect runs/gpu.jsonl studies/records/gpu.jsonl
 
 A command is a line for run_glue.py. Its runs come in the order of the plan; results of --output_dir runs/NAME go to
 NAME.jsonl. One small model leaves a GPU idle most of the time, so the number of processes grows while they are at work,

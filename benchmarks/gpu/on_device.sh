@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU and no network, in the repository with the folders of pack.py:
 #   benchmarks/gpu/on_device.sh FOLDER SECONDS [--workers N] -- CELL...
-# runs cells of results/cells.py and leaves their results in FOLDER, and what earlier calls found in /tmp/found.
+# runs cells of studies/cells.py and leaves their results in FOLDER, and what earlier calls found in /tmp/found.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$1 seconds=$2
@@ -15,9 +15,9 @@ fi
 export PYTHONPATH=/tmp/site GLUE_DIR=.gpu/glue HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 mkdir -p /tmp/found
 for found in /tmp/found/*.jsonl; do
-    [ -e "$found" ] && python3 -m lstsd_hf.experiments collect "$found" "results/$(basename "$found")"
+    [ -e "$found" ] && python3 -m lstsd_hf.experiments collect "$found" "studies/records/$(basename "$found")"
 done
 nvidia-smi -L
-python3 results/cells.py "$@" |
-    python3 benchmarks/gpu/fill.py --seconds "$seconds" --folder "$folder" --records results/gpu*.jsonl "${options[@]}"
+python -m studies.cells "$@" |
+    python3 benchmarks/gpu/fill.py --seconds "$seconds" --folder "$folder" --records studies/records/gpu*.jsonl "${options[@]}"
 cp "$folder"/*.jsonl /tmp/found/

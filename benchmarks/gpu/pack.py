@@ -21,7 +21,7 @@ import planes
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "results")]
+sys.path[:0] = [str(ROOT)]
 TARGET = ROOT / ".gpu"
 PARTS = TARGET / "parts"
 WEIGHTS = "model.safetensors"
@@ -42,7 +42,7 @@ def pack_wheels(target: Path) -> None:
 
 def pack_data(source: Path, target: Path) -> None:
     """The labelled splits, and the slices for searches."""
-    import slices
+    from studies import slices
 
     for folder in FOLDERS:
         (target / folder).mkdir(parents=True)

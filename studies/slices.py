@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Writes a folder like GLUE's TSV release whose training and validation splits are both parts of the training split.
 
-python results/slices.py $GLUE_DIR runs/slices
+python -m studies.slices $GLUE_DIR runs/slices
 """
 
 import random

@@ -8,9 +8,10 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from analysis import NAMES, by_length, cells, majority, mlp_cells, score, shared_seeds
 from matplotlib.figure import Figure
 from PIL import Image
+
+from .analysis import NAMES, by_length, cells, majority, mlp_cells, score, shared_seeds
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "figures"
 MAJORITY = "majority class"

@@ -9,7 +9,7 @@ from lstsd_hf.experiments.records import read_results
 from lstsd_hf.experiments.report import percent
 from lstsd_hf.experiments.statistics import PairedDifference, holm, mean_and_std, paired_difference
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent / "records"
 
 TASKS = {"sst2": "SST-2 (5,000 rows)", "mrpc": "MRPC", "cola": "CoLA", "rte": "RTE"}
 NAMES = {
@@ -44,6 +44,11 @@ SEEDS, CELLS = 10, 9
 SIGNIFICANCE, PRACTICAL = 0.05, 1.0
 
 
+def records_file(name: str) -> Path:
+    """A file of records."""
+    return FOLDER / name
+
+
 # ---- Runs ----
 
 
@@ -72,7 +77,7 @@ def cells(file: str) -> list[Cell]:
     Raises:
         ValueError: If two cells, or two methods of one, could not be told apart, or the data were generated.
     """
-    path = FOLDER / f"{file}.jsonl"
+    path = records_file(f"{file}.jsonl")
     found = [cell_of(section, LENGTHS[file]) for section in group_runs(read_results([path]))] if path.exists() else []
     if len({cell.name for cell in found}) < len(found):
         raise ValueError(f"{path} must hold one setting of each task and noise rate.")

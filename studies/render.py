@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Makes docs/results.md, its figures, and the measured parts of README.md and docs/methods.md from the records here.
 
-python results/render.py           # or: make results
-python results/render.py --check   # writes nothing, fails if something is out of date
+python -m studies.render           # or: make results
+python -m studies.render --check   # writes nothing, fails if something is out of date
 """
 
 import argparse
@@ -10,8 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-import figures
-import pages
+from . import figures, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 

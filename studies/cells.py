@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Prints the commands of PROTOCOL.md's cells. Finished runs are skipped and interrupted ones go on, so run it again:
 
-GLUE_DIR=... OMP_NUM_THREADS=1 sh -c "python results/cells.py a1 | xargs -P 2 -d '\\n' -n 1 sh -c"
-python -m lstsd_hf.experiments collect runs/mlp results/mlp.jsonl
+GLUE_DIR=... OMP_NUM_THREADS=1 sh -c "python -m studies.cells a1 | xargs -P 2 -d '\\n' -n 1 sh -c"
+python -m lstsd_hf.experiments collect runs/mlp studies/records/mlp.jsonl
 """
 
 import argparse
@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from analysis import FOLDER, cells
-
 from lstsd_hf.experiments.records import read_results
+
+from .analysis import cells, records_file
 
 RATES = (0.2, 0.0, 0.4)
 TASKS = ("sst2", "mrpc", "cola")
@@ -118,7 +118,7 @@ def a4() -> Iterator[Command]:
     for rate in RATES:
         for task in TASKS:
             if tuned.get((rate, task)) is None:
-                raise NotYetError(f"a4 needs vanilla's search of a1 for {task}, noise {rate}, in results/mlp.jsonl.")
+                raise NotYetError(f"a4 needs vanilla's search of a1 for {task}, noise {rate}, in mlp.jsonl.")
             config = tuned[rate, task].first["config"]
             found = f"--num_train_epochs 30 --learning_rate {config['training']['learning_rate']:g}"
             found += f" --dropout {config['dropout']:g}" if "dropout" in config else ""
@@ -152,7 +152,7 @@ def a2_rates() -> Iterator[Command]:
 
 def a2_fitting() -> Iterator[Command]:
     """At the smallest rate at which the CNN fits; a2_rates must be among the records."""
-    path = FOLDER / "cnn_rates.jsonl"
+    path = records_file("cnn_rates.jsonl")
     results = [result for _, result in read_results([path])] if path.exists() else []
     losses = {result["config"]["training"]["learning_rate"]: result["last_epoch"]["loss"] for result in results}
     if set(losses) != set(CNN_RATES):
@@ -242,7 +242,7 @@ def found_by_trials() -> dict[str, tuple[float, float]]:
     Raises:
         NotYetError: If there is no such task.
     """
-    path = FOLDER / "gpu_trials.jsonl"
+    path = records_file("gpu_trials.jsonl")
     trials: dict[str, list[dict]] = collections.defaultdict(list)
     for _, result in read_results([path]) if path.exists() else []:
         trials[result["task"]].append(result)

@@ -1,0 +1,93 @@
+"""The measured blocks of the pages: docs/results.md, README.md and the pages of methods."""
+
+from .analysis import (
+    NAMES,
+    cells,
+    cnn_cells,
+    compare,
+    mlp_cells,
+    nll,
+    ranking,
+)
+from .sentences import cnn_sentence, cost_sentence, full_sentences, is_cnn_finished, paper_table, when_to_use
+from .settings_tables import cell_costs, defaults, method_costs, rate_table, searches
+from .tables import (
+    CONTROLS,
+    NOISY,
+    OF_CNN,
+    TEMPORAL,
+    adjusted_in_one_family,
+    cell_sections,
+    cell_tables,
+    family,
+    family_columns,
+    full_tables,
+    label_error_tables,
+    length_table,
+    memory_families,
+    single_seed_table,
+)
+
+
+def results_blocks() -> dict[str, str]:
+    """Every row of every table."""
+    mlp, tuned = mlp_cells(), cells("mlp_tuned")
+    noisy = [cell for cell in mlp if cell.rate]
+    return {
+        "primary": family(mlp, "lstsd", "vanilla"),
+        "against-tuned": family(mlp, "lstsd", "vanilla-tuned"),
+        "against-short": family(mlp, "lstsd", "vanilla-short"),
+        "short": family(cells("mlp_short"), "lstsd-defaults", "vanilla"),
+        "against-temporal": family(mlp, "lstsd", TEMPORAL),
+        "against-smoothing": family(mlp, "lstsd", "label_smoothing"),
+        "tuned-against-tuned": family(mlp, "lstsd-tuned", "vanilla-tuned"),
+        "nll": family(mlp, "lstsd", "vanilla", values=nll),
+        "nll-controls": family_columns(
+            {NAMES[name]: compare(mlp, "lstsd", name, nll) for name in list(CONTROLS.values())[1:]}, 3
+        ),
+        "mlp": cell_tables("mlp", mlp),
+        "memory-against-model": family(
+            noisy, "lstsd", "vanilla", ranking("memory"), second_values=ranking("model"), count=NOISY
+        ),
+        "memory-against-others": family_columns(memory_families(noisy), 2),
+        "label-errors": label_error_tables(noisy),
+        "length": length_table(mlp),
+        "stacked": family(tuned, "lstsd", "vanilla"),
+        "stacked-temporal": family(tuned, "lstsd", TEMPORAL),
+        "mlp-tuned": cell_tables("mlp_tuned", tuned),
+        "cnn": cell_tables_in_one_family("cnn"),
+        "cnn-against-tuned": family(cnn_cells("cnn"), "lstsd", "vanilla-tuned", **OF_CNN),
+        "cnn-against-temporal": family(cnn_cells("cnn"), "lstsd", TEMPORAL, **OF_CNN),
+        "cnn-rates": rate_table(),
+        "cnn-fitting": cell_tables_in_one_family("cnn_fitting"),
+        "cnn-fitting-against-tuned": family(cnn_cells("cnn_fitting"), "lstsd", "vanilla-tuned", **OF_CNN),
+        "cnn-fitting-against-temporal": family(cnn_cells("cnn_fitting"), "lstsd", TEMPORAL, **OF_CNN),
+        "top-layer": cell_tables("top_layer", cells("top_layer")),
+        "full": cell_tables("full", cells("full")),
+        "gpu": full_tables("gpu"),
+        "gpu-short": full_tables("gpu_short"),
+        "l3": full_tables("l3"),
+        "defaults": defaults(),
+        "searches": searches(),
+        "single-seed-glue": single_seed_table(cells("single_seed_glue")),
+        "single-seed-mrpc": single_seed_table(cells("single_seed_mrpc_minilm")),
+        "single-seed-cnn": single_seed_table(cells("single_seed_mrpc_cnn")),
+        "cells": cell_costs(),
+    }
+
+
+def cell_tables_in_one_family(records: str) -> str:
+    """The same for the CNN, corrected for the number of methods in all cells together."""
+    among = cnn_cells(records)
+    sections = cell_sections([records, "cnn_tuned"], list(zip(among, adjusted_in_one_family(among), strict=True)))
+    return f"{cnn_sentence(records)}\n\n{sections}" if is_cnn_finished(records) else sections
+
+
+def readme_blocks() -> dict[str, str]:
+    """The measured parts of README."""
+    return {"full": full_sentences(), "when-to-use": when_to_use(), "cost": cost_sentence(), "paper": paper_table()}
+
+
+def methods_blocks() -> dict[str, str]:
+    """The measured parts of docs/methods.md."""
+    return {"costs": method_costs()}

@@ -1,0 +1,222 @@
+"""What follows from the tables, in sentences that the records must bear."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lstsd_hf.experiments.published import BERT, CNN
+from lstsd_hf.experiments.published import TASKS as PUBLISHED_TASKS
+from lstsd_hf.experiments.report import shown_p_value, shown_spread
+from lstsd_hf.experiments.statistics import mean_and_std
+
+from .analysis import (
+    NAMES,
+    TASKS,
+    Comparison,
+    cells,
+    cnn_cells,
+    compare,
+    majority,
+    mlp_cells,
+    nll,
+    ranking,
+    score,
+)
+from .settings_tables import defaults, read
+from .tables import (
+    CNN_SETTINGS,
+    CONTROLS,
+    NOISY,
+    NOT_RUN,
+    OF_CNN,
+    TEMPORAL,
+    compared_in_one_family,
+    memory_families,
+    shown_among,
+    table,
+    unfinished,
+)
+
+
+def is_cnn_finished(records: str) -> bool:
+    """Whether every run with the CNN at a setting, and the control of both, is there."""
+    return not unfinished(records, "cnn_tuned")
+
+
+def cnn_comparisons(records: str) -> tuple[list[Comparison], int]:
+    """LSTSD − vanilla with the CNN, and how many comparisons the p-values are adjusted for."""
+    return compared_in_one_family(cnn_cells(records), "lstsd")
+
+
+def full_sentences() -> str:
+    """What LSTSD does to full fine-tuning."""
+    long, _ = compared_in_one_family(cells("gpu"), "lstsd")
+    short, count = compared_in_one_family(cells("gpu_short"), "lstsd-defaults")
+    check(not gains(long) and not gains(short), "LSTSD gains nowhere in full fine-tuning")
+    lost = [f"{item.cell.name} ({item.difference.mean:+.1f})" for item in short if item.is_shown]
+    after_long = [
+        f"{item.cell.name} ({item.difference.mean:+.1f} points, p {shown_p_value(item.p_value)})" for item in long
+    ]
+    return f"""**In full fine-tuning no gain is shown.** MiniLM, 5 seeds, an NVIDIA H200. With 3 epochs, as Trainer has
+them, the defaults of LSTSD lose to vanilla on {" and ".join(lost)}: {tally(short, "tasks")},
+adjusted for {count} comparisons. With the paper's 50 epochs, weights and E only {" and ".join(after_long)} was run.
+Every row: [docs/results.md](docs/results.md#minilm-full-fine-tuning-on-a-gpu)."""
+
+
+def cnn_sentence(records: str) -> str:
+    """What LSTSD did to the CNN."""
+    family, count = cnn_comparisons(records)
+    constant = [
+        item.cell.name
+        for item in family
+        # Records have six digits.
+        if max(abs(item.first[0] - majority(item.cell.task)), item.first[1]) < 1e-3
+    ]
+    ends = f" On {' and '.join(constant)} it ends with the constant answer, with every seed." if constant else ""
+    tuned, temporal = (
+        tally(compare(cnn_cells(records), "lstsd", control, **OF_CNN), "tasks")
+        for control in ("vanilla-tuned", TEMPORAL)
+    )
+    return (
+        f"LSTSD over vanilla with the CNN at {CNN_SETTINGS[records]}: {tally(family, 'tasks')}, adjusted for all "
+        f"{count} comparisons of methods and tasks.{ends} Over vanilla with a searched learning rate and dropout: "
+        f"{tuned}; over temporal ensembling of the same total weight: {temporal}."
+    )
+
+
+def when_to_use() -> str:
+    """The comparisons that decide, and what follows from them."""
+    mlp = mlp_cells()
+    noisy = [cell for cell in mlp if cell.rate]
+    over = {name: compare(mlp, "lstsd", key) for name, key in CONTROLS.items()}
+    likelihood = {name: compare(mlp, "lstsd", key, nll) for name, key in CONTROLS.items()}
+    in_short = compare(cells("mlp_short"), "lstsd-defaults", "vanilla")
+    both_tuned = compare(mlp, "lstsd-tuned", "vanilla-tuned")
+    search_lost = [item.cell.name for item in compare(mlp, "vanilla-tuned", "vanilla") if item.verdict[:4] == "loss"]
+    plain = compare(noisy, "lstsd", "vanilla", ranking("memory"), ranking("model"), NOISY)
+    tuned, short, model, temporal = memory_families(noisy).values()
+    check(gains(over["vanilla"]) and not losses(over["vanilla"]), "LSTSD gains over vanilla and loses nowhere")
+    noisy_short = [item for item in over["3 epochs"] if item.cell.rate]
+    clean_short = [item for item in over["3 epochs"] if not item.cell.rate]
+    check(losses(noisy_short) and not gains(noisy_short), "fewer epochs are the better remedy against noise")
+    check(len(in_short) - gains(in_short) - losses(in_short) > 6, "LSTSD adds little to a short run")
+    check(losses(over["tuned"]) and losses(both_tuned), "LSTSD does not replace tuning")
+    check(not gains(over["temporal"]), "two teachers are not shown to beat one")
+    check(losses(short) == len(short), "a short plain run ranks labels better")
+    shown = ("vanilla", "3 epochs", "tuned", "temporal")
+    with_cnn, _ = cnn_comparisons("cnn")
+    check(losses(with_cnn) and not gains(with_cnn), "LSTSD loses with the CNN at the paper's settings")
+    check("they stay" in defaults(), "no other setting is better than the defaults")
+    rows = [
+        [
+            item.cell.name,
+            f"{majority(item.cell.task):.1f}",
+            shown_spread(item.second, 1),
+            shown_spread(item.first, 1),
+            *(shown_among(over[name], item.cell, 1) for name in shown),
+        ]
+        for item in over["vanilla"]
+    ]
+    header = ["", "majority", "vanilla", "LSTSD", *(f"LSTSD − {NAMES[CONTROLS[name]]}" for name in shown)]
+    return f"""{table(header, rows)}
+
+- **It reduces overfitting in a run that is too long.** Against the same run without it: {tally(over["vanilla"])}.
+  Label smoothing does not do the same: LSTSD over it {tally(over["smoothing"])}.
+- **With wrong labels, stopping earlier helps more.** LSTSD over vanilla with 3 epochs in the place of 30: {
+        tally(noisy_short)
+    };
+  with right ones {tally(clean_short)}. Try that first. To such a short run LSTSD (with its defaults) adds little:
+  {tally(in_short)}.
+- **It does not replace tuning.** Over vanilla with a searched learning rate and dropout: {tally(over["tuned"])};
+  with λ and E searched too: {tally(both_tuned)}. (On {" and ".join(search_lost)} the search itself lost to
+  untuned vanilla.)
+- **Two teachers are not shown to beat one.** Over `temporal_ensemble` with the same total weight, 6.4:
+  {tally(over["temporal"])}.
+- **Likelihood.** In how many of {len(likelihood["vanilla"])} settings its NLL is lower / higher: {
+        "; ".join(f"{NAMES[CONTROLS[name]]} {losses(family)} / {gains(family)}" for name, family in likelihood.items())
+    }.
+- **For finding wrong labels, a short plain run is better.** In how many of {
+        len(plain)
+    } noisy settings LSTSD's memory ranks
+  them better / worse (ROC-AUC) than: vanilla's model {both(plain)} ({extremes(plain, 1)} points), after 3 epochs {
+        both(short)
+    },
+  tuned {both(tuned)}; LSTSD's own model {both(model)}; the memory of that temporal ensemble {both(temporal)}."""
+
+
+def check(holds: Any, claim: str) -> None:
+    """Raises a `ValueError` if the records no longer say what a sentence does."""
+    if not holds:
+        raise ValueError(
+            f"The records do not show that {claim}: write the sentences of `when_to_use`, and those above them in "
+            "README, anew."
+        )
+
+
+def tally(family: Sequence[Comparison], cells_are: str = "settings") -> str:
+    """How many gains, losses and neither, with the range of the differences."""
+    below = sum(item.is_shown and item.is_below_majority and item.difference.mean > 0 for item in family)
+    counts = [plural(gains(family), "gain", "gains"), plural(losses(family), "loss", "losses")]
+    counts[0] += f" ({below} of them below the majority class)" if below else ""
+    neither = len(family) - gains(family) - losses(family)
+    shown = f"{', '.join(counts)}, {neither} without a difference shown, of {len(family)} {cells_are}"
+    return f"{shown} ({extremes(family, 1)} points)"
+
+
+def plural(number: int, one: str, several: str) -> str:
+    """A number of things."""
+    return f"{number} {one if number == 1 else several}"
+
+
+def gains(family: Sequence[Comparison]) -> int:
+    """How many differences above zero were shown."""
+    return sum(item.is_shown and item.difference.mean > 0 for item in family)
+
+
+def losses(family: Sequence[Comparison]) -> int:
+    """How many differences below zero were shown."""
+    return sum(item.is_shown and item.difference.mean < 0 for item in family)
+
+
+def both(family: Sequence[Comparison]) -> str:
+    """Gains / losses."""
+    return f"{gains(family)} / {losses(family)}"
+
+
+def extremes(family: Sequence[Comparison], digits: int) -> str:
+    """The smallest and the largest difference."""
+    means = [item.difference.mean for item in family]
+    return f"{min(means):+.{digits}f} to {max(means):+.{digits}f}" if means else NOT_RUN
+
+
+def paper_table() -> str:
+    """The paper's figures for BERT-base and its CNN, and ours for the latter where all seeds have been run."""
+    rows = [
+        [f"{kind}, {NAMES[method]}: the paper", *[f"{value:.2f}" for value in published[method]]]
+        for kind, published in (("BERT-base", BERT), ("CNN", CNN))
+        for method in ("vanilla", "lstsd")
+    ]
+    for records, setting in CNN_SETTINGS.items():
+        ours = {cell.task: cell for cell in cells(records)}
+        for method in ("vanilla", "lstsd"):
+            shown = []
+            for task in PUBLISHED_TASKS:
+                values = list(score(ours[task], ours[task].groups[method]).values()) if task in ours else []
+                shown.append(shown_spread(mean_and_std(values), 2) if len(values) == OF_CNN["seeds"] else "–")
+            rows.append([f"CNN, {NAMES[method]}: ours at {setting}", *shown])
+    rows.append(["the majority class", *[f"{majority(task):.2f}" for task in PUBLISHED_TASKS]])
+    header = ["", *[TASKS[task].split(" (")[0] for task in PUBLISHED_TASKS]]
+    sentences = [cnn_sentence(records) for records in CNN_SETTINGS if is_cnn_finished(records)]
+    return "\n\n".join([table(header, rows), f"Ours: n = {OF_CNN['seeds']}; SST-2 with 5,000 rows.", *sentences])
+
+
+def cost_sentence() -> str:
+    """What LSTSD adds to a step."""
+    overhead = read("overhead")
+    added, encoder = overhead["added_ms_per_step"], overhead["encoder_ms_per_step"]
+    return (
+        f"LSTSD adds {added['median']:.2f} ms to a training step of a model that does next to nothing (quartiles\n"
+        f"{added['quartile_1']:.2f} and {added['quartile_3']:.2f}; batch {overhead['batch_size']}, one CPU thread): "
+        f"{100 * added['median'] / encoder['stock']:.3f} % of a MiniLM step of {overhead['tokens']} tokens.\n"
+        f"Directly, as medians of a few such steps, too noisy to tell: {encoder['stock']:,.0f} ms with stock Trainer, "
+        f"{encoder['lstsd']:,.0f} ms\nwith LSTSD."
+    )
