@@ -5,7 +5,7 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-oldest audit lint format results wheel clean
+.PHONY: install demo test test-slow test-oldest audit lint format results fix-copies docs wheel clean
 
 install: $(INSTALLED)
 
@@ -49,6 +49,14 @@ format: $(INSTALLED)
 
 results: $(INSTALLED)
 	$(BIN)/python -m studies.render
+
+# What follows from the methods: public names for type checkers, tables, the menu of the site.
+fix-copies: $(INSTALLED)
+	$(BIN)/python tools/fix_copies.py
+
+# The site, in build/site; a broken link is an error.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build --wheel

@@ -81,11 +81,11 @@ class SelfDistillationMixin(
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         teacher: Teacher | TeacherConfig | str | None = None,
         memory_device: str | torch.device | None = None,
         observers: Sequence[Observer] = (),
-        **kwargs,
+        **kwargs: Any,
     ):
         self._group = ObserverGroup(build_teacher(teacher), observers)
         self._memory_device = None if memory_device is None else checked_device(memory_device)

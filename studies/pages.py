@@ -9,7 +9,15 @@ from .analysis import (
     nll,
     ranking,
 )
-from .sentences import cnn_sentence, cost_sentence, full_sentences, is_cnn_finished, paper_table, when_to_use
+from .sentences import (
+    cnn_sentence,
+    cost_sentence,
+    full_sentences,
+    honest_lines,
+    is_cnn_finished,
+    paper_table,
+    when_to_use,
+)
 from .settings_tables import cell_costs, defaults, method_costs, rate_table, searches
 from .tables import (
     CONTROLS,
@@ -83,11 +91,16 @@ def cell_tables_in_one_family(records: str) -> str:
     return f"{cnn_sentence(records)}\n\n{sections}" if is_cnn_finished(records) else sections
 
 
+def conclusion_blocks() -> dict[str, str]:
+    """What follows from the tables of docs/results.md."""
+    return {"full-sentences": full_sentences(), "when-to-use": when_to_use(), "paper": paper_table()}
+
+
 def readme_blocks() -> dict[str, str]:
     """The measured parts of README."""
-    return {"full": full_sentences(), "when-to-use": when_to_use(), "cost": cost_sentence(), "paper": paper_table()}
+    return {"honest": honest_lines(), "cost": cost_sentence()}
 
 
 def methods_blocks() -> dict[str, str]:
-    """The measured parts of docs/methods.md."""
+    """The measured parts of docs/methods/index.md."""
     return {"costs": method_costs()}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes docs/results.md, its figures, and the measured parts of README.md and docs/methods.md from the records here.
+"""Makes docs/results.md, its figures, and the measured parts of README.md and docs/methods/index.md from the records.
 
 python -m studies.render           # or: make results
 python -m studies.render --check   # writes nothing, fails if something is out of date
@@ -30,8 +30,8 @@ def rendered() -> dict[Path, str]:
     """Every file with measured numbers, as it should be."""
     blocks = {
         ROOT / "README.md": pages.readme_blocks(),
-        ROOT / "docs" / "methods.md": pages.methods_blocks(),
-        ROOT / "docs" / "results.md": pages.results_blocks(),
+        ROOT / "docs" / "methods" / "index.md": pages.methods_blocks(),
+        ROOT / "docs" / "results.md": pages.results_blocks() | pages.conclusion_blocks(),
     }
     return {path: with_blocks(path.read_text(), own) for path, own in blocks.items()}
 

@@ -59,7 +59,7 @@ def full_sentences() -> str:
     return f"""**In full fine-tuning no gain is shown.** MiniLM, 5 seeds, an NVIDIA H200. With 3 epochs, as Trainer has
 them, the defaults of LSTSD lose to vanilla on {" and ".join(lost)}: {tally(short, "tasks")},
 adjusted for {count} comparisons. With the paper's 50 epochs, weights and E only {" and ".join(after_long)} was run.
-Every row: [docs/results.md](docs/results.md#minilm-full-fine-tuning-on-a-gpu)."""
+Every row is [below](#minilm-full-fine-tuning-on-a-gpu)."""
 
 
 def cnn_sentence(records: str) -> str:
@@ -121,7 +121,7 @@ def when_to_use() -> str:
 
 - **It reduces overfitting in a run that is too long.** Against the same run without it: {tally(over["vanilla"])}.
   Label smoothing does not do the same: LSTSD over it {tally(over["smoothing"])}.
-- **With wrong labels, stopping earlier helps more.** LSTSD over vanilla with 3 epochs in the place of 30: {
+- **With wrong labels, stopping earlier helps more.** LSTSD over vanilla with 3 epochs instead of 30: {
         tally(noisy_short)
     };
   with right ones {tally(clean_short)}. Try that first. To such a short run LSTSD (with its defaults) adds little:
@@ -154,12 +154,21 @@ def check(holds: Any, claim: str) -> None:
 
 def tally(family: Sequence[Comparison], cells_are: str = "settings") -> str:
     """How many gains, losses and neither, with the range of the differences."""
-    below = sum(item.is_shown and item.is_below_majority and item.difference.mean > 0 for item in family)
-    counts = [plural(gains(family), "gain", "gains"), plural(losses(family), "loss", "losses")]
-    counts[0] += f" ({below} of them below the majority class)" if below else ""
     neither = len(family) - gains(family) - losses(family)
-    shown = f"{', '.join(counts)}, {neither} without a difference shown, of {len(family)} {cells_are}"
+    shown = f"{', '.join(verdicts(family))}, {neither} without a difference shown, of {len(family)} {cells_are}"
     return f"{shown} ({extremes(family, 1)} points)"
+
+
+def counted(family: Sequence[Comparison]) -> str:
+    """How many gains and losses."""
+    return f"{' and '.join(verdicts(family))} in {len(family)} settings"
+
+
+def verdicts(family: Sequence[Comparison]) -> tuple[str, str]:
+    """The numbers of gains and losses."""
+    below = sum(item.is_shown and item.is_below_majority and item.difference.mean > 0 for item in family)
+    shown = plural(gains(family), "gain", "gains") + (f" ({below} of them below the majority class)" if below else "")
+    return shown, plural(losses(family), "loss", "losses")
 
 
 def plural(number: int, one: str, several: str) -> str:
@@ -207,6 +216,25 @@ def paper_table() -> str:
     header = ["", *[TASKS[task].split(" (")[0] for task in PUBLISHED_TASKS]]
     sentences = [cnn_sentence(records) for records in CNN_SETTINGS if is_cnn_finished(records)]
     return "\n\n".join([table(header, rows), f"Ours: n = {OF_CNN['seeds']}; SST-2 with 5,000 rows.", *sentences])
+
+
+def honest_lines() -> str:
+    """When LSTSD helps and when not, in three lines; `when_to_use` checks what they say."""
+    mlp = mlp_cells()
+    long, tuned, temporal = (compare(mlp, "lstsd", CONTROLS[name]) for name in ("vanilla", "tuned", "temporal"))
+    noisy = [item for item in compare(mlp, "lstsd", CONTROLS["3 epochs"]) if item.cell.rate]
+    short, _ = compared_in_one_family(cells("gpu_short"), "lstsd-defaults")
+    check(gains(long) and not losses(long), "LSTSD gains over vanilla and loses nowhere")
+    check(losses(noisy) and not gains(noisy), "fewer epochs are the better remedy against noise")
+    check(not gains(short), "LSTSD gains nowhere in full fine-tuning")
+    check(losses(tuned) and not gains(temporal), "LSTSD replaces neither tuning nor a simpler teacher")
+    lost = [f"{item.cell.name} ({item.difference.mean:+.1f} points)" for item in short if item.is_shown]
+    return f"""- **It reduces overfitting in a run that is too long**: {counted(long)} against the same run without it
+  (a small network on frozen features, 30 epochs).
+- **A short plain run does as well or better**: {counted(noisy)} against 3 plain epochs on noisy labels. In full
+  fine-tuning for 3 epochs, its defaults lose on {" and ".join(lost)}, of {len(short)} tasks.
+- **It replaces neither tuning nor a simpler teacher**: {counted(tuned)} against tuned vanilla;
+  {counted(temporal)} against temporal ensembling with the same total weight."""
 
 
 def cost_sentence() -> str:

@@ -122,7 +122,7 @@ def method_costs() -> str:
     for name, item in read("method_costs")["figures"].items():
         passes = [f"{item[f'passes_{kind}_gradient']:.2f}".rstrip("0").rstrip(".") for kind in ("with", "without")]
         sizes = [size(item["bytes_in_memory"]), size(item["bytes_on_disk"])]
-        rows.append([f"`{name}`", *passes, *sizes, f"{seconds[name]:.1f}"])
+        rows.append([f"`{name}`", *passes, *sizes, f"{seconds[name]:.1f}" if name in seconds else "–"])
     header = ["method", "extra passes with gradient", "extra passes without", "memory", "disk", "s/epoch"]
     return table(header, rows)
 

@@ -118,7 +118,7 @@ def test_a_family_without_one_run_is_not_shown(pages):
 
 
 def test_a_sentence_that_the_records_do_not_bear_is_found(pages):
-    """The conclusions in README are written by hand around generated numbers."""
+    """The conclusions are written by hand around generated numbers."""
 
     def worsen(line):
         if line["method"] == "temporal_ensemble":
@@ -127,7 +127,7 @@ def test_a_sentence_that_the_records_do_not_bear_is_found(pages):
 
     edit(pages, worsen)
     with pytest.raises(ValueError, match="two teachers are not shown to beat one: write the sentences"):
-        pages.readme_blocks()
+        pages.conclusion_blocks()
 
 
 def is_plain(config):
@@ -221,8 +221,8 @@ def test_families_of_comparisons_from_the_records_alone(name, first, second, val
             assert row[7] == "no difference shown"
 
 
-def test_readme_counts_what_the_tables_say():
-    text = (ROOT / "README.md").read_text()
+def test_the_conclusions_count_what_the_tables_say():
+    text = (ROOT / "docs" / "results.md").read_text()
     for name in ("primary", "against-smoothing", "against-tuned", "tuned-against-tuned", "against-temporal"):
         verdicts = [row[7] for row in block(name)]
         gains, losses = (sum(verdict.startswith(word) for verdict in verdicts) for word in ("gain", "loss"))

@@ -20,8 +20,8 @@ PAGES = Path("docs", "methods")
 
 def stub() -> str:
     """What type checkers and editors see instead of the lazy imports of `lstsd_hf/__init__.py`."""
-    places = {name: getattr(lstsd_hf, name).__module__ for name in dir(lstsd_hf) if name[:1].isupper()}
-    places["METHODS"] = "lstsd_hf.methods"
+    public = {name: getattr(lstsd_hf, name) for name in dir(lstsd_hf) if name[:1].isupper()}
+    places = {name: getattr(value, "__module__", "lstsd_hf.methods") for name, value in public.items()}
     lines = [
         f"from .{module.removeprefix('lstsd_hf.')} import {name} as {name}"
         for module, name in sorted((module, name) for name, module in places.items())

@@ -27,8 +27,8 @@ class RDropConfig(TeacherConfig):
         Its GLUE weight is one of 0.1, 0.5 and 1.0, chosen for each task; the default is that of the authors' script.
 
     Example:
-        >>> RDropConfig(alpha=1.0).build().base_loss_weight(None)
-        0.5
+        >>> RDropConfig().alpha, RDropConfig.paper().official_bert
+        (0.5, True)
     """
 
     name = "r_drop"
