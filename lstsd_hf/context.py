@@ -20,6 +20,13 @@ class TrainingContext:
         memory_device: Where tables of predictions are kept.
         plan: The length of the run; `None` until training begins.
         problem_type: What the model's outputs mean; `None` until the first training batch.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data)
+        >>> _ = trainer.train()
+        >>> context = trainer.teacher.context
+        >>> context.num_examples == len(data), context.problem_type.name, context.plan.num_epochs
+        (True, 'single_label_classification', 3)
     """
 
     num_examples: int = 0

@@ -1,4 +1,4 @@
-"""Carrying each training example's index from the data set through sampler and collator into the batch."""
+"""Carrying each training example's index from the dataset through sampler and collator into the batch."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -28,11 +28,11 @@ class IndexedDataset(Dataset):
     Data loaders fetch whole batches by `__getitems__`, also through a `torch.utils.data.Subset`.
 
     Args:
-        dataset: A map-style data set.
-        source: The data set as the user gave it, if `dataset` had columns removed; samplers get to see this one.
+        dataset: A map-style dataset.
+        source: The dataset as the user gave it, if `dataset` had columns removed; samplers get to see this one.
 
     Raises:
-        TypeError: If the data set has no length or is iterable-style: its examples have no stable index.
+        TypeError: If the dataset has no length or is iterable-style: its examples have no stable index.
     """
 
     def __init__(self, dataset: Any, source: Any = None):
@@ -61,7 +61,7 @@ class IndexedDataset(Dataset):
         return [IndexedExample(index, example) for index, example in zip(indices, examples, strict=True)]
 
     def set_epoch(self, epoch: int) -> None:
-        """Passed on to data sets that change with the epoch."""
+        """Passed on to datasets that change with the epoch."""
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
 
@@ -72,6 +72,12 @@ class ExampleIndexCollator:
     Args:
         collator: The collator for the bare examples; it must return a mapping with one row for each example.
         num_examples: Size of the training set, which bounds the indices.
+
+    Example:
+        >>> from transformers import default_data_collator
+        >>> collate = ExampleIndexCollator(default_data_collator, num_examples=10)
+        >>> collate([IndexedExample(7, {"labels": 1}), IndexedExample(2, {"labels": 0})])["example_index"].tolist()
+        [7, 2]
     """
 
     def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], num_examples: int):
@@ -83,7 +89,7 @@ class ExampleIndexCollator:
 
         Raises:
             IndexError: If an index is outside the training set.
-            InputError: If the examples come from another data set.
+            InputError: If the examples come from another dataset.
             TypeError: If the inner collator does not return a mapping.
             ValueError: If the inner collator's batch has that key already.
         """
@@ -91,8 +97,8 @@ class ExampleIndexCollator:
         if strangers:
             raise InputError(
                 "A `get_train_dataloader` of your own must load from `self.train_dataset`, so that every example keeps "
-                f"its index, got rows ({', '.join(sorted(strangers))}) of another data set. Choose or repeat rows by a "
-                "sampler or by `torch.utils.data.Subset(self.train_dataset, rows)`; hand a data set of your own to the "
+                f"its index, got rows ({', '.join(sorted(strangers))}) of another dataset. Choose or repeat rows by a "
+                "sampler or by `torch.utils.data.Subset(self.train_dataset, rows)`; hand a dataset of your own to the "
                 "trainer as `train_dataset`."
             )
         indices = [feature.index for feature in features]
@@ -161,7 +167,7 @@ def check_has_indices(dataset: Any) -> None:
     """Raises a `TypeError` unless `dataset` is map-style with a length."""
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise TypeError(
-            "`train_dataset` must be a map-style data set with a length, so that every example keeps its index; got "
+            "`train_dataset` must be a map-style dataset with a length, so that every example keeps its index; got "
             f"{type(dataset).__name__}. Load it into memory (datasets: `Dataset.from_list(list(dataset))`), or use "
             "`teacher=NoTeacherConfig()`."
         )

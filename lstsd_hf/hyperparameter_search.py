@@ -30,7 +30,7 @@ class SearchableTeacherMixin:
 
 
 class _NotSearched:
-    """In the place of an option: the parent converts a value to the type of what it replaces, here to itself."""
+    """Instead of an option: the parent converts a value to the type of what it replaces, here to itself."""
 
     def __new__(cls, *value):
         return value[0] if value else super().__new__(cls)

@@ -67,7 +67,7 @@ class TrainingLog:
         if self._since_step is None:
             self._since_step = self._collected_step = global_step
         for name, part in parts.items():
-            # Nothing is done for nothing: this runs in every step.
+            # Hot path: skip no-op tensor operations.
             value = part.detach()
             value = value.mean() if value.dim() else value
             value = value if divisor == 1 else value / divisor

@@ -87,6 +87,10 @@ def term_scale(
         batch_size: Examples in the micro-batch.
         num_items_in_batch: N, or `None` where Trainer does not count the labels.
         labels: The micro-batch's labels, `batch_size` of them (B) unless an example has several.
+
+    Example:
+        >>> term_scale(BaseLoss(is_function=True, processes=2), batch_size=4, num_items_in_batch=16)
+        0.5
     """
     if num_items_in_batch is None:
         return 1.0

@@ -27,6 +27,10 @@ def teacher_log_probs(teacher_logits: Tensor, temperature: float = 1.0, floor: f
 
     Returns:
         Log-probabilities of the same shape.
+
+    Example:
+        >>> teacher_log_probs(torch.tensor([[0.0, 0.0]])).exp().tolist()
+        [[0.5, 0.5]]
     """
     log_probs = _log_softmax(teacher_logits, temperature)
     return log_probs.clamp(min=math.log(floor)) if floor > 0 else log_probs
@@ -45,6 +49,10 @@ def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temper
 
     Returns:
         One divergence for each example, shape `(batch_size,)` or `(num_teachers, batch_size)`.
+
+    Example:
+        >>> kl_student_teacher(torch.tensor([[0.0, 0.0]]), teacher_log_probs(torch.tensor([[0.0, 0.0]]))).tolist()
+        [0.0]
     """
     student_log_probs = _log_softmax(student_logits, temperature)
     return _expectation(student_log_probs.exp(), student_log_probs - teacher_log_probs)
@@ -54,6 +62,11 @@ def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temper
     """KL[teacher ‖ student] = Σ z (log z − log p), the direction of Hinton et al., arXiv 1503.02531.
 
     Arguments and return value are those of `kl_student_teacher`.
+
+    Example:
+        >>> certain = teacher_log_probs(torch.tensor([[20.0, 0.0]]))
+        >>> round(float(kl_teacher_student(torch.tensor([[0.0, 0.0]]), certain)), 3)
+        0.693
     """
     student_log_probs = _log_softmax(student_logits, temperature)
     return _expectation(teacher_log_probs.exp(), teacher_log_probs - student_log_probs)
@@ -63,12 +76,23 @@ def squared_error(student_logits: Tensor, teacher_log_probs: Tensor, temperature
     """Mean over the classes of (p - z)², the consistency cost of Laine & Aila, arXiv 1610.02242.
 
     Arguments and return value are those of `kl_student_teacher`.
+
+    Example:
+        >>> certain = teacher_log_probs(torch.tensor([[20.0, 0.0]]))
+        >>> round(float(squared_error(torch.tensor([[0.0, 0.0]]), certain)), 3)
+        0.25
     """
     return (_log_softmax(student_logits, temperature).exp() - teacher_log_probs.exp()).square().mean(dim=-1)
 
 
 def cross_entropy_to(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
-    """Cross-entropy against soft targets, -Σ z log p, one value for each example, `(batch_size,)`."""
+    """Cross-entropy against soft targets, -Σ z log p, one value for each example, `(batch_size,)`.
+
+    Example:
+        >>> uniform = teacher_log_probs(torch.tensor([[0.0, 0.0]]))
+        >>> round(float(cross_entropy_to(torch.tensor([[0.0, 0.0]]), uniform)), 3)
+        0.693
+    """
     return -_expectation(teacher_log_probs.exp(), torch.log_softmax(student_logits, dim=-1))
 
 

@@ -21,6 +21,11 @@ class ModelCopy:
 
     Attributes:
         tensors: The same, without gradient.
+
+    Example:
+        >>> average = ModelCopy.of(model)
+        >>> average.average(model, decay=0.9)
+        >>> average.load_into(model)
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]):

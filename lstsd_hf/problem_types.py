@@ -19,6 +19,11 @@ class ProblemType(ABC):
 
     Attributes:
         name: As in the `problem_type` of a transformers config.
+
+    Example:
+        >>> kind = PROBLEM_TYPES["multi_label_classification"]
+        >>> kind.agreement(torch.tensor([[2.0, -2.0]]), kind.targets(torch.tensor([[1.0, 1.0]]))).tolist()
+        [0.5]
     """
 
     name: ClassVar[str]
@@ -33,7 +38,7 @@ class ProblemType(ABC):
 
     @abstractmethod
     def cross_entropy_to(self, student_logits: Tensor, targets: Tensor) -> Tensor:
-        """The student's loss against the targets in the place of labels."""
+        """The student's loss against the targets instead of labels."""
 
     @abstractmethod
     def base_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -246,7 +251,7 @@ def labels_in(inputs: Mapping[str, Any], label_names: Iterable[str]) -> Any:
 
 
 def flat_labels(labels: Any) -> Any:
-    """Labels of which an example has one, without a column around them, which the models' own losses take, too."""
+    """Class indices `(batch_size, 1)` as `(batch_size,)`; other labels as they are."""
     is_column = isinstance(labels, Tensor) and labels.dim() == 2 and labels.size(1) == 1
     return labels.squeeze(1) if is_column and not labels.is_floating_point() else labels
 
@@ -261,7 +266,7 @@ _FITS = {
 
 
 def _class_labels(logits: Tensor, labels: Tensor) -> torch.Size:
-    """The shape of labels of which one holds: class indices, or probabilities of each."""
+    """The shape of single labels: class indices `(batch_size,)`, or probabilities `(batch_size, num_labels)`."""
     return logits.shape if labels.is_floating_point() else logits.shape[:1]
 
 

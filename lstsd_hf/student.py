@@ -23,6 +23,11 @@ class Student:
 
     Args:
         trainer: The `transformers.Trainer`.
+
+    Example:
+        >>> student = Student(LSTSDTrainer(model=model, args=args, train_dataset=data))
+        >>> student.forward({"input_ids": torch.tensor([[3, 1, 4]])}).shape
+        torch.Size([1, 2])
     """
 
     def __init__(self, trainer: Any):
@@ -76,7 +81,7 @@ class Student:
 
         Args:
             inputs: The model's inputs; labels, and what the model does not take, are left out.
-            tensors: Parameters and buffers to use in the place of the model's own, by name.
+            tensors: Parameters and buffers to use instead of the model's own, by name.
 
         Returns:
             Logits `(batch_size, num_labels)`, at least fp32.
@@ -114,8 +119,7 @@ class Student:
         self.model.eval()
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                # Where there are fewer batches than processes, some learn the shape of the logits from an example of
-                # another one's share, and keep nothing of it.
+                # A rank without batches runs row 0 for the logits' shape and yields an empty batch.
                 for start in range(rank * size, len(dataset), count * size) or [None]:
                     rows = [0] if start is None else list(range(start, min(start + size, len(dataset))))
                     examples = _fetch(dataset, rows)
@@ -140,8 +144,27 @@ def _named_parameters(model_class: type[nn.Module]) -> frozenset[str] | None:
 
 
 def _fetch(dataset: Any, rows: list[int]) -> list[Any]:
-    """Rows of a data set, at once where it can."""
+    """Rows of a dataset, at once where it can."""
     return dataset.__getitems__(rows) if hasattr(dataset, "__getitems__") else [dataset[row] for row in rows]
+
+
+def checked_result(result: Any, name: str) -> tuple[Tensor, Any]:
+    """The loss and the outputs that a `compute_loss` returned.
+
+    Args:
+        result: What it returned.
+        name: Its name.
+
+    Raises:
+        TypeError: If it returned something else.
+    """
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(
+            "`compute_loss` must return (loss, outputs) when called with `return_outputs=True`, got "
+            f"{type(result).__name__} from {name}. The outputs hold the student's logits; end it with "
+            "`return (loss, outputs) if return_outputs else loss`."
+        )
+    return result
 
 
 def logits_of(outputs: Any) -> Tensor:

@@ -29,7 +29,7 @@ from .problem_types import labels_in, problem_type_of
 from .resume import ResumableMixin
 from .setups import check_setup, checked_device
 from .shadowing import shadowed
-from .student import Student, logits_of
+from .student import Student, checked_result, logits_of
 from .training_data import IndexedTrainingDataMixin
 
 
@@ -54,12 +54,10 @@ class SelfDistillationMixin(
     weights and on the same scale, so that `loss = base weight · loss_base + Σ weight · loss_<term>`; the share of
     examples on whose answer student and teacher agree, `teacher_agreement_<term>`; and the teacher's own numbers, such
     as `teacher_coverage`, the share of examples that have a teacher. Where there is none, or a term is zero for a whole
-    epoch or has no gradient, training stops with the cause.
+    epoch or has no gradient or is not finite, training stops.
 
     A `training_step` of your own may compute the loss of a micro-batch several times, as adversarial training does.
     Each loss has the terms. The teacher remembers the first one's outputs, and the log has the first one's parts.
-
-    A term that is not finite where the base loss is stops training before the optimizer step.
 
     Checkpoints contain the teacher's state, and a run can only be resumed from one that does; see `train`. The hub
     strategies `checkpoint` and `all_checkpoints` upload it: predictions for the training set, in its order.
@@ -77,6 +75,10 @@ class SelfDistillationMixin(
         teacher: The `Teacher`; its memory, where it has one, is `teacher.memory`.
         distilled_steps: Optimizer steps of the last training that had a distillation term.
         divides_by_items: Whether the model was found to divide its loss by `num_items_in_batch`; `None`: not known yet.
+
+    Example:
+        >>> class Mine(SelfDistillationMixin, Trainer): ...  # or your own Trainer class
+        >>> _ = Mine(model=model, args=args, train_dataset=data, teacher="lstsd").train()
     """
 
     def __init__(
@@ -216,13 +218,7 @@ class SelfDistillationMixin(
     ) -> tuple[Tensor, Any, Tensor]:
         """The base loss, the model's outputs, and the logits among them, whose meaning the context is told."""
         result = compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if not (isinstance(result, tuple) and len(result) == 2):
-            raise TypeError(
-                "`compute_loss` must return (loss, outputs) when called with `return_outputs=True`, got "
-                f"{type(result).__name__} from {type(self).compute_loss.__qualname__}. The outputs hold the student's "
-                "logits; end it with `return (loss, outputs) if return_outputs else loss`."
-            )
-        loss, outputs = result
+        loss, outputs = checked_result(result, type(self).compute_loss.__qualname__)
         logits = logits_of(outputs)
         self._context.problem_type = problem_type_of(
             getattr(self.model, "config", None), logits, labels, self._context.problem_type
@@ -298,7 +294,14 @@ class SelfDistillationMixin(
 
 
 class LSTSDTrainer(SelfDistillationMixin, Trainer):
-    """`transformers.Trainer` with a self-distillation teacher, by default LSTSD; see `SelfDistillationMixin`."""
+    """`transformers.Trainer` with a self-distillation teacher, by default LSTSD; see `SelfDistillationMixin`.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data)
+        >>> _ = trainer.train()
+        >>> trainer.distilled_steps, trainer.teacher.memory.coverage
+        (6, 1.0)
+    """
 
     @functools.wraps(SelfDistillationMixin.__init__)
     def __init__(self, *args, **kwargs):

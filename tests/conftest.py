@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny random models and data sets, for mechanics only."""
+"""Shared fixtures: tiny random models and datasets, for mechanics only."""
 
 import copy
 import os

@@ -51,7 +51,7 @@ def test_collator_adds_the_indices():
             6,
             IndexError,
             "`example_index` must be between 0 and 5 (the training set has 6 examples), got 6. The index is a position "
-            "in the training set; do not change the data set while training.",
+            "in the training set; do not change the dataset while training.",
         ),
         (
             lambda features: [1],

@@ -21,7 +21,7 @@ from .conftest import assert_same_weights, make_examples, make_model, weights
 
 
 class TorchDataset(torch.utils.data.Dataset):
-    """A data set as in many scripts: items are dicts of tensors, with a column that the model does not know."""
+    """A dataset as in many scripts: items are dicts of tensors, with a column that the model does not know."""
 
     def __init__(self, rows):
         self.rows = rows

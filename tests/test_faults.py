@@ -558,7 +558,7 @@ def test_labels_of_a_dataset_that_names_them(make_args, tmp_path):
             return 3
 
         def __getitem__(self, index):
-            self.file = self.file or open(__file__)  # noqa: SIM115 (as such data sets do)
+            self.file = self.file or open(__file__)  # noqa: SIM115 (as such datasets do)
             return {"label": 0 if index == 0 else 1}
 
     class Pairs(Lazy):

@@ -115,7 +115,7 @@ def test_index_out_of_range(index, call):
         getattr(memory, call)(*arguments)
     assert str(error.value) == (
         f"`example_index` must be between 0 and 2 (the training set has 3 examples), got {index}. The index is a "
-        "position in the training set; do not change the data set while training."
+        "position in the training set; do not change the dataset while training."
     )
 
 

@@ -32,7 +32,7 @@ def rows_of(**columns):
 WORDS = ["red", "blue", "green", "grey", "pink", "black"]
 OTHERS = [text[::-1] for text in SENTENCES]
 
-# Columns beside `label`, and which are the texts; a text in the place of them is in the error.
+# Columns beside `label`, and which are the texts; a text instead of them is in the error.
 CHOICES = [
     # pandas' index, in the forms that its writers give it
     ({"": range(6), "text": SENTENCES}, ("text",)),

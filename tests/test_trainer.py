@@ -520,7 +520,7 @@ def test_dataset_without_length(tiny_model, make_args):
         lambda: LSTSDTrainer(model=tiny_model, args=make_args(max_steps=4), train_dataset=Stream()), TypeError
     )
     assert message == (
-        "`train_dataset` must be a map-style data set with a length, so that every example "
+        "`train_dataset` must be a map-style dataset with a length, so that every example "
         "keeps its index; got Stream. Load it into memory (datasets: "
         "`Dataset.from_list(list(dataset))`), or use `teacher=NoTeacherConfig()`."
     )
@@ -568,8 +568,8 @@ def test_loader_over_other_data(tiny_model, make_args):
     trainer = Mixed(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
     assert refusal(trainer.train, InputError) == (
         "A `get_train_dataloader` of your own must load from `self.train_dataset`, so that every example keeps its "
-        "index, got rows (dict) of another data set. Choose or repeat rows by a sampler or by "
-        "`torch.utils.data.Subset(self.train_dataset, rows)`; hand a data set of your own to the trainer as "
+        "index, got rows (dict) of another dataset. Choose or repeat rows by a sampler or by "
+        "`torch.utils.data.Subset(self.train_dataset, rows)`; hand a dataset of your own to the trainer as "
         "`train_dataset`."
     )
 

@@ -155,7 +155,7 @@ class EncoderSplit:
 
 
 class _PassThrough(nn.Module):
-    """In the place of the embeddings: returns the hidden states it is given."""
+    """Instead of the embeddings: returns the hidden states it is given."""
 
     def forward(self, input_ids: Tensor | None = None, *args, inputs_embeds: Tensor | None = None, **kwargs) -> Tensor:
         # DistilBERT passes them by position.

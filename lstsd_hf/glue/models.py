@@ -64,7 +64,7 @@ def load_model(
         name_or_path: A name on the hub, a folder, "minilm", or "cnn" (a new convolutional network).
         task: The task.
         training_texts: The texts of the training split, from which a CNN's vocabulary is made.
-        dropout: Probability of dropping a feature, in the place of the model's own.
+        dropout: Probability of dropping a feature, instead of the model's own.
 
     Raises:
         InputError: If there is no such model, the hub cannot be reached, or model and tokenizer do not fit together.

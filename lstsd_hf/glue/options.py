@@ -70,7 +70,7 @@ class RunArguments:
     task: list[str] | None = field(
         default=None, metadata={"help": f"One or several of: {', '.join(TASKS)}; or all. Own data: --train_file."}
     )
-    seeds: list[int] | None = field(default=None, metadata={"help": "Several seeds, in the place of --seed."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Several seeds, instead of --seed."})
     data: str | None = field(
         default=None,
         metadata={"help": "hub, synthetic, or a folder with GLUE's TSV files. Default: $GLUE_DIR if set, else hub."},
@@ -101,7 +101,7 @@ class RunArguments:
             "MLP on pooled features."
         },
     )
-    dropout: float | None = field(default=None, metadata={"help": "Dropout in the place of the model's own."})
+    dropout: float | None = field(default=None, metadata={"help": "Dropout instead of the model's own."})
     label_noise: float = field(default=0.0, metadata={"help": "Share of the training labels to replace at random."})
     label_noise_seed: int = field(default=0, metadata={"help": "Seed of the replacement, apart from the run's."})
     shard: str | None = field(default=None, metadata={"help": "i/n: run only every n-th run, from the i-th on."})

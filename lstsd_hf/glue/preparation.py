@@ -34,7 +34,7 @@ class DataOptions:
         label_noise_seed: Seed of the replacement, apart from the run's own.
         trainable_layers: Train the head and so many top layers of the encoder; 0 is an MLP on pooled features, `None`
             the whole model.
-        dropout: Dropout probability in the place of the model's own.
+        dropout: Dropout probability instead of the model's own.
     """
 
     max_seq_length: int = 128
@@ -64,11 +64,11 @@ class Prepared:
     Attributes:
         model: What is trained.
         tokenizer: The model's tokenizer.
-        splits: Data sets by split.
+        splits: Datasets by split.
         collator: For their examples.
         train: The training split's raw rows, with the labels that are trained on.
         noisy_rows: Rows of the training split with a replaced label.
-        training_form: A context in which the model takes these data; outside of it, it is whole.
+        training_form: Context manager that trims the model to its trainable top, then restores it.
     """
 
     model: PreTrainedModel

@@ -13,6 +13,14 @@ class MovingAverageMemory(ExampleMemory):
     is divided by the weight that it has seen, so that it is a mean of the rows from the first one on.
 
     Arguments and attributes are those of `ExampleMemory`.
+
+    Example:
+        >>> memory = MovingAverageMemory(num_examples=1, num_labels=2)
+        >>> for epoch, row in enumerate(([1.0, 0.0], [0.0, 1.0])):
+        ...     memory.stage(torch.tensor([0]), torch.tensor([row]))
+        ...     memory.transition(epoch + 1, decay=0.5)
+        >>> [round(value, 3) for value in memory.moving_average[0].tolist()]
+        [0.333, 0.667]
     """
 
     def __init__(self, *args, **kwargs):

@@ -10,6 +10,13 @@ class LatestMemory(ExampleMemory):
     """One table: each example's newest staged row.
 
     Arguments and attributes are those of `ExampleMemory`.
+
+    Example:
+        >>> memory = LatestMemory(num_examples=2, num_labels=2)
+        >>> memory.stage(torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
+        >>> memory.transition(epoch=1)
+        >>> memory.latest.tolist(), memory.coverage
+        ([[1.0, 0.0], [0.0, 0.0]], 0.5)
     """
 
     @property

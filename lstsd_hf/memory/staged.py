@@ -30,6 +30,15 @@ class ExampleMemory:
         epoch: Index of the epoch that the tables are ready for (from 0).
         coverage: Share of the training examples with a row in the first table, from 0 to 1.
         is_complete: Whether every example has a row in every table.
+
+    Example:
+        >>> from lstsd_hf import LatestMemory
+        >>> memory = LatestMemory(num_examples=3, num_labels=2)
+        >>> memory.stage(torch.tensor([2]), torch.tensor([[1.0, -1.0]]))
+        >>> memory.transition(epoch=1)
+        >>> rows, written = memory.read(torch.tensor([2, 0]))
+        >>> rows.tolist(), written.tolist()
+        ([[[1.0, -1.0], [0.0, 0.0]]], [[True, False]])
     """
 
     num_tables: int = 1
@@ -219,5 +228,5 @@ def index_out_of_range(index: int, num_examples: int) -> IndexError:
     """The error for an example index that no row belongs to."""
     return IndexError(
         f"`example_index` must be between 0 and {num_examples - 1} (the training set has {num_examples} examples), "
-        f"got {index}. The index is a position in the training set; do not change the data set while training."
+        f"got {index}. The index is a position in the training set; do not change the dataset while training."
     )

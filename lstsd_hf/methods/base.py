@@ -25,6 +25,10 @@ class DistillationTerm:
         weight: λ, the factor in the total loss. The log shows the term without it.
         agreement: Whether student and teacher give the same answer, from 0 to 1 for each example, 0 without a teacher;
             to be logged.
+
+    Example:
+        >>> DistillationTerm(torch.tensor([0.1, 0.3]), weight=2.0).weight
+        2.0
     """
 
     per_example: Tensor
@@ -47,6 +51,16 @@ class Teacher(Observer):
         learning_rate_factor: Optimizer steps done -> factor on the base learning rate, instead of the scheduler that
             `TrainingArguments` ask for; `None` leaves that one.
         memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
+
+    Example:
+        >>> class Confident(Teacher):
+        ...     def loss_terms(self, batch):
+        ...         log_p = batch.student_logits.log_softmax(-1)
+        ...         return {"entropy": DistillationTerm(-(log_p.exp() * log_p).sum(-1), weight=0.1)}
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=Confident())
+        >>> _ = trainer.train()
+        >>> "loss_entropy" in trainer.state.log_history[0]
+        True
     """
 
     name = "teacher"
@@ -144,6 +158,11 @@ class ConfiguredTeacher(Teacher):
 
     Attributes:
         options: The config, once training begins fitted to the length of the run.
+
+    Example:
+        >>> from lstsd_hf import DLB
+        >>> DLB().config
+        DLBConfig(alpha=0.5, temperature=3.0, carry_over_epochs=True)
     """
 
     config_class: ClassVar[type[TeacherConfig]]

@@ -21,6 +21,17 @@ class TeacherConfig:
         name: Name in the registry.
         search_space: What a search tunes: for each field its candidate values.
         changeable: Fields that a resumed run may have changed, if told so.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class HalfConfig(TeacherConfig):
+        ...     weight: float = 0.5
+        ...     def __post_init__(self):
+        ...         super().__post_init__()
+        ...         self._check_weight("weight")
+        >>> HalfConfig(weight=-1.0)
+        Traceback (most recent call last):
+        lstsd_hf.errors.InputError: `weight` must be a finite number of at least 0, got -1.0. 0 drops the term.
     """
 
     name: ClassVar[str]

@@ -11,13 +11,18 @@ from .config import TeacherConfig
 
 @dataclass(frozen=True)
 class CyclicConfig(TeacherConfig):
-    """Options of a method that trains in cycles; see the methods for their meaning."""
+    """Options of a method that trains in cycles; see the methods for their meaning.
+
+    Example:
+        >>> CyclicConfig().fitted_to(TrainingPlan(num_epochs=50, steps_per_epoch=39, max_steps=1950)).cycle_epochs
+        10
+    """
 
     cycle_epochs: int | None = field(
         default=None, metadata={"help": "Epochs in a learning-rate cycle; unset: a fifth of the planned epochs."}
     )
     cyclic_learning_rate: bool = field(
-        default=True, metadata={"help": "Cosine cycles in the place of lr_scheduler_type and its warm-up."}
+        default=True, metadata={"help": "Cosine cycles instead of lr_scheduler_type and its warm-up."}
     )
 
     def __post_init__(self):
@@ -32,7 +37,15 @@ class CyclicConfig(TeacherConfig):
 
 
 class CyclicTeacher(ConfiguredTeacher):
-    """A teacher whose mini-generations are cycles of the learning rate."""
+    """A teacher whose mini-generations are cycles of the learning rate.
+
+    Example:
+        >>> class Restarts(CyclicTeacher):
+        ...     config_class = CyclicConfig
+        ...     needs_batches = False
+        >>> Restarts().learning_rate_factor(0)
+        1.0
+    """
 
     def reset(self) -> None:
         # The scheduler asks before training begins, and a cycle begins at the base rate.

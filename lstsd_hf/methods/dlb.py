@@ -31,6 +31,10 @@ class DLBConfig(TeacherConfig):
         The authors' code states no default for T and α; these are read off a tag in it.
         Under gradient accumulation a micro-batch is paired with the same one of the last optimizer step, so that
             teacher and student are one update apart.
+
+    Example:
+        >>> DLBConfig(alpha=1.0).temperature
+        3.0
     """
 
     name = "dlb"
@@ -71,6 +75,12 @@ class DLB(ConfiguredTeacher):
 
     Args:
         config: Options; `None` is `DLBConfig()`.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="dlb")
+        >>> _ = trainer.train()
+        >>> trainer.distilled_steps == trainer.state.global_step - 1
+        True
     """
 
     config_class = DLBConfig

@@ -17,6 +17,10 @@ class LabelSmoothingConfig(TeacherConfig):
 
     Attributes:
         smoothing: ε, the share of the target that is spread evenly over all labels; 0 is plain fine-tuning.
+
+    Example:
+        >>> LabelSmoothingConfig(smoothing=0.2).smoothing
+        0.2
     """
 
     name = "label_smoothing"
@@ -47,6 +51,10 @@ class LabelSmoothing(ConfiguredTeacher):
 
     Args:
         config: Options; `None` is `LabelSmoothingConfig()`.
+
+    Example:
+        >>> LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="label_smoothing").teacher.config.smoothing
+        0.1
     """
 
     config_class = LabelSmoothingConfig

@@ -47,6 +47,11 @@ class LSTSDConfig(TeacherConfig):
             which is the same where each example occurs once in an epoch, and well defined where it does not.
         Both terms start in mini-generation 2, and in the first epoch of a mini-generation both teachers are the same
             prediction, as in the paper.
+
+    Example:
+        >>> paper = LSTSDConfig.paper()
+        >>> paper.lambda_short, paper.lambda_long, paper.mini_generation_epochs
+        (4.0, 2.4, 6)
     """
 
     name = "lstsd"
@@ -125,6 +130,13 @@ class LSTSD(MemoryTeacher):
 
     Attributes:
         memory: The teacher memory, `None` until the first training batch.
+
+    Example:
+        >>> config = LSTSDConfig(mini_generation_epochs=1)
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=config)
+        >>> _ = trainer.train()
+        >>> trainer.teacher.memory.short_term_logits.shape == (len(data), 2)
+        True
     """
 
     config_class = LSTSDConfig

@@ -11,6 +11,10 @@ class LSTSDNoLongConfig(LSTSDConfig):
     """Options of LSTSD (w/o Long): λL is 0, the others are those of `LSTSDConfig`.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Table 3.
+
+    Example:
+        >>> LSTSDNoLongConfig(lambda_short=2.0).lambda_long
+        0.0
     """
 
     name = "lstsd_no_long"

@@ -11,6 +11,10 @@ class LSTSDNoShortConfig(LSTSDConfig):
     """Options of LSTSD (w/o Short): λS is 0, the others are those of `LSTSDConfig`.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Table 3.
+
+    Example:
+        >>> LSTSDNoShortConfig(lambda_long=2.0).lambda_short
+        0.0
     """
 
     name = "lstsd_no_short"

@@ -12,6 +12,10 @@ class LSTSDSingleConfig(LSTSDConfig):
     """Options of LSTSD (single); those of `LSTSDConfig`.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Table 3.
+
+    Example:
+        >>> LSTSDSingleConfig().build().runs_model
+        True
     """
 
     name = "lstsd_single"
@@ -30,6 +34,11 @@ class LSTSDSingle(LSTSD):
 
     Differences from the paper:
         It does not say how the snapshots predict; here in evaluation mode, all examples at once.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="lstsd_single")
+        >>> type(trainer.teacher).__name__
+        'LSTSDSingle'
     """
 
     runs_model = True

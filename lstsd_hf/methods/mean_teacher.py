@@ -20,7 +20,7 @@ class MeanTeacherConfig(TeacherConfig):
 
     Attributes:
         ema_decay: Weight of the old average at each optimizer step, after the warm start. 0.999 is the LSTSD paper's.
-        ema_decay_per_epoch: Weight of the old average over a whole epoch, in the place of `ema_decay`. 0.6 is what the
+        ema_decay_per_epoch: Weight of the old average over a whole epoch, instead of `ema_decay`. 0.6 is what the
             LSTSD paper reckons its 0.999 to be at 500 steps an epoch; RTE at batch 64 has 39, where 0.999 keeps 0.96.
         consistency_weight: Weight of the term once it is fully ramped up; 0 is plain fine-tuning.
         divergence: "teacher_student" is KL[teacher ‖ student], "student_teacher" the reverse, "mse" the mean squared
@@ -31,6 +31,10 @@ class MeanTeacherConfig(TeacherConfig):
         The loss is a KL by default, as in the LSTSD paper's comparison and in the authors' ImageNet runs; the LSTSD
             paper does not give the weight, nor whether it scores the student or the average. Both are scored here.
         The learning rate is left to `TrainingArguments`.
+
+    Example:
+        >>> MeanTeacherConfig(ema_decay_per_epoch=0.6).consistency_weight
+        1.0
     """
 
     name = "mean_teacher"
@@ -41,7 +45,7 @@ class MeanTeacherConfig(TeacherConfig):
 
     ema_decay: float = field(default=0.999, metadata={"help": "Weight of the old average at each optimizer step."})
     ema_decay_per_epoch: float | None = field(
-        default=None, metadata={"help": "Weight of the old average over an epoch, in the place of ema_decay; try 0.6."}
+        default=None, metadata={"help": "Weight of the old average over an epoch, instead of ema_decay; try 0.6."}
     )
     consistency_weight: float = field(default=1.0, metadata={"help": "Weight of the consistency term; 0 drops it."})
     divergence: Literal["student_teacher", "teacher_student", "mse"] = field(
@@ -91,6 +95,11 @@ class MeanTeacher(ConfiguredTeacher):
 
     Attributes:
         ema: The averaged model, `None` before training; `ema.load_into(model)` overwrites a model with it.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="mean_teacher")
+        >>> _ = trainer.train()
+        >>> trainer.teacher.ema.load_into(model)
     """
 
     config_class = MeanTeacherConfig

@@ -67,6 +67,12 @@ class RDrop(ConfiguredTeacher):
 
     Args:
         config: Options; `None` is `RDropConfig()`.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="r_drop")
+        >>> _ = trainer.train()
+        >>> trainer.distilled_steps == trainer.state.global_step
+        True
     """
 
     config_class = RDropConfig

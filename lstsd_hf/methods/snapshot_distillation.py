@@ -35,6 +35,10 @@ class SnapshotDistillationConfig(CyclicConfig):
         The LSTSD paper compares with cycles of 40 epochs on CIFAR and searches the weights; in its 50 epochs on GLUE
             `paper()` takes cycles of 10. λs, λt and T are those of a third party's code.
         Cycles are whole epochs; a last cycle that is cut short falls along its own length.
+
+    Example:
+        >>> SnapshotDistillationConfig(cycle_epochs=2, store_predictions=True).temperature
+        3.0
     """
 
     name = "snapshot_distillation"
@@ -82,6 +86,13 @@ class SnapshotDistillation(CyclicTeacher):
 
     Attributes:
         snapshot: The teacher's weights, `None` in the first cycle or where its predictions are kept instead.
+
+    Example:
+        >>> config = SnapshotDistillationConfig(cycle_epochs=1, store_predictions=True)
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=config)
+        >>> _ = trainer.train()
+        >>> trainer.teacher.memory.latest.shape == (len(data), 2)
+        True
     """
 
     config_class = SnapshotDistillationConfig

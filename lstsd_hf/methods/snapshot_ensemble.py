@@ -33,6 +33,10 @@ class SnapshotEnsembleConfig(CyclicConfig):
     Differences from the paper:
         Cycles are whole epochs; a last cycle that is cut short falls along its own length.
         Before a cycle has ended the current model stands for its snapshot.
+
+    Example:
+        >>> SnapshotEnsembleConfig.paper().cycle_epochs
+        10
     """
 
     name = "snapshot_ensemble"
@@ -69,6 +73,13 @@ class SnapshotEnsemble(CyclicTeacher):
 
     Args:
         config: Options; `None` is `SnapshotEnsembleConfig()`.
+
+    Example:
+        >>> config = SnapshotEnsembleConfig(cycle_epochs=1)
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, eval_dataset=data, teacher=config)
+        >>> _ = trainer.train()
+        >>> len(trainer.teacher.ensemble())
+        2
     """
 
     config_class = SnapshotEnsembleConfig

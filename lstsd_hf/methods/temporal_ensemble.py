@@ -35,6 +35,10 @@ class TemporalEnsembleConfig(TeacherConfig):
         Only examples that were seen in an epoch are updated and each average is divided by its sum, the sparse form of
             the authors' code; a plain average lets unseen examples decay to nothing.
         The learning rate and Adam's β1 are left to `TrainingArguments`.
+
+    Example:
+        >>> TemporalEnsembleConfig(consistency_weight=6.4).prediction_decay
+        0.6
     """
 
     name = "temporal_ensemble"
@@ -85,6 +89,12 @@ class TemporalEnsemble(MemoryTeacher):
 
     Args:
         config: Options; `None` is `TemporalEnsembleConfig()`.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="temporal_ensemble")
+        >>> _ = trainer.train()
+        >>> trainer.teacher.memory.moving_average.sum(-1).round().unique().tolist()
+        [1.0]
     """
 
     config_class = TemporalEnsembleConfig

@@ -8,7 +8,12 @@ from .config import TeacherConfig
 
 @dataclass(frozen=True)
 class NoTeacherConfig(TeacherConfig):
-    """Plain fine-tuning; there is nothing to set."""
+    """Plain fine-tuning; there is nothing to set.
+
+    Example:
+        >>> NoTeacherConfig().build().needs_batches
+        False
+    """
 
     name = "vanilla"
 
@@ -21,7 +26,14 @@ class NoTeacherConfig(TeacherConfig):
 
 
 class NoTeacher(ConfiguredTeacher):
-    """Plain fine-tuning: the trainer behaves as its parent Trainer, for every kind of task."""
+    """Plain fine-tuning: the trainer behaves as its parent Trainer, for every kind of task.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="vanilla")
+        >>> _ = trainer.train()
+        >>> trainer.distilled_steps
+        0
+    """
 
     needs_batches = False
     is_stateful = False

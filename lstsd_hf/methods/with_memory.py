@@ -18,6 +18,16 @@ class MemoryTeacher(ConfiguredTeacher):
     Attributes:
         memory_class: The kind of memory.
         memory: The memory, `None` until the first row is staged.
+
+    Example:
+        >>> from lstsd_hf import LatestMemory, NoTeacherConfig
+        >>> class Remembers(MemoryTeacher):
+        ...     config_class = NoTeacherConfig
+        ...     memory_class = LatestMemory
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=Remembers())
+        >>> _ = trainer.train()
+        >>> trainer.teacher.memory.latest.shape == (len(data), 2)
+        True
     """
 
     memory_class: ClassVar[type[ExampleMemory]]
