@@ -53,7 +53,7 @@ def save_teacher_state(
     """Writes `teacher_state.safetensors` into a checkpoint folder, with digests of what else belongs to it.
 
     Args:
-        state: `Teacher.state_dict()`: tensors, plain numbers and strings.
+        state: That of teacher, observers and trainer: tensors, plain numbers and strings.
         run: What a resumed run must share; JSON.
         trainer_state: The trainer's state, which is written later.
         ranks: The processes that leave their random states in this folder; `None` where there is only one.

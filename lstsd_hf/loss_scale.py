@@ -1,7 +1,7 @@
-"""On which scale Trainer computes a base loss, and the factor that puts a term's mean on the same scale.
+"""The factor that puts the mean of a distillation term on the base loss's scale.
 
-Without gradient accumulation and on one process every factor is 1. With them the base loss and the terms keep the
-ratio 1 : λ only if a term's mean gets the factor by which Trainer's base loss differs from a mean over the micro-batch.
+Without gradient accumulation and on one process it is 1. With them Trainer computes some base losses on another scale
+than a mean over the micro-batch. A term must be on the same one, or base loss and term lose their ratio 1 : λ.
 """
 
 import math

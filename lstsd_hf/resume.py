@@ -123,8 +123,11 @@ class ResumableMixin:
     def _save_scaler(self, output_dir: str) -> None:
         # Runs on every rank after model, optimizer and scaler are saved: the teacher's file has digests of these.
         super()._save_scaler(output_dir)
-        if not self._group.is_stateful:
-            return
+        if self._group.is_stateful:
+            self._save_teacher(output_dir)
+
+    def _save_teacher(self, output_dir: str) -> None:
+        """Writes the state of teacher and observers into a checkpoint; called on every process."""
         kind = self._context.problem_type
         own = {"distilled_steps": self.distilled_steps, "problem_type": None if kind is None else kind.name}
         own |= {f"{_FITTED}{name}": value for name, value in self._fitted.items()}

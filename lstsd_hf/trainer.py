@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.utils import find_labels
 
-from .base_loss import ExampleLosses
 from .context import TrainingContext
 from .errors import InputError
 from .evaluation import JointEvaluationMixin
 from .events import TeacherEvents
 from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_indices
+from .example_losses import ExampleLosses
 from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
 from .learning_rate import TeacherLearningRateMixin

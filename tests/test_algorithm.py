@@ -7,9 +7,9 @@ import torch
 from transformers import TrainerCallback
 
 from lstsd_hf import LSTSDConfig, LSTSDTrainer
+from lstsd_hf.reference import train_algorithm_1
 
 from .conftest import assert_same_weights, make_examples, make_model, weights
-from .oracle import train_algorithm_1
 
 NUM_EXAMPLES = 14  # batches of 4, the last one of 2
 

@@ -27,7 +27,7 @@ def launch(folder, *launcher, script="tests.distributed_script", other=()):
     return [torch.load(path, weights_only=False) for path in sorted(folder.glob("rank*.pt"))]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def several_processes(request, tmp_path_factory, one_process):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(request.param))
     ranks = launch(tmp_path_factory.mktemp("several") / "run", *launcher, other=[one_process["folder"]])

@@ -49,6 +49,7 @@ def finished(folder):
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
+@pytest.mark.slow
 def test_a_killed_grid_completes_without_repeating_a_run(workplace, encoder, capsys):  # noqa: F811
     command = [sys.executable, str(ROOT / "run_glue.py"), *grid_options(encoder)]
     total = 2 * len(METHODS) * 2

@@ -349,7 +349,9 @@ except OSError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [100, 1500, 20_000, 60_000])
+@pytest.mark.parametrize(
+    "limit", [100, pytest.param(1500, marks=pytest.mark.slow), pytest.param(20_000, marks=pytest.mark.slow), 60_000]
+)
 def test_a_full_disk(tmp_path, whole, make_args, limit):
     """From the first small file to the optimizer's: the error is named, and the run goes on exactly."""
     sizes = [path.stat().st_size for path in Path(whole.args.output_dir, "checkpoint-9").iterdir()]

@@ -24,11 +24,11 @@ from lstsd_hf import (
     TemporalEnsembleConfig,
 )
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
+from lstsd_hf.reference import train_algorithm_1
 from lstsd_hf.schedules import CosineCycles
 
 from . import oracles
 from .conftest import assert_same_weights, make_examples, make_model, weights
-from .oracle import train_algorithm_1
 
 NUM_EXAMPLES = 14  # batches of 4, the last one of 2
 STEPS_PER_EPOCH = 4

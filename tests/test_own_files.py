@@ -94,7 +94,7 @@ def test_the_texts_are_told_by_name_or_refused(columns, expected):
     st.lists(st.sampled_from(["number", "leak", "constant", "list"]), min_size=1, max_size=4),
     st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 def test_noise_beside_a_text_is_never_taken_for_one(names, kinds, seed):
     """Columns that hold no sentences, under any name and in any order."""
     draw = random.Random(seed)
@@ -208,7 +208,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 
 
 @given(st.lists(TEXTS, min_size=2, max_size=8), st.sampled_from([".csv", ".jsonl"]), st.sampled_from([0, 10**6]))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_every_text_comes_back_as_it_was(tmp_path_factory, texts, suffix, length):
     """Line breaks, quotes, separators, byte-order marks and fields as long as documents."""
     texts = [text + "x" * length for text in texts]

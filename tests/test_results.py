@@ -52,6 +52,7 @@ def copy(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_another_record_makes_the_pages_stale(copy):
     path = copy / "studies" / "records" / "mlp.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]

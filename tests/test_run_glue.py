@@ -519,6 +519,7 @@ def test_the_paper_settings_are_said_in_one_line():
     assert "adafactor (weight decay 0.1) at 5e-05" in line("--optim", "adafactor", "--weight_decay", "0.1")
 
 
+@pytest.mark.slow
 def test_bert_base_shape_takes_the_same_path(workplace, tmp_path):
     """A randomly initialised 12×768 BERT, saved locally, through a few distilling steps."""
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("minilm"))

@@ -20,8 +20,8 @@ class DistillationTerm:
     """One weighted part of the loss, unreduced: only the trainer knows by what the base loss was divided.
 
     Attributes:
-        per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only; of other examples
-            than the batch's, as many as there are.
+        per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only. A method that
+            looks at other examples than the batch's, as DLB does, has one for each of those.
         weight: λ, the factor in the total loss. The log shows the term without it.
         agreement: Whether student and teacher give the same answer, from 0 to 1 for each example, 0 without a teacher;
             to be logged.

@@ -1,4 +1,7 @@
-"""A literal, loop-based reference of Algorithm 1 of the LSTSD paper (arXiv 2003.00739), for tests."""
+"""LSTSD as its paper prints it: a slow reference to read top to bottom, and what the trainer is tested against.
+
+Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Algorithm 1.
+"""
 
 import math
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lstsd_hf import DistillationTerm, LSTSDTrainer, Teacher
-from lstsd_hf.base_loss import smoothed_losses
+from lstsd_hf.example_losses import smoothed_losses
 
 from .conftest import make_examples, make_model
 from .test_trainer import (
