@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 # Where public names live, beside the classes of the methods, which `lstsd_hf.methods` finds by itself.
 _LOCATIONS = {
     "ConstantMemory": "memory",
+    "DynamicsRecorder": "dynamics.recorder",
+    "EpochMemory": "memory",
     "ExampleIndexCollator": "example_index",
     "ExampleMemory": "memory",
     "InputError": "errors",

@@ -1,9 +1,11 @@
 # Made by `make fix-copies`.
 from .context import TrainingContext as TrainingContext
+from .dynamics.recorder import DynamicsRecorder as DynamicsRecorder
 from .errors import InputError as InputError
 from .example_index import ExampleIndexCollator as ExampleIndexCollator
 from .memory.average import MovingAverageMemory as MovingAverageMemory
 from .memory.constant import ConstantMemory as ConstantMemory
+from .memory.epoch import EpochMemory as EpochMemory
 from .memory.latest import LatestMemory as LatestMemory
 from .memory.short_long import TeacherMemory as TeacherMemory
 from .memory.staged import ExampleMemory as ExampleMemory

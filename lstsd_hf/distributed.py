@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def is_distributed() -> bool:
@@ -27,3 +29,17 @@ def gather_objects(mine: Any) -> list[Any]:
     everyone: list[Any] = [None] * num_processes()
     dist.all_gather_object(everyone, mine)
     return everyone
+
+
+def max_over_processes(mine: Tensor, device: torch.device | str) -> Tensor:
+    """The element-wise maximum of every process's tensor. All processes must call it.
+
+    Args:
+        mine: A tensor, of the same shape on all.
+        device: The device of the training, on which processes can talk to each other.
+    """
+    if not is_distributed():
+        return mine
+    everyones = mine.to(device, copy=True)
+    dist.all_reduce(everyones, op=dist.ReduceOp.MAX)
+    return everyones.to(mine.device)

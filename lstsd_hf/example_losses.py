@@ -1,10 +1,7 @@
 """Weighting each example's own share of a base loss, which arrives as one number."""
 
-import math
-
 import torch
 from torch import Tensor
-from transformers.trainer_pt_utils import LabelSmoother
 
 from .loss_scale import BaseLoss
 from .observers import TrainingBatch
@@ -13,8 +10,12 @@ from .observers import TrainingBatch
 class ExampleLosses:
     """What is known of a base loss example by example.
 
-    That is so for Trainer's label smoothing, and for a model's own loss if that is the usual one of its problem type.
-    Whether it is shows in the first batch that is weighted example by example.
+    That is so for Trainer's label smoothing. It is so for a model's own loss as long as that is the usual one of its
+    problem type in every batch that is weighted example by example.
+
+    Attributes:
+        is_usual: Whether it was, bool `()`, on the device of the training so that nobody waits for it; `None` before
+            the first such batch.
     """
 
     def __init__(self):
@@ -22,16 +23,10 @@ class ExampleLosses:
 
     def reset(self) -> None:
         """Forgets what was found: training begins."""
-        self._is_usual: bool | None = None
+        self.is_usual: Tensor | None = None
 
     def weighted(
-        self,
-        loss: BaseLoss,
-        value: Tensor,
-        weight: float | Tensor,
-        batch: TrainingBatch,
-        scale: float | Tensor,
-        smoother: LabelSmoother | None,
+        self, loss: BaseLoss, value: Tensor, weight: float | Tensor, batch: TrainingBatch, scale: float | Tensor
     ) -> Tensor:
         """A base loss with its weight.
 
@@ -41,36 +36,33 @@ class ExampleLosses:
             weight: One factor, or one for each example, `(batch_size,)`.
             batch: The micro-batch.
             scale: The factor between a mean over the micro-batch and the base loss's scale (`term_scale`).
-            smoother: Trainer's label smoothing, if it smooths.
 
         Returns:
             `value` times the weight; with one for each example `value + scale · mean((weight - 1) · loss of each)`,
             or where their losses are not known, `value` times the mean weight.
+
+        Raises:
+            ValueError: If a weight for each example is not of shape `(batch_size,)`.
         """
         if not isinstance(weight, Tensor):
             return value if weight == 1 else value * weight
-        per_example = self._per_example(loss, value, batch, scale, smoother)
-        if per_example is None:
-            return value * weight.mean()
-        return value + ((weight - 1.0) * per_example).mean() * scale
-
-    def _per_example(
-        self,
-        loss: BaseLoss,
-        value: Tensor,
-        batch: TrainingBatch,
-        scale: float | Tensor,
-        smoother: LabelSmoother | None,
-    ) -> Tensor | None:
-        if loss.is_overridden or loss.is_function or batch.labels is None or self._is_usual is False:
-            return None
-        if smoother is not None:
-            return smoothed_losses(batch.student_logits, batch.labels, smoother.epsilon)
-        per_example = batch.problem_type.base_loss(batch.student_logits, batch.labels)
-        if self._is_usual is None:
-            expected, found = float(per_example.detach().mean() * scale), float(value.detach().mean())
-            self._is_usual = math.isclose(found, expected, rel_tol=1e-2, abs_tol=1e-6)
-        return per_example if self._is_usual else None
+        if weight.shape != batch.indices.shape:
+            raise ValueError(
+                f"`base_loss_weight` must return a number or a tensor of shape (batch_size,) = "
+                f"{tuple(batch.indices.shape)}, got {tuple(weight.shape)}."
+            )
+        as_a_whole = value * weight.mean()
+        if loss.is_overridden or loss.is_function or batch.labels is None:
+            return as_a_whole
+        if loss.smoothing:
+            losses = smoothed_losses(batch.student_logits, batch.labels, loss.smoothing)
+            return value + ((weight - 1.0) * losses).mean() * scale
+        losses = batch.problem_type.base_loss(batch.student_logits, batch.labels)
+        # Under DataParallel the value and the scale have a number for each device.
+        expected, found = (losses.mean() * scale).detach().mean(), value.detach().mean()
+        is_usual = torch.isclose(found, expected.to(found.dtype), rtol=1e-2, atol=1e-6)
+        self.is_usual = is_usual if self.is_usual is None else self.is_usual & is_usual
+        return torch.where(self.is_usual, value + ((weight - 1.0) * losses).mean() * scale, as_a_whole)
 
 
 def smoothed_losses(logits: Tensor, labels: Tensor, epsilon: float) -> Tensor:

@@ -44,12 +44,12 @@ class FiniteCheck:
         Args:
             base_loss: The base loss, one number or one for each device. Where it is not finite itself, training has
                 diverged without the terms' doing.
-            terms: Mean of each term, single numbers.
+            terms: Mean of each term, one number or one for each device.
         """
         if not terms:
             return
-        base_loss = base_loss.mean() if base_loss.dim() else base_loss
-        means = torch.stack([value.detach().float() for value in (base_loss, *terms.values())])
+        values = [value.detach().float() for value in (base_loss, *terms.values())]
+        means = torch.stack([value.mean() if value.dim() else value for value in values])
         copy = means.to("cpu", non_blocking=means.is_cuda)
         arrived = torch.cuda.current_stream(means.device).record_event() if means.is_cuda else None
         self._sent.append((tuple(terms), copy, arrived))

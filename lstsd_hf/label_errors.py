@@ -50,9 +50,7 @@ def rank_label_errors(
     Raises:
         InputError: If an example has no label that is a class.
     """
-    # Iterating over a `datasets.Dataset` is much faster than indexing it.
-    rows = dataset if hasattr(dataset, "column_names") else (dataset[row] for row in range(len(dataset)))
-    examples = [row if isinstance(row, Mapping) else getattr(row, "__dict__", {}) for row in rows]
+    examples = _examples(dataset)
     labels = torch.tensor([_label_of(example, (*label_names, *LABEL_NAMES)) for example in examples])
     probabilities = probabilities.cpu()
     written = written.cpu() & (labels >= 0) & (labels < probabilities.size(1))
@@ -64,6 +62,16 @@ def rank_label_errors(
         for index in order[written[order]].tolist()
         for text in [_text_of(examples[index], tokenizer)]
     ]
+
+
+def example_texts(dataset: Any, tokenizer: Any = None) -> list[str | None]:
+    """A text for each example: its text columns, joined, or its decoded tokens; `None` where there are neither.
+
+    Args:
+        dataset: Its examples are mappings or objects.
+        tokenizer: Decodes `input_ids` where an example has no text.
+    """
+    return [_text_of(example, tokenizer) for example in _examples(dataset)]
 
 
 def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[int]) -> dict[str, float] | None:
@@ -90,6 +98,12 @@ def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[in
         "roc_auc": float(roc_auc_score(is_wrong, [-candidate.given_probability for candidate in ranking])),
         "precision_at_count": sum(is_wrong[:count]) / count,
     }
+
+
+def _examples(dataset: Any) -> list[Mapping[str, Any]]:
+    # Iterating over a `datasets.Dataset` is much faster than indexing it.
+    rows = dataset if hasattr(dataset, "column_names") else (dataset[row] for row in range(len(dataset)))
+    return [row if isinstance(row, Mapping) else getattr(row, "__dict__", {}) for row in rows]
 
 
 def _label_of(example: Mapping[str, Any], names: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ class BaseLoss:
         is_overridden: `compute_loss` is not Trainer's.
         is_scaled: The Trainer class declares `loss_is_scaled_for_ga`.
         is_function: There is a `compute_loss_func`.
-        is_smoothed: Trainer smooths the labels.
+        smoothing: ε of Trainer's label smoothing; 0 where it does not smooth.
         counts_items: The model's `forward` takes `**kwargs`, so that Trainer passes `num_items_in_batch` to it.
         divides_by_items: The model was found to divide its own loss by `num_items_in_batch`.
         processes: W, by how many Trainer multiplies a loss that is divided by the items of all of them; 1 unless
@@ -33,7 +33,7 @@ class BaseLoss:
     is_overridden: bool = False
     is_scaled: bool | None = None
     is_function: bool = False
-    is_smoothed: bool = False
+    smoothing: float = 0.0
     counts_items: bool = True
     divides_by_items: bool = False
     processes: int = 1
@@ -41,7 +41,7 @@ class BaseLoss:
     @property
     def is_own(self) -> bool:
         """Whether it is the model's, which is given `num_items_in_batch`: what it makes of it can only be measured."""
-        return self.counts_items and not (self.is_overridden or self.is_function or self.is_smoothed)
+        return self.counts_items and not (self.is_overridden or self.is_function or self.smoothing)
 
 
 def base_loss_of(trainer: Any) -> BaseLoss:
@@ -55,7 +55,8 @@ def base_loss_of(trainer: Any) -> BaseLoss:
         is_overridden=type(trainer).compute_loss is not Trainer.compute_loss,
         is_scaled=getattr(trainer, "loss_is_scaled_for_ga", None),
         is_function=trainer.compute_loss_func is not None,
-        is_smoothed=trainer.label_smoother is not None,
+        # Trainer smooths what is called `labels`.
+        smoothing=trainer.label_smoother.epsilon if trainer.label_smoother and "labels" in trainer.label_names else 0.0,
         counts_items=trainer.model_accepts_loss_kwargs,
         divides_by_items=bool(trainer.divides_by_items),
         processes=processes if trainer.args.average_tokens_across_devices else 1,
@@ -97,7 +98,7 @@ def term_scale(
     if loss.is_overridden:
         divides_by_items = bool(loss.is_scaled)
     else:
-        smooths_by_items = loss.is_smoothed and smoothing_divides_by_items()
+        smooths_by_items = loss.smoothing > 0 and smoothing_divides_by_items()
         divides_by_items = loss.is_function or smooths_by_items or loss.divides_by_items
     scale = 1.0
     if divides_by_items:

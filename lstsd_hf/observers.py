@@ -138,7 +138,6 @@ class ObserverGroup:
 
     Attributes:
         teacher: The teacher.
-        names: Names of the others.
 
     Raises:
         InputError: If two observers have the same name.
@@ -152,16 +151,30 @@ class ObserverGroup:
                     f"`observers` must be a sequence of `Observer` objects, got {observer!r} of type "
                     f"{type(observer).__name__} among them."
                 )
+            if "." in getattr(observer, "name", "."):
+                raise InputError(
+                    f"`name` of {type(observer).__name__} must be a text without dots, its name in checkpoints, got "
+                    f"{getattr(observer, 'name', None)!r}."
+                )
         names = [observer.name for observer in observers]
         if len(set(names)) < len(names):
             raise InputError(f"`observers` must have different names, got {', '.join(names)}.")
         self.teacher = teacher
-        self.names = names
         self._observers = tuple(observers)
 
     def __iter__(self) -> Iterator[Observer]:
         yield self.teacher
         yield from self._observers
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether anyone is to hear of a training."""
+        return bool(self._observers) or self.needs_batches or self.is_stateful
+
+    @property
+    def stateful_names(self) -> list[str]:
+        """The names of the observers, without the teacher, whose state checkpoints must carry."""
+        return sorted(observer.name for observer in self._observers if observer.is_stateful)
 
     @property
     def needs_batches(self) -> bool:
@@ -205,10 +218,11 @@ class ObserverGroup:
 
     def state_dict(self) -> dict[str, Any]:
         """Everyone's state."""
-        state = dict(self.teacher.state_dict())
-        for observer in self._observers:
-            state |= {f"{_prefix(observer)}{name}": value for name, value in observer.state_dict().items()}
-        return state
+        return {
+            f"{prefix}{name}": value
+            for prefix, member in self._by_prefix().items()
+            for name, value in member.state_dict().items()
+        }
 
     def load_state_dict(self, state: State, teacher_only: bool = False) -> None:
         """Takes over what `state_dict` returned.
@@ -217,14 +231,10 @@ class ObserverGroup:
             state: The state.
             teacher_only: Leaves the observers as they are.
         """
-        rest = dict(state)
-        for observer in self._observers:
-            prefix = _prefix(observer)
-            own = {name.removeprefix(prefix): rest.pop(name) for name in list(rest) if name.startswith(prefix)}
-            if not teacher_only:
-                observer.load_state_dict(own)
-        self.teacher.load_state_dict(rest)
+        for prefix, member in self._by_prefix().items():
+            if member is self.teacher or not teacher_only:
+                own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+                member.load_state_dict(own)
 
-
-def _prefix(observer: Observer) -> str:
-    return f"observers.{observer.name}."
+    def _by_prefix(self) -> dict[str, Observer]:
+        return {"teacher.": self.teacher} | {f"observers.{observer.name}.": observer for observer in self._observers}

@@ -232,7 +232,7 @@ def problem_type_of(
             "Sample distillation needs sequence classification or regression: logits (batch_size, num_labels), and "
             "integer labels (batch_size,) of at least 2 kinds, or float labels (batch_size, num_labels), or a "
             f"number for each output; got {got}{f' with `problem_type={name!r}`' if name else ''}. Token-level and "
-            "language models are not supported; use `teacher=NoTeacherConfig()` for plain fine-tuning."
+            "language models are not supported; for plain fine-tuning use `teacher=NoTeacherConfig()`, no observers."
         )
     return PROBLEM_TYPES[name]
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from .checkpoint import (
@@ -18,6 +19,7 @@ from .checkpoint import (
     newest_whole_checkpoint,
     save_teacher_state,
 )
+from .distributed import gather_objects
 from .errors import InputError
 from .fingerprint import describe_dataset
 from .problem_types import PROBLEM_TYPES
@@ -93,7 +95,7 @@ class ResumableMixin:
         num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
         description = {
             **describe_teacher(self.teacher),
-            "observers": self._group.names,
+            "observers": self._group.stateful_names,
             **self._described[1],
             "num_labels": num_labels,
         }
@@ -129,7 +131,14 @@ class ResumableMixin:
     def _save_teacher(self, output_dir: str) -> None:
         """Writes the state of teacher and observers into a checkpoint; called on every process."""
         kind = self._context.problem_type
-        own = {"distilled_steps": self.distilled_steps, "problem_type": None if kind is None else kind.name}
+        mine = self._example_losses.is_usual
+        # An unusual loss that one process has seen is unusual for all.
+        found = [usual for usual in gather_objects(None if mine is None else bool(mine)) if usual is not None]
+        own = {
+            "distilled_steps": self.distilled_steps,
+            "problem_type": None if kind is None else kind.name,
+            "base_loss_is_usual": all(found) if found else None,
+        }
         own |= {f"{_FITTED}{name}": value for name, value in self._fitted.items()}
         state = self._group.state_dict() | {f"{_OWN}{name}": value for name, value in own.items()}
         self.accelerator.wait_for_everyone()
@@ -151,6 +160,8 @@ class ResumableMixin:
         own, state = self._saved_state(checkpoint)
         self.distilled_steps = own["distilled_steps"]
         self._context.problem_type = PROBLEM_TYPES.get(own["problem_type"])
+        if own["base_loss_is_usual"] is not None:
+            self._example_losses.is_usual = torch.tensor(own["base_loss_is_usual"], device=self.args.device)
         self._fitted = {name.removeprefix(_FITTED): own[name] for name in own if name.startswith(_FITTED)}
         self._group.load_state_dict(state)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .errors import InputError
@@ -68,6 +69,15 @@ def _check_weights_are_whole(trainer: Any) -> None:
             f"{'DeepSpeed ZeRO-3' if is_zero3 else 'FSDP'}, which shards them. Use DistributedDataParallel "
             "(torchrun without --fsdp), DeepSpeed ZeRO-1 or 2, or a method that keeps predictions only, such as "
             "`LSTSDConfig()`."
+        )
+
+
+def check_comes_first(mixin: type, cls: type) -> None:
+    """Raises a `TypeError` if a class has a mixin after the Trainer class that it is to extend."""
+    if Trainer in cls.__mro__ and cls.__mro__.index(mixin) > cls.__mro__.index(Trainer):
+        raise TypeError(
+            f"{mixin.__name__} must come before the Trainer class in the bases of {cls.__name__}: "
+            f"`class {cls.__name__}({mixin.__name__}, MyTrainer)`."
         )
 
 

@@ -72,6 +72,12 @@ class Student:
         """The trainer's names of the labels."""
         return list(self._trainer.label_names or ())
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of the labels in the model's config, if it has them."""
+        names = getattr(getattr(self.model, "config", None), "id2label", None)
+        return [str(names[label]) for label in sorted(names)] if names else None
+
     def wait_for_everyone(self) -> None:
         """Returns when every process has arrived here."""
         self._trainer.accelerator.wait_for_everyone()

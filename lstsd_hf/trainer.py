@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Trainer
+from transformers.trainer_utils import has_length
 from transformers.utils import find_labels
 
 from .context import TrainingContext
+from .dynamics.trainer import RecordedTrainingMixin, with_recorder
 from .errors import InputError
 from .evaluation import JointEvaluationMixin
 from .events import TeacherEvents
@@ -27,7 +29,7 @@ from .model_card import ModelCardMixin
 from .observers import Observer, ObserverGroup, TrainingBatch
 from .problem_types import labels_in, problem_type_of
 from .resume import ResumableMixin
-from .setups import check_setup, checked_device
+from .setups import check_comes_first, check_setup, checked_device
 from .shadowing import shadowed
 from .student import Student, checked_result, logits_of
 from .training_data import IndexedTrainingDataMixin
@@ -40,6 +42,7 @@ class SelfDistillationMixin(
     TeacherLearningRateMixin,
     SearchableTeacherMixin,
     ModelCardMixin,
+    RecordedTrainingMixin,
 ):
     """Adds a self-distillation teacher to a `Trainer` class: `class Mine(SelfDistillationMixin, MyTrainer)`.
 
@@ -69,6 +72,7 @@ class SelfDistillationMixin(
         memory_device: Where a teacher that has a table of predictions keeps it, such as "cpu" where the training device
             is short of memory; by default on the training device.
         observers: Objects that see the training batches beside the teacher; see `Observer`.
+        record_dynamics: Whether to keep what each epoch says of each training example: adds a `DynamicsRecorder`.
         **kwargs: Passed on to the parent Trainer.
 
     Attributes:
@@ -87,24 +91,22 @@ class SelfDistillationMixin(
         teacher: Teacher | TeacherConfig | str | None = None,
         memory_device: str | torch.device | None = None,
         observers: Sequence[Observer] = (),
+        record_dynamics: bool = False,
         **kwargs: Any,
     ):
-        self._group = ObserverGroup(build_teacher(teacher), observers)
+        self._group = ObserverGroup(build_teacher(teacher), with_recorder(observers, record_dynamics))
         self._memory_device = None if memory_device is None else checked_device(memory_device)
         super().__init__(*args, **kwargs)
         self._student = Student(self)
         if self.args.label_names is None and not self.label_names:
             # Trainer looks at the wrapper of a compiled model.
             self.label_names = find_labels(type(self._student.model))
-        self._training_log = TrainingLog()
-        self._finite_check = FiniteCheck()
-        self._example_losses = ExampleLosses()
+        self._training_log, self._finite_check, self._example_losses = TrainingLog(), FiniteCheck(), ExampleLosses()
         self._events = TeacherEvents(
             self._group, self._check_plan, self._training_log, self._finite_check, self.callback_handler
         )
         self._micro_batch: MicroBatch | None = None
-        self._is_first_pass = False
-        self._step_distils = False
+        self._is_first_pass = self._step_distils = False
         self.distilled_steps = 0
         self.divides_by_items: bool | None = None
         if self._group.needs_batches and self.train_dataset is not None:
@@ -113,7 +115,7 @@ class SelfDistillationMixin(
         self._group.introduce(self._context)
 
     def _new_context(self) -> TrainingContext:
-        num_examples = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
+        num_examples = len(self.train_dataset) if has_length(self.train_dataset) else 0
         return TrainingContext(num_examples, self._student, self.args.device, self._memory_device)
 
     @property
@@ -122,11 +124,7 @@ class SelfDistillationMixin(
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if Trainer in cls.__mro__ and cls.__mro__.index(SelfDistillationMixin) > cls.__mro__.index(Trainer):
-            raise TypeError(
-                f"SelfDistillationMixin must come before the Trainer class in the bases of {cls.__name__}: "
-                f"`class {cls.__name__}(SelfDistillationMixin, MyTrainer)`."
-            )
+        check_comes_first(SelfDistillationMixin, cls)
 
     # ---- Loss ----
 
@@ -194,7 +192,7 @@ class SelfDistillationMixin(
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)
-        loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale, self.label_smoother)
+        loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale)
         for name, term in terms.items():
             check_gradient(name, term.per_example)
             parts[name] = term.per_example.mean() * scale
@@ -254,7 +252,7 @@ class SelfDistillationMixin(
     @contextmanager
     def _taught(self) -> Iterator[None]:
         """A training run: teacher and observers hear its events and see its batches, whatever a subclass overrides."""
-        if not (self._group.needs_batches or self._group.is_stateful):
+        if not self._group.takes_part:
             yield
             return
         wrappers: dict[str, Callable] = {}
@@ -285,6 +283,7 @@ class SelfDistillationMixin(
         self._training_log.reset()
         self._finite_check.reset()
         self._example_losses.reset()
+        self._fitted = {}
         self.divides_by_items = None
         if self._group.is_stateful and self.args.save_strategy != "no":
             # Not in the middle of the first save, where other processes wait.

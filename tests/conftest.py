@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainingArguments
 
 VOCABULARY = 60
 
@@ -87,3 +87,13 @@ def assert_same_weights(model, other, **tolerance) -> None:
             torch.testing.assert_close(value, second[name], **tolerance, msg=lambda text, n=name: f"{n}: {text}")
         else:
             assert torch.equal(value, second[name]), name
+
+
+class SavesAt(TrainerCallback):
+    """Saves a checkpoint after certain steps only."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = state.global_step in self.steps

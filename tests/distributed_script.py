@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
-from tests.conftest import make_examples, make_model
+from tests.conftest import SavesAt, make_examples, make_model
 from tests.test_conformance import active
 from tests.test_trainer import CrossEntropyTeacher, gradients
 
@@ -64,12 +64,13 @@ def train_method(folder, config, resume=None):
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
             save_strategy="steps",
-            save_steps=1,
+            save_steps=1000,
             eval_strategy="steps",
             eval_steps=4,
         ),
         train_dataset=make_examples(13),
         eval_dataset=make_examples(5, seed=1),
+        callbacks=[] if resume else [SavesAt((4, WITHIN_AN_EPOCH))],
         compute_metrics=lambda prediction: {"mean": float(prediction.predictions.mean())},
         teacher=config,
     )

@@ -16,7 +16,7 @@ from lstsd_hf import METHODS, LSTSDTrainer, SelfDistillationMixin
 from lstsd_hf.checkpoint import check_same_run, describe_teacher
 from lstsd_hf.errors import InputError
 
-from .conftest import assert_same_weights, make_examples, make_model, weights
+from .conftest import SavesAt, assert_same_weights, make_examples, make_model, weights
 
 CONFIGS = sorted(METHODS.values(), key=lambda config: config.name)
 # A method that takes no batches declares that it adds nothing to the loss.
@@ -169,16 +169,6 @@ def assert_same_state(first, second):
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]) if torch.is_tensor(value) else value == second[name], name
-
-
-class SavesAt(TrainerCallback):
-    """Saves a checkpoint after certain steps only."""
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = state.global_step in self.steps
 
 
 @every_method

@@ -131,3 +131,52 @@ def test_smoothed_losses_are_those_of_torch():
     losses = smoothed_losses(logits, labels, 0.3)
     torch.testing.assert_close(losses.mean(), expected)
     assert losses[3] == 0
+
+
+def test_an_unusual_loss_that_begins_like_the_usual_one_is_found(make_args):
+    """All examples have the same loss at first, so that class weights do not show."""
+    model = make_model(dropout=0.0)
+    nn.init.zeros_(model.classifier.weight)
+    options = {"learning_rate": 1e-2, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
+    trainer = LSTSDTrainer(
+        model=ClassWeights(model), args=make_args(**options), train_dataset=make_examples(16), teacher=Weighted()
+    )
+    trainer.train()
+    assert not trainer._example_losses.is_usual
+    again = LSTSDTrainer(
+        model=ClassWeights(model), args=make_args(**options), train_dataset=make_examples(16), teacher=Weighted()
+    )
+    again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-6")
+    assert not again._example_losses.is_usual
+    for first, second in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_labels_of_another_name_are_not_smoothed(make_args):
+    class Renamed(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.inner, self.config = model, model.config
+
+        def forward(self, input_ids, y=None, **kwargs):
+            return self.inner(input_ids=input_ids, labels=y)
+
+    class NoWeight(Teacher):
+        def base_loss_weight(self, batch):
+            return torch.zeros(len(batch.indices))
+
+    examples = [{"input_ids": row["input_ids"], "y": row["labels"]} for row in make_examples(8)]
+    args = make_args(label_names=["y"], label_smoothing_factor=0.5, num_train_epochs=1)
+    trainer = LSTSDTrainer(model=Renamed(make_model()), args=args, train_dataset=examples, teacher=NoWeight())
+    trainer.train()
+    assert [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] == pytest.approx([0.0] * 2, abs=1e-6)
+
+
+def test_a_weight_of_another_shape_is_refused(make_args):
+    class Column(Teacher):
+        def base_loss_weight(self, batch):
+            return torch.ones(len(batch.indices), 1)
+
+    trainer = LSTSDTrainer(model=make_model(), args=make_args(), train_dataset=make_examples(8), teacher=Column())
+    with pytest.raises(ValueError, match=r"of shape \(batch_size,\) = \(4,\), got \(4, 1\)"):
+        trainer.train()

@@ -374,8 +374,7 @@ def test_label_errors_of_an_interrupted_first_epoch(make_args, name):
 # ---- Callbacks that come and go ----
 
 
-@pytest.mark.parametrize("logging", ["no", "epoch"])
-@pytest.mark.parametrize("saving", ["no", "epoch"])
+@pytest.mark.parametrize(("logging", "saving"), [("no", "no"), ("epoch", "epoch")])
 @every_distilling_method
 def test_without_other_callbacks_it_distils_all_the_same(make_args, config_class, logging, saving):
     trainer = make_trainer(make_args, active(config_class), logging_strategy=logging, save_strategy=saving)
@@ -428,7 +427,7 @@ def test_a_callback_is_handed_the_batches_of_the_users_loader(make_args, config_
 def test_the_signature_shows_the_parameters_of_trainer():
     names = list(inspect.signature(LSTSDTrainer.__init__).parameters)
     own = list(inspect.signature(Trainer.__init__).parameters)
-    assert names == [*own, "teacher", "memory_device", "observers"]
+    assert names == [*own, "teacher", "memory_device", "observers", "record_dynamics"]
 
 
 @every_method

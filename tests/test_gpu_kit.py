@@ -50,6 +50,7 @@ def is_running(pid):
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_filling_goes_on_where_it_was(tmp_path):
     """Every run once, no line lost, no process left behind."""
     save(tmp_path / "model")

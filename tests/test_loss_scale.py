@@ -14,7 +14,7 @@ ROWS = {
     "own": (BaseLoss(processes=W), W, 1),
     "own, divides by N": (BaseLoss(divides_by_items=True, processes=W), B / N * W, 1),
     "own, no kwargs": (BaseLoss(counts_items=False, processes=W), W, G),
-    "smoothing, no kwargs": (BaseLoss(is_smoothed=True, counts_items=False, processes=1), None, G),
+    "smoothing, no kwargs": (BaseLoss(smoothing=0.1, counts_items=False, processes=1), None, G),
     "compute_loss_func": (BaseLoss(is_function=True, processes=W), B / N * W, 1),
     "overridden": (BaseLoss(is_overridden=True, processes=W), 1.0, 1),
     "overridden, no kwargs": (BaseLoss(is_overridden=True, counts_items=False, processes=W), 1.0, G),
@@ -34,7 +34,7 @@ def test_every_row(row):
 @pytest.mark.parametrize(("divides", "expected"), [(True, B / N * W), (False, W)])
 def test_smoothing_by_the_version_of_transformers(monkeypatch, divides, expected):
     monkeypatch.setattr("lstsd_hf.loss_scale.smoothing_divides_by_items", lambda: divides)
-    loss = BaseLoss(is_smoothed=True, processes=W)
+    loss = BaseLoss(smoothing=0.1, processes=W)
     assert float(term_scale(loss, len(LABELS), N, LABELS)) == pytest.approx(expected)
 
 
@@ -70,5 +70,5 @@ def test_a_model_that_divides_by_the_items_is_found_out(factor, labels, items, e
 
 def test_whose_loss_can_be_found_out():
     assert BaseLoss().is_own
-    assert not any(BaseLoss(**{name: True}).is_own for name in ("is_overridden", "is_function", "is_smoothed"))
+    assert not any(BaseLoss(**{name: True}).is_own for name in ("is_overridden", "is_function", "smoothing"))
     assert not BaseLoss(counts_items=False).is_own

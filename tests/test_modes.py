@@ -111,8 +111,11 @@ class Account:
         assert any(entry.get("loss_short", 0.0) > 0 for entry in entries)
 
 
+OF_THE_TRAINER = ("callbacks", "data_collator", "processing_class", "compute_loss_func")
+
+
 def make_trainer(make_args, model=None, trainer_class=LSTSDTrainer, data=None, **options):
-    extra = {name: options.pop(name) for name in ("callbacks", "data_collator", "processing_class") if name in options}
+    extra = {name: options.pop(name) for name in OF_THE_TRAINER if name in options}
     return trainer_class(
         model=model if model is not None else make_model(),
         args=make_args(**{"num_train_epochs": 6, "learning_rate": 1e-2, **options}),
@@ -280,6 +283,15 @@ def test_auto_find_batch_size(make_args):
     again = make_trainer(make_args, OutOfMemory(make_model()), auto_find_batch_size=True)
     again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-21")
     assert_same_weights(again.model, trainer.model)
+    # The length of the second try decides what was left out, not that of the first.
+    other = LSTSDTrainer(
+        model=OutOfMemory(make_model()),
+        args=make_args(auto_find_batch_size=True, max_steps=52),
+        train_dataset=make_examples(14),
+        teacher=LSTSDConfig(),
+    )
+    other.train()
+    assert other.teacher.options.mini_generation_epochs == 2  # 52 steps of 7 an epoch are 8 epochs
 
 
 def test_repeated_training(make_args):
@@ -381,7 +393,8 @@ class TwoReplicas(nn.Module):
         parts = [{name: value[part] for name, value in inputs.items()} for part in (slice(half), slice(half, size))]
         outputs = [self.module(**part) for part in parts if len(next(iter(part.values())))]
         joined = {"logits": torch.cat([output["logits"] for output in outputs])}
-        return {"loss": torch.stack([output["loss"] for output in outputs])} | joined
+        losses = [output["loss"] for output in outputs if "loss" in output]
+        return ({"loss": torch.stack(losses)} if losses else {}) | joined
 
 
 @pytest.fixture
@@ -397,11 +410,17 @@ def two_devices(monkeypatch):
     return on_two_devices
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_data_parallel(make_args, two_devices, accumulation):
-    trainer = two_devices(
-        make_trainer(make_args, per_device_train_batch_size=2, gradient_accumulation_steps=accumulation)
-    )
+def summed(outputs, labels, num_items_in_batch=None):
+    return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gradient_accumulation_steps": 2}, {"label_smoothing_factor": 0.1}, {"compute_loss_func": summed}],
+    ids=lambda options: "-".join(options) or "plain",
+)
+def test_data_parallel(make_args, two_devices, options):
+    trainer = two_devices(make_trainer(make_args, per_device_train_batch_size=2, **options))
     account = Account(trainer)
     trainer.train()
     assert isinstance(trainer.model_wrapped, TwoReplicas)

@@ -164,3 +164,71 @@ def test_refusals(make_args):
     trainer.model._tp_size = 2
     with pytest.raises(InputError, match="Diary cannot work under tensor parallelism"):
         trainer.train()
+
+
+def test_one_without_batches_hears_of_the_training(make_args):
+    class Hears(Observer):
+        name = "hears"
+        needs_batches = is_stateful = False
+
+        def reset(self):
+            self.heard = []
+
+        def on_train_begin(self):
+            self.heard.append("begin")
+
+        def on_epoch_begin(self, progress):
+            self.heard.append(progress.epoch)
+
+        def on_train_end(self, progress):
+            self.heard.append("end")
+
+    for teacher in (NoTeacherConfig(), LSTSD):
+        hears = Hears()
+        make_trainer(make_args, teacher, [hears]).train()
+        assert hears.heard == ["begin", 0, 1, 2, 3, 4, "end"]
+
+
+def test_a_resumed_run_may_leave_out_one_without_state(make_args):
+    class Looks(Observer):
+        name = "looks"
+        is_stateful = False
+
+    options = {"save_strategy": "epoch"}
+    make_trainer(make_args, observers=[Looks()], **options).train()
+    make_trainer(make_args, **options).train(resume_from_checkpoint=True)
+
+
+def test_names_of_parameters_do_not_get_in_the_way(make_args):
+    """Mean Teacher's entries in a checkpoint are named as the model's parameters."""
+
+    class Outer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trainer, self.config = make_model(dropout=0.0), make_model().config
+
+        def forward(self, input_ids, labels=None, **kwargs):
+            return self.trainer(input_ids=input_ids, labels=labels)
+
+    def make():
+        return LSTSDTrainer(
+            model=Outer(),
+            args=make_args(num_train_epochs=3, learning_rate=1e-2, save_strategy="epoch"),
+            train_dataset=make_examples(14),
+            teacher="mean_teacher",
+        )
+
+    whole, resumed = make(), make()
+    whole.train()
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-4")
+    assert_same_weights(whole.model, resumed.model)
+    assert_same_weights(whole.teacher.ema.tensors, resumed.teacher.ema.tensors)
+
+
+@pytest.mark.parametrize("name", [None, "a.b"])
+def test_a_name_that_checkpoints_cannot_use(make_args, name):
+    observer = Observer()
+    if name is not None:
+        observer.name = name
+    with pytest.raises(InputError, match=f"`name` of Observer must be a text without dots.* got {name!r}"):
+        make_trainer(make_args, observers=[observer])

@@ -304,7 +304,7 @@ def test_an_ensemble_averages_what_its_members_predict(make_args, problem, num_l
     assert (outputs[0] - outputs[2]).abs().max() > 0.1
 
 
-@KINDS
+@pytest.mark.parametrize(("problem", "num_labels"), [(MULTI, 3), (NUMBERS, 1)])
 @pytest.mark.parametrize("config_class", CONFIGS, ids=lambda config: config.name)
 def test_neutral_is_stock_bit_for_bit(make_args, problem, num_labels, config_class):
     stock = make_trainer(make_args, problem, None, num_labels, Trainer, dropout=0.1)

@@ -2,12 +2,14 @@
 
 from .average import MovingAverageMemory
 from .constant import ConstantMemory
+from .epoch import EpochMemory
 from .latest import LatestMemory
 from .short_long import TeacherMemory
 from .staged import ExampleMemory, index_out_of_range
 
 __all__ = [
     "ConstantMemory",
+    "EpochMemory",
     "ExampleMemory",
     "LatestMemory",
     "MovingAverageMemory",

@@ -67,7 +67,7 @@ class MeanTeacherConfig(TeacherConfig):
     @classmethod
     def neutral(cls) -> "MeanTeacherConfig":
         """No weight: no average is kept either."""
-        return cls(consistency_weight=0.0)
+        return cls(consistency_weight=0.0, rampup_epochs=0.0)
 
     def fitted_to(self, plan: TrainingPlan) -> Self:
         return replace(self, rampup_epochs=self._fitted_rampup(plan))

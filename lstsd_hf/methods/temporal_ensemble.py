@@ -66,7 +66,7 @@ class TemporalEnsembleConfig(TeacherConfig):
     @classmethod
     def neutral(cls) -> "TemporalEnsembleConfig":
         """No weight."""
-        return cls(consistency_weight=0.0)
+        return cls(consistency_weight=0.0, rampup_epochs=0.0)
 
     def fitted_to(self, plan: TrainingPlan) -> Self:
         return replace(self, rampup_epochs=self._fitted_rampup(plan))

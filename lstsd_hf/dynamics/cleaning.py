@@ -1,0 +1,119 @@
+"""A training set without its suspects, or with their labels changed, and a record of what was done."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError
+from ..label_errors import LABEL_NAMES
+from .history import History
+from .measures import confident_joint, mean_probabilities, statistics, suspicion_window
+
+
+def suspects(history: History, count: int | None = None) -> pd.DataFrame:
+    """The training examples whose label is believed least.
+
+    Args:
+        history: The recorded run.
+        count: How many; `None` is the number of wrong labels that the confident joint estimates. It is in-sample and an
+            estimate: look at the examples before you act on it.
+
+    Returns:
+        Rows of `statistics`, the most suspicious first.
+
+    Raises:
+        InputError: If there are fewer examples with a label.
+    """
+    table = statistics(history)
+    table = table[table["suspicion"].notna()]
+    if count is None:
+        joint = confident_joint(history.epochs(*suspicion_window(history)))
+        count = int(joint.sum() - np.trace(joint))
+    if not 0 <= count <= len(table):
+        raise InputError(f"`count` must be from 0 to {len(table)}, the examples with a label, got {count}.")
+    return table.sort_values("suspicion", ascending=False, kind="stable").head(count).reset_index(drop=True)
+
+
+def drop_suspects(dataset: Any, history: History, count: int | None = None) -> tuple[Any, pd.DataFrame]:
+    """A training set without the examples whose label is believed least.
+
+    Args:
+        dataset: The training set of the recorded run: a `datasets.Dataset` or a list of mappings. It stays as it is.
+        history: The recorded run.
+        count: As in `suspects`.
+
+    Returns:
+        The new dataset, and what was dropped: rows of `suspects` with a column `action`.
+
+    Raises:
+        InputError: If the dataset has another number of examples.
+    """
+    dropped = _checked(dataset, history, count).assign(action="dropped")
+    gone = set(dropped["index"])
+    kept = [row for row in range(len(dataset)) if row not in gone]
+    return (dataset.select(kept) if hasattr(dataset, "select") else [dataset[row] for row in kept]), dropped
+
+
+def relabel(
+    dataset: Any, history: History, count: int | None = None, label_name: str | None = None
+) -> tuple[Any, pd.DataFrame]:
+    """A training set in which suspects have the label that the model believes.
+
+    Args:
+        dataset: As in `drop_suspects`.
+        history: The recorded run.
+        count: As in `suspects`. A suspect whose given label is believed keeps it.
+        label_name: The column of the labels; `None` is the first of `label`, `labels`, `label_ids` that there is.
+
+    Returns:
+        The new dataset, and what was changed: rows of `suspects` with a column `action`.
+
+    Raises:
+        InputError: If the dataset has another number of examples, or no such column.
+    """
+    changed = _checked(dataset, history, count)
+    changed = changed[changed["believed"] != changed["given"]].assign(action="relabelled").reset_index(drop=True)
+    columns = dataset.column_names if hasattr(dataset, "column_names") else list(dataset[0])
+    names = [label_name] if label_name is not None else LABEL_NAMES
+    name = next((name for name in names if name in columns), None)
+    if name is None:
+        raise InputError(f"The dataset must have a column {' or '.join(names)}, got {', '.join(columns)}.")
+    new = dict(zip(changed["index"], changed["believed"], strict=True))
+    if hasattr(dataset, "select"):
+        labels = [int(new.get(row, label)) for row, label in enumerate(dataset[name])]
+        feature = dataset.features[name]
+        return dataset.remove_columns(name).add_column(name, labels, feature=feature), changed
+    return [
+        {**row, name: type(row[name])(new[index])} if index in new else row for index, row in enumerate(dataset)
+    ], changed
+
+
+def to_cleanlab(history: History) -> dict[str, np.ndarray]:
+    """The arguments that cleanlab's functions take, `cleanlab.filter.find_label_issues(**to_cleanlab(history))`.
+
+    Args:
+        history: The recorded run.
+
+    Returns:
+        `labels` and `pred_probs`: mean probabilities over the window of `suspicion`, renormalised. They are in-sample.
+
+    Raises:
+        InputError: If an example has no label, or no epoch of the window saw it: cleanlab takes no gaps.
+    """
+    probabilities = mean_probabilities(history.epochs(*suspicion_window(history)))
+    gaps = int((~history.is_labelled | np.isnan(probabilities[:, 0])).sum())
+    if gaps:
+        raise InputError(
+            f"Every example must have a label and a prediction, got {gaps} without. Leave these out of the data."
+        )
+    return {"labels": history.given, "pred_probs": probabilities / probabilities.sum(axis=1, keepdims=True)}
+
+
+def _checked(dataset: Any, history: History, count: int | None) -> pd.DataFrame:
+    if len(dataset) != len(history.given):
+        raise InputError(
+            f"`dataset` must be the training set of the recorded run, with {len(history.given)} examples, got "
+            f"{len(dataset)}."
+        )
+    return suspects(history, count)

@@ -1,0 +1,138 @@
+"""An observer that keeps what each epoch said of the training examples."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..distributed import max_over_processes
+from ..errors import InputError
+from ..label_errors import example_texts
+from ..memory import EpochMemory
+from ..observers import Observer, State, TrainingBatch
+from ..problem_types import SingleLabel
+from ..schedules import Progress
+
+FOLDER_NAME = "dynamics"
+_NO_LABEL = -1
+
+
+class DynamicsRecorder(Observer):
+    """Writes each example's log-probabilities of every epoch to `<output_dir>/dynamics`, a Parquet file for each epoch.
+
+    They are those of the training forwards, with dropout, so that nothing is run twice. A file has the examples that
+    the epoch saw: `index`, `given` (the label), `log_probs` (half precision; of more than 64 labels the 16 largest and
+    the given one). `examples.parquet` has the texts. `lstsd_hf.dynamics.History.read` reads the folder.
+
+    A resumed run goes on with the files that are there. One that begins anew removes those of an earlier run.
+
+    Args:
+        folder: Where to write; `None` is `<output_dir>/dynamics`.
+
+    Attributes:
+        folder: Where it writes.
+
+    Raises:
+        InputError: In training, unless there is one label of several for each text; on resuming, if the file of an
+            epoch is missing.
+
+    Example:
+        >>> from lstsd_hf.dynamics import History
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="vanilla", record_dynamics=True)
+        >>> _ = trainer.train()
+        >>> History.read(trainer.dynamics_folder).log_probs.shape == (3, len(data), 2)
+        True
+    """
+
+    name = "dynamics"
+
+    def __init__(self, folder: str | Path | None = None):
+        # Missing packages are found before training and not at the end of its first epoch.
+        from . import files
+
+        self._files = files
+        self._folder = folder
+        self.reset()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self._folder) if self._folder is not None else self.context.student.output_dir / FOLDER_NAME
+
+    def reset(self) -> None:
+        self.memory: EpochMemory | None = None
+        self._given: Tensor | None = None
+        self._suspects: int | None = None
+
+    def on_train_begin(self) -> None:
+        if not self.context.student.writes_files:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = 0 if self.memory is None else self.memory.epoch
+        own = [self._files.epoch_path(self.folder, epoch) for epoch in range(done)]
+        missing = [path for path in own if not path.is_file()]
+        if missing:
+            raise InputError(
+                f"The epochs before the checkpoint must be in {self.folder}, but {missing[0].name} is missing. "
+                "Resume with the same `output_dir`, or start a new run."
+            )
+        for path in set(self._files.epoch_paths(self.folder)) - set(own):
+            path.unlink()
+
+    def on_epoch_begin(self, progress: Progress) -> None:
+        self._move_on(progress)
+
+    def on_train_end(self, progress: Progress) -> None:
+        self._move_on(progress)
+
+    def observe(self, batch: TrainingBatch) -> None:
+        logits, labels = batch.student_logits.detach(), batch.labels
+        if batch.problem_type.name != SingleLabel.name or (labels is not None and labels.is_floating_point()):
+            raise InputError(
+                "`record_dynamics` needs one label of several for each text, as a class index; got a model for "
+                f"{batch.problem_type.name}{'' if labels is None else f' with {labels.dtype} labels'}. Leave it out."
+            )
+        if self.memory is None:
+            context = self.context
+            self.memory = EpochMemory.for_rows(context.num_examples, logits, context.memory_device)
+            self._given = torch.full((context.num_examples,), _NO_LABEL, device=context.memory_device)
+        self.memory.stage(batch.indices, logits.log_softmax(-1))
+        if labels is not None:
+            device = self._given.device
+            self._given[batch.indices.to(device)] = labels.clamp(min=_NO_LABEL).to(device)
+
+    def _move_on(self, progress: Progress) -> None:
+        if self.memory is None or self.memory.epoch == progress.epoch:
+            return
+        self.memory.transition(progress.epoch)
+        self._given = max_over_processes(self._given, self.context.device)
+        is_suspect = self.memory.written & (self._given >= 0) & (self.memory.rows.argmax(-1) != self._given)
+        self._suspects = int(is_suspect.sum())
+        if self.context.student.writes_files:
+            self._write(progress.epoch - 1)
+
+    def _write(self, epoch: int) -> None:
+        student, files = self.context.student, self._files
+        log_probs = self.memory.rows.float().masked_fill(~self.memory.written[:, None], torch.nan)
+        table = files.EpochTable(log_probs.cpu().numpy(), self._given.cpu().numpy())
+        files.write_epoch(files.epoch_path(self.folder, epoch), table)
+        examples = self.folder / files.EXAMPLES_NAME
+        if epoch == 0 or not examples.is_file():
+            texts = example_texts(student.train_dataset, student.processing_class)
+            files.write_examples(examples, texts, student.class_names)
+
+    def log_metrics(self) -> dict[str, float]:
+        """`dynamics_suspects`: for how many examples the last finished epoch believed another label than the given."""
+        return {} if self._suspects is None else {"dynamics_suspects": float(self._suspects)}
+
+    def state_dict(self) -> State:
+        if self.memory is None:
+            return {}
+        given = max_over_processes(self._given, self.context.device)
+        return {**self.memory.state_dict(), "given": given, "suspects": self._suspects}
+
+    def load_state_dict(self, state: State) -> None:
+        if state:
+            context = self.context
+            self.memory = EpochMemory.from_state_dict(state, context.memory_device, merge_device=context.device)
+            self._given = state["given"].to(context.memory_device)
+            self._suspects = state["suspects"]

@@ -1,0 +1,53 @@
+"""A trainer that may have recorded its training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+from ..label_errors import LabelErrorCandidate, rank_label_errors
+from ..observers import Observer
+from .recorder import DynamicsRecorder
+
+
+def with_recorder(observers: Sequence[Observer], record_dynamics: bool) -> list[Observer]:
+    """Observers, with one that records the training if asked for."""
+    return [*observers, DynamicsRecorder()] if record_dynamics else [*observers]
+
+
+class RecordedTrainingMixin:
+    """What a trainer knows of its recorded training."""
+
+    @property
+    def dynamics_folder(self) -> Path | None:
+        """Where a `DynamicsRecorder` among the observers writes; `None` without one."""
+        return next((member.folder for member in self._group if isinstance(member, DynamicsRecorder)), None)
+
+    def rank_label_errors(self) -> list[LabelErrorCandidate]:
+        """The training examples by how little their given label was believed, the least believed first.
+
+        With a recorded training, by the mean probability over an early window of epochs, which finds more wrong labels
+        (`lstsd_hf.dynamics.suspicion`); else by what the teacher's memory says at the end.
+
+        Raises:
+            InputError: If there are no predictions: nothing was recorded and the teacher keeps none, or no epoch ended.
+        """
+        folder = self.dynamics_folder
+        if folder is None:
+            return self.teacher.rank_label_errors()
+        if not folder.is_dir():
+            raise InputError(f"An epoch must have been recorded in {folder}, found none. Train for at least an epoch.")
+        from . import History
+        from .measures import mean_probabilities, suspicion_window
+
+        history = History.read(folder)
+        mean = mean_probabilities(history.epochs(*suspicion_window(history)))
+        probabilities = torch.from_numpy(mean)
+        return rank_label_errors(
+            probabilities.nan_to_num(),
+            ~probabilities.isnan().any(dim=1),
+            self.train_dataset,
+            self.processing_class,
+            self.label_names,
+        )
