@@ -1,6 +1,7 @@
 """Shared fixtures: tiny random models and datasets, for mechanics only."""
 
 import copy
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -39,6 +40,17 @@ def make_model(
             initializer_range=initializer_range,
         )
     )
+
+
+def freeze_what_is_there() -> None:
+    """Each training ends with a garbage collection, which takes longer than the training if it looks at all modules."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections():
+    freeze_what_is_there()
 
 
 @pytest.fixture(scope="session")

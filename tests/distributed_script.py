@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
-from tests.conftest import SavesAt, make_examples, make_model
+from tests.conftest import SavesAt, freeze_what_is_there, make_examples, make_model
 from tests.test_conformance import active
 from tests.test_trainer import CrossEntropyTeacher, gradients
 
@@ -210,4 +210,5 @@ def main(folder: Path, other: Path | None = None):
 
 
 if __name__ == "__main__":
+    freeze_what_is_there()
     main(*map(Path, sys.argv[1:]))

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from lstsd_hf import METHODS
 from lstsd_hf.errors import InputError
 from tests import distributed_script
+from tests.conftest import freeze_what_is_there
 from tests.distributed_script import against_stock, arguments, same_global_batch, train_method
 from tests.test_conformance import active
 
@@ -58,4 +59,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    freeze_what_is_there()
     main(Path(sys.argv[1]))

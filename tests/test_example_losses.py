@@ -169,7 +169,9 @@ def test_labels_of_another_name_are_not_smoothed(make_args):
     args = make_args(label_names=["y"], label_smoothing_factor=0.5, num_train_epochs=1)
     trainer = LSTSDTrainer(model=Renamed(make_model()), args=args, train_dataset=examples, teacher=NoWeight())
     trainer.train()
-    assert [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] == pytest.approx([0.0] * 2, abs=1e-6)
+    assert [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] == pytest.approx(
+        [0.0] * 2, abs=1e-6
+    )
 
 
 def test_a_weight_of_another_shape_is_refused(make_args):

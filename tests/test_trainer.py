@@ -615,7 +615,8 @@ def test_the_mixin_behind_a_trainer_is_refused_at_once():
 REFUSED = (
     "Sample distillation needs sequence classification or regression: logits (batch_size, num_labels), and integer "
     "labels (batch_size,) of at least 2 kinds, or float labels (batch_size, num_labels), or a number for each output; "
-    "got {}. Token-level and language models are not supported; use `teacher=NoTeacherConfig()` for plain fine-tuning."
+    "got {}. Token-level and language models are not supported; for plain fine-tuning use "
+    "`teacher=NoTeacherConfig()`, no observers."
 )
 
 

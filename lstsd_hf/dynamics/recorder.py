@@ -1,5 +1,6 @@
 """An observer that keeps what each epoch said of the training examples."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ class DynamicsRecorder(Observer):
 
     Args:
         folder: Where to write; `None` is `<output_dir>/dynamics`.
+        texts: A text for each example; `None` looks for them in the training set.
 
     Attributes:
         folder: Where it writes.
@@ -46,12 +48,13 @@ class DynamicsRecorder(Observer):
 
     name = "dynamics"
 
-    def __init__(self, folder: str | Path | None = None):
+    def __init__(self, folder: str | Path | None = None, texts: Sequence[str | None] | None = None):
         # Missing packages are found before training and not at the end of its first epoch.
         from . import files
 
         self._files = files
         self._folder = folder
+        self._texts = texts
         self.reset()
 
     @property
@@ -117,7 +120,7 @@ class DynamicsRecorder(Observer):
         files.write_epoch(files.epoch_path(self.folder, epoch), table)
         examples = self.folder / files.EXAMPLES_NAME
         if epoch == 0 or not examples.is_file():
-            texts = example_texts(student.train_dataset, student.processing_class)
+            texts = self._texts or example_texts(student.train_dataset, student.processing_class)
             files.write_examples(examples, texts, student.class_names)
 
     def log_metrics(self) -> dict[str, float]:

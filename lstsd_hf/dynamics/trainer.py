@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..label_errors import LabelErrorCandidate, rank_label_errors
@@ -33,21 +34,30 @@ class RecordedTrainingMixin:
         Raises:
             InputError: If there are no predictions: nothing was recorded and the teacher keeps none, or no epoch ended.
         """
-        folder = self.dynamics_folder
-        if folder is None:
+        if self.dynamics_folder is None:
             return self.teacher.rank_label_errors()
-        if not folder.is_dir():
-            raise InputError(f"An epoch must have been recorded in {folder}, found none. Train for at least an epoch.")
+        return rank_label_errors(
+            *self.recorded_probabilities(), self.train_dataset, self.processing_class, self.label_names
+        )
+
+    def recorded_probabilities(self) -> tuple[Tensor, Tensor]:
+        """What the recorded training said of each training example in an early window of epochs.
+
+        Returns:
+            Mean probabilities `(num_examples, num_labels)` and which examples have them, bool `(num_examples,)`.
+
+        Raises:
+            InputError: If no epoch was recorded.
+        """
+        folder = self.dynamics_folder
+        if folder is None or not folder.is_dir():
+            raise InputError(
+                f"An epoch must have been recorded, found none in {folder}. Train with `record_dynamics=True`, for at "
+                "least an epoch."
+            )
         from . import History
         from .measures import mean_probabilities, suspicion_window
 
         history = History.read(folder)
-        mean = mean_probabilities(history.epochs(*suspicion_window(history)))
-        probabilities = torch.from_numpy(mean)
-        return rank_label_errors(
-            probabilities.nan_to_num(),
-            ~probabilities.isnan().any(dim=1),
-            self.train_dataset,
-            self.processing_class,
-            self.label_names,
-        )
+        probabilities = torch.from_numpy(mean_probabilities(history.epochs(*suspicion_window(history))))
+        return probabilities.nan_to_num(), ~probabilities.isnan().any(dim=1)

@@ -63,7 +63,18 @@ def plan(parsed: Parsed) -> list[PlannedRun]:
             for teacher in parsed.teachers:
                 args = copy.copy(parsed.args)
                 args.seed = seed
-                planned.append(GlueRun(task, splits, source, run.model_name_or_path, teacher, args, run.data_options()))
+                planned.append(
+                    GlueRun(
+                        task,
+                        splits,
+                        source,
+                        run.model_name_or_path,
+                        teacher,
+                        args,
+                        run.data_options(),
+                        record_dynamics=run.record_dynamics,
+                    )
+                )
     for item in planned:
         check_plan(item)
     planned = take_shard(planned, run.shard)

@@ -104,6 +104,9 @@ class RunArguments:
     dropout: float | None = field(default=None, metadata={"help": "Dropout instead of the model's own."})
     label_noise: float = field(default=0.0, metadata={"help": "Share of the training labels to replace at random."})
     label_noise_seed: int = field(default=0, metadata={"help": "Seed of the replacement, apart from the run's."})
+    record_dynamics: bool = field(
+        default=False, metadata={"help": "Keep what each epoch says of each training example, in <run>/dynamics."}
+    )
     shard: str | None = field(default=None, metadata={"help": "i/n: run only every n-th run, from the i-th on."})
     sweep: int | None = field(
         default=None,

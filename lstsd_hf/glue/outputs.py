@@ -29,17 +29,19 @@ def write_submission(trainer: GlueTrainer, test, task: GlueTask, path: Path) -> 
 
 
 def find_label_errors(trainer: GlueTrainer, prepared: Prepared, run: GlueRun, folder: Path) -> dict[str, Any]:
-    """Records the replaced labels and how well the trained model and, where there is one, the memory find them."""
+    """Records the replaced labels, and how well the trained model, the memory and the recorded training find them."""
     rows = prepared.noisy_rows
     record = {"rate": run.options.label_noise, "seed": run.options.label_noise_seed, "rows": rows}
     logits = torch.as_tensor(trainer.predict(prepared.splits["train"], metric_key_prefix="train").predictions).float()
     sources = {"model": (logits.softmax(dim=-1), torch.ones(len(logits), dtype=torch.bool))}
     if trainer.teacher.memory is not None:
         sources["memory"] = trainer.teacher.example_probabilities()
+    if run.record_dynamics:
+        sources["history"] = trainer.recorded_probabilities()
     rankings = {name: rank_label_errors(*source, prepared.train) for name, source in sources.items()}
     if trainer.is_world_process_zero():
         write_json(record, folder / "label_noise.json")
-        _write_ranking(rankings.get("memory", rankings["model"]), run, folder / "label_errors.jsonl")
+        _write_ranking([*rankings.values()][-1], run, folder / "label_errors.jsonl")
     found = {name: ranking_quality(ranking, rows) for name, ranking in rankings.items()}
     return {"count": len(rows), "memory": None, **found}
 

@@ -38,6 +38,7 @@ class GlueRun:
         args: Training arguments; `output_dir` is set by `folder`.
         options: What is done to the data before training.
         untuned: Where the settings were searched: what the searched training settings were before.
+        record_dynamics: Whether to keep what each epoch says of each training example.
     """
 
     task: GlueTask
@@ -48,6 +49,7 @@ class GlueRun:
     args: TrainingArguments
     options: DataOptions = field(default_factory=DataOptions)
     untuned: Mapping[str, Any] = field(default_factory=dict)
+    record_dynamics: bool = False
 
     @property
     def config(self) -> dict[str, Any]:
@@ -70,6 +72,8 @@ class GlueRun:
             "model": self.model_name_or_path,
             **options,
             **({"untuned": dict(self.untuned)} if self.untuned else {}),
+            # So that a run that is finished without it is not taken for one with it.
+            **({"record_dynamics": True} if self.record_dynamics else {}),
             "training": training,
         }
         return json.loads(json.dumps(config, default=str))

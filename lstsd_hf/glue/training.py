@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction, set_seed
 
+from ..dynamics.recorder import DynamicsRecorder
+from ..label_errors import example_texts
 from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
 from .preparation import prepare
@@ -54,6 +56,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
             compute_metrics=_metrics_function(run.task),
             callbacks=[DurationEstimate(), timer],
             teacher=run.teacher,
+            observers=[DynamicsRecorder(texts=example_texts(prepared.train))] if run.record_dynamics else (),
         )
         trainer.train(resume_from_checkpoint=checkpoint)
         best_model = None
