@@ -112,6 +112,14 @@ def figure2() -> Iterator[Command]:
             yield Command("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", method, FIVE, 0.2)
 
 
+def dynamics() -> Iterator[Command]:
+    """A1's vanilla and LSTSD with every epoch recorded."""
+    for rate in (0.2, 0.4):
+        for task in TASKS:
+            settings = f"{MLP} --learning_rate 1e-3 --num_train_epochs 30 --record_dynamics True"
+            yield Command("dynamics", task, settings, "vanilla lstsd", FIVE, rate)
+
+
 def a4() -> Iterator[Command]:
     """At the learning rate and dropout that the searches of a1 found; these must be among the records."""
     tuned = {(cell.rate, cell.task): cell.groups.get("vanilla-tuned") for cell in cells("mlp")}
@@ -279,7 +287,7 @@ CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
     for cell in (
         *(a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
-        *(l3, l3_short),
+        *(l3, l3_short, dynamics),
         *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large),
     )
 }

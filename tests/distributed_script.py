@@ -8,6 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
+from lstsd_hf.dynamics import History
 from tests.conftest import SavesAt, freeze_what_is_there, make_examples, make_model
 from tests.test_conformance import active
 from tests.test_trainer import CrossEntropyTeacher, gradients
@@ -161,6 +162,19 @@ def same_global_batch(folder, config, resume=None):
     return {"weights": trainer.model.state_dict(), "teacher": state, "loss": trainer.state.log_history[-2]["loss"]}
 
 
+def recorded(folder, **options):
+    """Training dynamics: what the main process wrote."""
+    trainer = LSTSDTrainer(
+        model=make_model(dropout=0.0),
+        args=arguments(folder, num_train_epochs=2, learning_rate=0.0, **options),
+        train_dataset=make_examples(13),
+        teacher="vanilla",
+        record_dynamics=True,
+    )
+    trainer.train()
+    return History.read(trainer.dynamics_folder) if trainer.is_world_process_zero() else None
+
+
 def main(folder: Path, other: Path | None = None):
     """`other`: what this left on another number of processes, to resume from."""
     results = {"folder": folder}
@@ -181,6 +195,7 @@ def main(folder: Path, other: Path | None = None):
         ]
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
+    results["recorded"] = recorded(folder / "recorded")
     # Without weights: a teacher that repeats a frozen student is an error.
     results["frozen"] = train(folder / "frozen", make_model(dropout=0.0), weight=0.0, learning_rate=0.0)
     results["resumed"] = {

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lstsd_hf import METHODS, LSTSDConfig
 from lstsd_hf.errors import InputError
 
-from .conftest import assert_same_weights, make_model
+from .conftest import assert_same_weights, make_examples, make_model
 from .distributed_script import SHARDING, WITHIN_AN_EPOCH, same_global_batch, train
 from .test_conformance import active
 
@@ -57,6 +58,14 @@ def test_all_ranks_end_with_the_same_complete_tables(several_processes, training
         assert first["distilled_steps"] == other["distilled_steps"] == (8 if training == "trained" else 0)
         assert_same_weights(first["weights"], other["weights"])
     assert first["written"].all()
+
+
+def test_several_processes_record_what_one_records(several_processes, one_process):
+    first, alone = several_processes[0]["recorded"], one_process["recorded"]
+    assert not np.isnan(first.log_probs).any()
+    np.testing.assert_allclose(first.log_probs, alone.log_probs, rtol=2e-3, atol=1e-4)
+    assert first.given.tolist() == alone.given.tolist() == [row["labels"] for row in make_examples(13)]
+    assert first.texts == alone.texts
 
 
 def test_several_processes_store_what_one_stores(several_processes, one_process):

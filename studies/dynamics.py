@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+"""How well each statistic of recorded runs finds the labels that were replaced, into records/dynamics.jsonl.
+
+python -m studies.cells dynamics | xargs -P 2 -d '\\n' -n 1 sh -c
+python -m studies.dynamics runs/dynamics
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+from lstsd_hf.dynamics import History
+from lstsd_hf.dynamics import measures as m
+from lstsd_hf.files import replacing
+from lstsd_hf.glue import cli
+from lstsd_hf.glue.preparation import prepare
+
+from .analysis import records_file
+from .cells import CELLS
+
+FOLDS = 5
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+def window(first: int, last: int):
+    """Mean probability of the given label over some epochs, negative: more is more suspicious."""
+    return lambda history: -m.confidence(history.epochs(first, min(last, history.num_epochs)))
+
+
+def never_last(values: np.ndarray, num_epochs: int) -> np.ndarray:
+    """Epoch numbers in which 0, never, counts as later than any."""
+    return np.where(values == 0, num_epochs + 1, values)
+
+
+def early(statistic):
+    """A statistic of the window of `suspicion`, negative."""
+    return lambda history: -statistic(history.epochs(*m.suspicion_window(history)))
+
+
+# More is more suspicious.
+RANKINGS = {
+    "suspicion": m.suspicion,
+    "epochs 1-3": window(1, 3),
+    "epoch 1": window(1, 1),
+    "all epochs (confidence)": lambda history: -m.confidence(history),
+    "last epoch": lambda history: window(history.num_epochs, history.num_epochs)(history),
+    "variability": m.variability,
+    "correctness": lambda history: -m.correctness(history),
+    "AUM": lambda history: -m.aum(history),
+    "AUM, epochs 2-4": lambda history: -m.aum(history.epochs(1, min(4, history.num_epochs))),
+    "forgetting": m.forgetting,
+    "first learned": lambda history: never_last(m.first_learned(history), history.num_epochs),
+    "last wrong": m.last_wrong,
+    "normalized margin, epochs 2-4": early(m.normalized_margin),
+    "weighted entropy, epochs 2-4": early(m.confidence_weighted_entropy),
+}
+
+
+def quality(values: np.ndarray, is_wrong: np.ndarray) -> dict[str, float]:
+    """ROC-AUC, and the share of wrong labels among the first so many as there are wrong ones."""
+    first = np.argsort(-values, kind="stable")[: is_wrong.sum()]
+    return {"roc_auc": float(roc_auc_score(is_wrong, values)), "precision_at_count": float(is_wrong[first].mean())}
+
+
+def recorded_runs(folder: Path) -> Iterator[dict[str, Any]]:
+    """A line for each finished run with recorded dynamics."""
+    for path in sorted(folder.rglob("results.json")):
+        result, noise = (json.loads((path.parent / name).read_text()) for name in ("results.json", "label_noise.json"))
+        history = History.read(path.parent / "dynamics")
+        is_wrong = np.isin(np.arange(len(history.given)), noise["rows"])
+        yield {
+            "task": result["task"],
+            "rate": noise["rate"],
+            "method": result["method"],
+            "epochs": history.num_epochs,
+            "seed": result["seed"],
+            "count": len(noise["rows"]),
+            "model": result["label_errors"]["model"],
+            **{name: quality(ranking(history), is_wrong) for name, ranking in RANKINGS.items()},
+        }
+
+
+def out_of_sample() -> Iterator[dict[str, Any]]:
+    """A line for each cell: a logistic regression on the frozen features, cross-fitted over five folds.
+
+    Its strength of regularisation is the one with the least cross-fitted log-loss against the given, noisy, labels.
+    """
+    for command in CELLS["dynamics"]():
+        arguments = shlex.split(str(command))[2:]
+        parsed = cli.parse([*arguments, "--use_cpu", "True"])
+        run = cli.plan(parsed)[0].run
+        prepared = prepare(
+            run.task, run.splits, run.model_name_or_path, run.options, run.args, Path(parsed.run.cache_dir)
+        )
+        train = prepared.splits["train"]
+        features = np.stack([train[row]["features"].numpy() for row in range(len(train))])
+        given = np.array(train.labels)
+        is_wrong = np.isin(np.arange(len(given)), prepared.noisy_rows)
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+        fits = [
+            cross_val_predict(
+                LogisticRegression(C=strength, max_iter=2000), features, given, cv=folds, method="predict_proba"
+            )
+            for strength in STRENGTHS
+        ]
+        best = min(fits, key=lambda probabilities: log_loss(given, probabilities))
+        yield {
+            "task": run.task.name,
+            "rate": run.options.label_noise,
+            "method": "cross-validation",
+            "count": int(is_wrong.sum()),
+            "self-confidence": quality(-best[np.arange(len(given)), given], is_wrong),
+        }
+
+
+def main(folder: Path) -> None:
+    """Writes the records."""
+    path = records_file("dynamics.jsonl")
+    lines = [*recorded_runs(folder), *out_of_sample()]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(f"{len(lines)} lines in {path}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
