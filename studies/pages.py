@@ -9,6 +9,7 @@ from .analysis import (
     nll,
     ranking,
 )
+from .history_table import history_table
 from .sentences import (
     cnn_sentence,
     cost_sentence,
@@ -75,6 +76,7 @@ def results_blocks() -> dict[str, str]:
         "gpu": full_tables("gpu"),
         "gpu-short": full_tables("gpu_short"),
         "l3": full_tables("l3"),
+        "history": history_table(),
         "defaults": defaults(),
         "searches": searches(),
         "single-seed-glue": single_seed_table(cells("single_seed_glue")),
