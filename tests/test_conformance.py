@@ -552,6 +552,30 @@ def test_every_option_is_part_of_a_runs_identity(config_class, name):
 
 
 @every_distilling_method
+def test_the_loss_is_the_weighted_sum_of_its_parts(make_args, config_class):
+    """Each micro-batch trains on base weight · base loss + Σ weight · term, and the log has these parts."""
+    trainer = make_trainer(make_args, active(config_class), logging_steps=1)
+    teacher, weights_of = trainer.teacher, []
+    loss_terms, base_loss_weight = teacher.loss_terms, teacher.base_loss_weight
+
+    def spy(batch):
+        terms = loss_terms(batch)
+        weights_of.append({"base": base_loss_weight(batch)} | {name: term.weight for name, term in terms.items()})
+        return terms
+
+    teacher.loss_terms = spy
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss_base" in entry]
+    assert len(logs) == len(weights_of)
+    added = 0.0
+    for entry, found in zip(logs, weights_of, strict=True):
+        parts = {name: weight * entry[f"loss_{name}"] for name, weight in found.items()}
+        assert entry["loss"] == pytest.approx(sum(parts.values()), rel=1e-4, abs=1e-6)
+        added = max(added, sum(parts.values()) - parts["base"])
+    assert added > 1e-4
+
+
+@every_distilling_method
 def test_a_teacher_moves_the_student(make_args, config_class):
     """Terms have weight, and training ends elsewhere than without a teacher."""
     trainer = make_trainer(make_args, active(config_class))
