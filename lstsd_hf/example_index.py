@@ -124,12 +124,21 @@ def collate_indices(loader: Any, num_examples: int) -> Any:
     """A data loader over an `IndexedDataset`, its batches with the key `example_index` added.
 
     Args:
-        loader: The loader; anything but a `DataLoader` is left as it is.
+        loader: The loader.
         num_examples: Size of the training set.
+
+    Raises:
+        InputError: If it is no `DataLoader`, nor accelerate's view of one.
     """
     # accelerate's loaders are views of the one that fetches.
     fetching = getattr(loader, "base_dataloader", loader)
-    if isinstance(fetching, DataLoader) and not isinstance(fetching.collate_fn, ExampleIndexCollator):
+    if not isinstance(fetching, DataLoader):
+        raise InputError(
+            "A `get_train_dataloader` of your own must return a `torch.utils.data.DataLoader` over "
+            f"`self.train_dataset`, got {type(loader).__name__}. For several loaders in one, hand the trainer a "
+            "`torch.utils.data.ConcatDataset`; for plain fine-tuning use `teacher=NoTeacherConfig()`."
+        )
+    if not isinstance(fetching.collate_fn, ExampleIndexCollator):
         fetching.collate_fn = ExampleIndexCollator(fetching.collate_fn, num_examples)
     return loader
 

@@ -69,8 +69,8 @@ class ResumableMixin:
             found = newest_whole_checkpoint(Path(self.args.output_dir), is_stateful)
             if found is None:
                 raise InputError(
-                    f"`output_dir` must contain a whole checkpoint to resume from, found none in "
-                    f"{self.args.output_dir}. Leave out `resume_from_checkpoint` to start a new run."
+                    f"No valid checkpoint found in output directory ({self.args.output_dir}): `output_dir` must "
+                    "contain a whole one to resume from. Leave out `resume_from_checkpoint` to start a new run."
                 )
             folder, metadata = found
             if self.is_world_process_zero():

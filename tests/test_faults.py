@@ -194,8 +194,8 @@ def test_an_interrupted_save_is_no_checkpoint(run, make_args, tmp_path, config):
         return
     message = resume_error(make_args, tmp_path / "empty", config=config)
     assert message == (
-        f"`output_dir` must contain a whole checkpoint to resume from, found none in {tmp_path / 'empty'}. Leave out "
-        "`resume_from_checkpoint` to start a new run."
+        f"No valid checkpoint found in output directory ({tmp_path / 'empty'}): `output_dir` must "
+        "contain a whole one to resume from. Leave out `resume_from_checkpoint` to start a new run."
     )
 
 

@@ -1,0 +1,28 @@
+"""`python -m lstsd_hf.dynamics report FOLDER`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .report import write_report
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes a report and says where."""
+    parser = argparse.ArgumentParser(prog="python -m lstsd_hf.dynamics", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    report = commands.add_parser("report", help="a page, figures and tables about a recorded run")
+    report.add_argument("folder", type=Path, help="the recorded run: <output_dir>/dynamics")
+    report.add_argument("--output", type=Path, help="where to write; by default FOLDER/report")
+    options = parser.parse_args(arguments)
+    try:
+        page = write_report(options.folder, options.output)
+    except InputError as error:
+        sys.exit(f"python -m lstsd_hf.dynamics: error: {error}")
+    print(f"Wrote {page}. Open it in a browser; it needs no network.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
