@@ -123,7 +123,10 @@
   const layout = {
     margin: { l: 50, r: 10, t: 10, b: 40 }, font: { family: "system-ui, sans-serif", size: 12 }, hovermode: "closest",
   };
-  const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["toImage"] };
+  const config = { responsive: true, displayModeBar: false };
+  const withTools = {
+    responsive: true, displaylogo: false, modeBarButtons: [["select2d", "lasso2d", "zoom2d", "pan2d", "resetScale2d"]],
+  };
 
   function mapTrace() {
     return {
@@ -136,7 +139,8 @@
       hovertemplate: "%{text}<extra></extra>",
       marker: {
         size: total > 10000 ? 3 : 5, color: shown.map((row) => columns.correctness[row] / columns.epochs_seen[row]),
-        colorscale: "RdBu", cmin: 0, cmax: 1, opacity: 0.7, colorbar: { title: { text: "right" }, thickness: 10 },
+        colorscale: "RdBu", reversescale: true, cmin: 0, cmax: 1, opacity: 0.7,
+        colorbar: { title: { text: "share of epochs with the given label as answer", side: "right" }, thickness: 10 },
       },
     };
   }
@@ -148,7 +152,7 @@
     drawTable();
     if (!keepMap) {
       const axes = { xaxis: { title: { text: "variability" } }, yaxis: { title: { text: "confidence" }, range: [-0.02, 1.02] } };
-      Plotly.react("map", [mapTrace()], { ...layout, ...axes, dragmode: "select", uirevision: "map" }, config);
+      Plotly.react("map", [mapTrace()], { ...layout, ...axes, dragmode: "select", uirevision: "map" }, withTools);
     }
   }
 

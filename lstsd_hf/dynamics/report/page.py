@@ -16,6 +16,7 @@ from ..measures import mean_probabilities, suspicion_window
 # Probabilities over the epochs are kept in so many steps; the page draws them 20 pixels high.
 STEPS = 255
 BINS = 10
+LEAST_IN_BIN = 10
 
 
 def page(history: History, table: pd.DataFrame) -> str:
@@ -91,12 +92,12 @@ def _curves(history: History, known: pd.DataFrame) -> dict[str, list[float | Non
 
 
 def _reliability(history: History, rows: np.ndarray) -> list[list[float]]:
-    """For each bin of the largest mean probability: mean of it, share of answers equal to the given label, count."""
+    """For each bin of the largest mean probability, if it has enough examples: mean of it, share of answers equal to the given label, count."""
     mean = mean_probabilities(history)[rows]
     sure, right = mean.max(axis=1), mean.argmax(axis=1) == history.given[rows]
     bins = np.minimum((sure * BINS).astype(int), BINS - 1)
     return [
         [round(float(sure[bins == b].mean()), 4), round(float(right[bins == b].mean()), 4), int((bins == b).sum())]
         for b in range(BINS)
-        if (bins == b).any()
+        if (bins == b).sum() >= LEAST_IN_BIN
     ]
