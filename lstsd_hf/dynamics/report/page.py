@@ -92,7 +92,11 @@ def _curves(history: History, known: pd.DataFrame) -> dict[str, list[float | Non
 
 
 def _reliability(history: History, rows: np.ndarray) -> list[list[float]]:
-    """For each bin of the largest mean probability, if it has enough examples: mean of it, share of answers equal to the given label, count."""
+    """A calibration curve: for each bin of the largest mean probability that has enough examples.
+
+    Returns:
+        The mean of it, the share of answers equal to the given label, and the number of examples.
+    """
     mean = mean_probabilities(history)[rows]
     sure, right = mean.max(axis=1), mean.argmax(axis=1) == history.given[rows]
     bins = np.minimum((sure * BINS).astype(int), BINS - 1)
