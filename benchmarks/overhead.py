@@ -1,6 +1,7 @@
 """Time that LSTSD adds to a training step, measured in one run against the same trainer without it.
 
     python benchmarks/overhead.py                      # CPU, or the GPU if there is one
+    python benchmarks/overhead.py --dynamics           # what recording each epoch adds, instead of LSTSD
     python benchmarks/overhead.py --shape bert-base    # the step of a 12×768 encoder instead of MiniLM's
 
 Two trainers with a stub model (an embedding row for each example, so that the model costs next to nothing) take turns
@@ -115,9 +116,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128, help="tokens of the real encoder's inputs")
     parser.add_argument("--real-steps", type=int, default=6, help="steps of the real encoder in an epoch")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--dynamics", action="store_true", help="recording of each epoch instead of LSTSD")
     args = parser.parse_args()
     args.cpu = not torch.cuda.is_available()
     distilled = {"teacher": LSTSDConfig(mini_generation_epochs=1)}
+    if args.dynamics:
+        distilled = {"teacher": "vanilla", "record_dynamics": True}
     stub_data = rows(args.steps * args.batch_size, 8)
 
     differences, stock_steps, our_steps = [], [], []
