@@ -20,7 +20,7 @@ $(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python run_glue.py --task rte --method vanilla lstsd --demo --overwrite
+	$(BIN)/python -m lstsd_hf.glue.demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadfile

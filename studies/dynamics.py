@@ -74,6 +74,8 @@ def recorded_runs(folder: Path) -> Iterator[dict[str, Any]]:
     """A line for each finished run with recorded dynamics."""
     for path in sorted(folder.rglob("results.json")):
         result, noise = (json.loads((path.parent / name).read_text()) for name in ("results.json", "label_noise.json"))
+        if result["data"]["generated"]:
+            raise ValueError(f"{path} is of generated data, which must not stand in a table of results.")
         history = History.read(path.parent / "dynamics")
         is_wrong = np.isin(np.arange(len(history.given)), noise["rows"])
         yield {
