@@ -78,7 +78,10 @@ class ResumableMixin:
         elif checkpoint and is_stateful:
             folder = Path(checkpoint)
             if not folder.is_dir():
-                raise InputError(f"`resume_from_checkpoint` must be a checkpoint folder or True, got {folder}.")
+                raise InputError(
+                    f"Can't find a valid checkpoint at {folder}: `resume_from_checkpoint` must be a checkpoint folder "
+                    "or True."
+                )
             metadata = check_whole(folder, is_stateful)
         else:
             return checkpoint

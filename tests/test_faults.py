@@ -666,7 +666,10 @@ def test_another_method_may_not_change(run, make_args):
 
 def test_no_such_checkpoint(make_args, tmp_path):
     message = resume_error(make_args, tmp_path, tmp_path / "checkpoint-7")
-    assert message == f"`resume_from_checkpoint` must be a checkpoint folder or True, got {tmp_path / 'checkpoint-7'}."
+    assert message == (
+        f"Can't find a valid checkpoint at {tmp_path / 'checkpoint-7'}: `resume_from_checkpoint` must be a checkpoint "
+        "folder or True."
+    )
 
 
 def test_dlb_goes_on_with_the_batches_of_as_many_processes(make_args, tmp_path, monkeypatch):
