@@ -59,6 +59,7 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 wheel: $(INSTALLED)
+	rm -rf build/lib
 	$(BIN)/python -m build --wheel
 
 clean:

@@ -166,6 +166,12 @@ def test_an_epoch_comes_back_as_it_was(tmp_path, num_labels):
         np.testing.assert_allclose(found.log_probs[seen], log_probs[seen], rtol=1e-3)
 
 
+def test_an_epoch_that_saw_nobody(tmp_path):
+    """As one whose outputs were not finite."""
+    write_epoch(tmp_path / "epoch-0001.parquet", EpochTable(np.full((3, 2), np.nan, np.float32), np.full(3, -1)))
+    assert np.isnan(read_epoch(tmp_path / "epoch-0001.parquet").log_probs).all()
+
+
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(
         InputError, match=r"must have the files of all epochs .* found none\. Train with `record_dynamics"

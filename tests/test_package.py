@@ -20,7 +20,8 @@ def test_wheel_holds_the_package_and_its_schema(tmp_path):
     (wheel,) = tmp_path.glob("lstsd_hf-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("lstsd_hf/**/*.py")}
-    assert sources | {"lstsd_hf/glue/results.schema.json"} <= names
+    page = {f"lstsd_hf/dynamics/report/{name}" for name in ("template.html", "page.css", "page.js")}
+    assert sources | page | {"lstsd_hf/glue/results.schema.json", "lstsd_hf/__init__.pyi", "lstsd_hf/py.typed"} <= names
     assert not any(name.startswith("tests/") for name in names)
 
 
@@ -45,6 +46,12 @@ args = TrainingArguments(
 )
 trainer = LSTSDTrainer(BertForSequenceClassification(config), args, train_dataset=rows)
 trainer.train()
+try:
+    LSTSDTrainer(BertForSequenceClassification(config), args, train_dataset=rows, record_dynamics=True)
+except ImportError as error:
+    assert "need pyarrow and pandas, found none. Install them: pip install 'lstsd-hf[dynamics]'" in str(error), error
+else:
+    raise AssertionError("recording needs pyarrow")
 print(len(trainer.teacher.rank_label_errors()), trainer.distilled_steps)
 """
 

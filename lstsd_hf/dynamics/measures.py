@@ -31,10 +31,11 @@ def suspicion(history: History) -> np.ndarray:
 
     NaN where no epoch of the window saw an example.
 
-    Early, because a long run learns its wrong labels. In runs of 30 epochs on frozen MiniLM features with 20 % of the
-    labels flipped, epochs 2 to 4 found these as well as the model of a 3-epoch run made for the purpose: ROC-AUC 88.5
-    and 88.8 (SST-2), 73.3 and 73.0 (MRPC), 71.5 and 71.2 (CoLA). The mean over all epochs had 82.9, 65.7 and 64.2, the
-    last epoch 67.1, 57.7 and 58.1.
+    Early, because a long run learns its wrong labels. In 30 epochs of plain training on frozen MiniLM features with
+    20 % of the labels replaced (docs/results.md, 5 seeds), epochs 2 to 4 found these as well as the model of a 3-epoch
+    run made for the purpose: ROC-AUC 88.5 and 88.7 (SST-2), 72.8 and 72.6 (MRPC), 73.3 and 73.2 (CoLA). The mean over
+    all epochs had 83.1, 66.3 and 64.7, the last epoch 68.0, 58.6 and 58.8. With 40 % replaced, epochs 1 to 3 were
+    better. A model that has learned nothing by the second epoch has nothing to rank by.
 
     The predictions are in-sample from the second epoch on: they rank labels, but are too sure of themselves.
 

@@ -108,14 +108,14 @@ class DynamicsRecorder(Observer):
             return
         self.memory.transition(progress.epoch)
         self._given = max_over_processes(self._given, self.context.device)
-        is_suspect = self.memory.written & (self._given >= 0) & (self.memory.rows.argmax(-1) != self._given)
+        is_suspect = self.memory.written & (self._given >= 0) & (self.memory.latest.argmax(-1) != self._given)
         self._suspects = int(is_suspect.sum())
         if self.context.student.writes_files:
             self._write(progress.epoch - 1)
 
     def _write(self, epoch: int) -> None:
         student, files = self.context.student, self._files
-        log_probs = self.memory.rows.float().masked_fill(~self.memory.written[:, None], torch.nan)
+        log_probs = self.memory.latest.float().masked_fill(~self.memory.written[:, None], torch.nan)
         table = files.EpochTable(log_probs.cpu().numpy(), self._given.cpu().numpy())
         files.write_epoch(files.epoch_path(self.folder, epoch), table)
         examples = self.folder / files.EXAMPLES_NAME

@@ -1,12 +1,9 @@
 """What one epoch said of the training examples."""
 
-import torch
-from torch import Tensor
-
-from .staged import ExampleMemory
+from .latest import LatestMemory
 
 
-class EpochMemory(ExampleMemory):
+class EpochMemory(LatestMemory):
     """One table: each example's row of the last finished epoch, and none where that epoch did not see it.
 
     Arguments and attributes are those of `ExampleMemory`.
@@ -20,30 +17,9 @@ class EpochMemory(ExampleMemory):
         [False, False]
     """
 
-    @property
-    def rows(self) -> Tensor:
-        """The rows, `(num_examples, num_labels)`; zeros where there is none."""
-        return self._rows[0]
-
-    @property
-    def written(self) -> Tensor:
-        """Which examples have a row, bool `(num_examples,)`."""
-        return self._written[0]
-
     def transition(self, epoch: int) -> None:
-        """Makes the table ready for `epoch`: staged rows replace the table. A second call for it does nothing.
-
-        Every process must call it.
-
-        Args:
-            epoch: Index of the epoch about to begin (from 0); after the last epoch, their number.
-
-        Raises:
-            InputError: If `epoch` is neither the current epoch nor the next one.
-        """
-        if self._is_ready_for(epoch):
-            return
-        rows, fresh = self._staged_means()
-        self._rows = torch.where(fresh, rows, 0.0)[None]
-        self._written = fresh.squeeze(-1)[None]
-        self._end_transition(epoch)
+        """As that of `LatestMemory`, which forgets the epoch before."""
+        if not self._is_ready_for(epoch):
+            self._rows.zero_()
+            self._written.zero_()
+        super().transition(epoch)
