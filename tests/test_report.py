@@ -18,6 +18,7 @@ from lstsd_hf.errors import InputError
 
 HOSTILE = [
     '</script><script>document.body.dataset.hacked = "yes"</script>',
+    "</script async <!-- <script a=b",
     "<img src=x onerror=\"document.body.dataset.hacked = 'yes'\">",
     "\u202eright to left\u202c and back",
     "emoji \U0001f389\U0001f469\u200d\U0001f4bb, /*PLOTLY*/ and /*SCRIPT*/",
