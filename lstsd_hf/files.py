@@ -24,6 +24,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """A new temporary folder beside `path` to fill; renamed to `path` if the block succeeds, else removed.
 
     Where another process has made `path` in the meantime, its folder stays.
+
+    Raises:
+        OSError: If the folder could not be renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -25,6 +25,31 @@ def _kl(student_logits, teacher_logits, temperature, kl_direction, teacher_floor
     return total
 
 
+class ReferenceTeachers:
+    """The two teachers of every example, in dicts: Algorithm 1's rules for what is remembered, and from when.
+
+    Attributes:
+        short: Example id -> short-term teacher's logits, shape (num_labels,).
+        long: Example id -> long-term teacher's logits, shape (num_labels,).
+        drawn: Example id -> list of the outputs that the present epoch has given it so far.
+    """
+
+    def __init__(self):
+        self.short, self.long, self.drawn = {}, {}, {}
+
+    def observe(self, index, row):
+        """Notes the output of one example, logits of shape (num_labels,), which no loss reads before `end_epoch`."""
+        self.drawn.setdefault(index, []).append(row)
+
+    def end_epoch(self, ends_mini_generation):
+        """Makes the epoch's outputs the teachers of the next one; examples that were not drawn keep what they had."""
+        for index, rows in self.drawn.items():
+            self.short[index] = sum(rows) / len(rows)
+            if ends_mini_generation:
+                self.long[index] = self.short[index].clone()
+        self.drawn = {}
+
+
 def train_algorithm_1(
     model, epochs, optimizer, scheduler, *, mini_generation_epochs, lambda_short, lambda_long,
     temperature=1.0, kl_direction="student_teacher", teacher_floor=0.0, t_squared=False, max_grad_norm=1.0,
@@ -50,10 +75,9 @@ def train_algorithm_1(
         `(epoch, short, long)` after each epoch: its 0-based number and copies of the short-term and long-term
         tables (example id -> logits) as the next epoch will read them.
     """
-    short, long = {}, {}
+    teachers = ReferenceTeachers()
     kl_scale = temperature**2 if t_squared else 1.0
     for epoch, batches in enumerate(epochs):
-        drawn = {}  # example id -> list of logit rows produced in this epoch
         for indices, inputs, labels in batches:
             model.train()
             logits = model(**inputs).logits
@@ -64,12 +88,12 @@ def train_algorithm_1(
                 loss = loss - torch.log_softmax(row, dim=-1)[label] / size
 
             if epoch >= mini_generation_epochs:  # m > 1
-                for weight, teachers in ((lambda_long, long), (lambda_short, short)):
+                for weight, table in ((lambda_long, teachers.long), (lambda_short, teachers.short)):
                     if weight == 0:
                         continue
                     for index, row in zip(indices, logits, strict=True):
-                        if index in teachers:  # a sample without a teacher contributes 0
-                            kl = _kl(row, teachers[index], temperature, kl_direction, teacher_floor)
+                        if index in table:  # a sample without a teacher contributes 0
+                            kl = _kl(row, table[index], temperature, kl_direction, teacher_floor)
                             loss = loss + weight * kl_scale * kl / size
 
             loss.backward()
@@ -81,12 +105,7 @@ def train_algorithm_1(
             model.zero_grad()
 
             for index, row in zip(indices, logits, strict=True):  # the forward made before the update
-                drawn.setdefault(index, []).append(row.detach().clone())
+                teachers.observe(index, row.detach().clone())
 
-        epochs_done = epoch + 1
-        for index, rows in drawn.items():  # samples not drawn keep what they had
-            mean_row = sum(rows) / len(rows)
-            short[index] = mean_row
-            if epochs_done % mini_generation_epochs == 0:
-                long[index] = mean_row.clone()
-        yield epoch, dict(short), dict(long)
+        teachers.end_epoch(ends_mini_generation=(epoch + 1) % mini_generation_epochs == 0)
+        yield epoch, dict(teachers.short), dict(teachers.long)

@@ -1,7 +1,6 @@
-"""Shared fixtures: tiny random models and datasets, for mechanics only."""
+"""Shared fixtures; the functions that tests share are in `helpers.py`."""
 
 import copy
-import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,42 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainingArguments
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-VOCABULARY = 60
-
-
-def make_examples(count: int, num_labels: int = 2, seed: int = 0) -> list[dict]:
-    """Rows of equal length with a learnable label (the first token decides it)."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(1, VOCABULARY, (count, 8), generator=generator)
-    return [{"input_ids": row.tolist(), "labels": int(row[0]) % num_labels} for row in tokens]
-
-
-def make_model(
-    num_labels: int = 2, dropout: float = 0.1, seed: int = 0, initializer_range: float = 0.3
-) -> BertForSequenceClassification:
-    torch.manual_seed(seed)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=16,
-            num_labels=num_labels,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            initializer_range=initializer_range,
-        )
-    )
-
-
-def freeze_what_is_there() -> None:
-    """Each training ends with a garbage collection, which takes longer than the training if it looks at all modules."""
-    gc.collect()
-    gc.freeze()
+from lstsd_hf.glue.models import resolve_model
+from tests.helpers import freeze_what_is_there, make_model, training_arguments
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,44 +35,42 @@ def tiny_model(_tiny_model):
 def make_args(tmp_path):
     """Training arguments with quiet defaults."""
 
-    def make(**options) -> TrainingArguments:
-        defaults = {
-            "output_dir": str(tmp_path / "run"),
-            "num_train_epochs": 3,
-            "per_device_train_batch_size": 4,
-            "learning_rate": 1e-3,
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
-            "report_to": [],
-            "dataloader_pin_memory": False,
-            "use_cpu": True,
-        }
-        return TrainingArguments(**(defaults | options))
+    def make(**options):
+        return training_arguments(**{"output_dir": str(tmp_path / "run"), **options})
 
     return make
 
 
-def weights(model) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """A tiny random BERT with a real tokenizer, saved as a user's local model is."""
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("minilm"))
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
 
 
-def assert_same_weights(model, other, **tolerance) -> None:
-    """Compares two models or state dicts, bit for bit unless a tolerance is given."""
-    first, second = (item if isinstance(item, dict) else weights(item) for item in (model, other))
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        if tolerance:
-            torch.testing.assert_close(value, second[name], **tolerance, msg=lambda text, n=name: f"{n}: {text}")
-        else:
-            assert torch.equal(value, second[name]), name
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GLUE_DIR", raising=False)
+    return tmp_path
 
 
-class SavesAt(TrainerCallback):
-    """Saves a checkpoint after certain steps only."""
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = state.global_step in self.steps
+@pytest.fixture
+def options(encoder):
+    return (
+        *("--task", "rte", "--data", "synthetic", "--model_name_or_path", encoder, "--use_cpu", "true"),
+        *("--num_train_epochs", "4", "--learning_rate", "1e-2", "--max_train_samples", "48"),
+        *("--per_device_train_batch_size", "16"),
+    )

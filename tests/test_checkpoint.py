@@ -11,30 +11,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, default_data_collator
 
-from lstsd_hf import METHODS, DistillationTerm, LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Teacher, TeacherConfig
+from lstsd_hf import METHODS, DistillationTerm, LSTSDConfig, NoTeacherConfig, Teacher, TeacherConfig
 from lstsd_hf.checkpoint import TEACHER_STATE_NAME
 from lstsd_hf.errors import InputError
-
-from .conftest import assert_same_weights, make_examples, make_model
-from .test_conformance import active
+from tests import helpers
+from tests.helpers import active, assert_same_weights, make_examples, make_model, training_arguments
 
 STEPS_PER_EPOCH = 4  # 14 examples in batches of 4
 CONFIG = LSTSDConfig(mini_generation_epochs=2)
 
 
-def make_trainer(make_args, folder, config=CONFIG, dataset=None, **options):
-    return LSTSDTrainer(
-        model=make_model(),
-        args=make_args(
-            output_dir=str(folder),
-            num_train_epochs=6,
-            learning_rate=1e-2,
-            **{"save_strategy": "steps", "save_steps": 1, **options},
-        ),
-        train_dataset=dataset if dataset is not None else make_examples(14),
-        eval_dataset=make_examples(5, seed=2),
-        teacher=config,
-    )
+def make_trainer(make_args, folder, config=CONFIG, **options):
+    options = {"save_strategy": "steps", "save_steps": 1, "eval_dataset": make_examples(5, seed=2)} | options
+    return helpers.make_trainer(make_args, config, output_dir=str(folder), **options)
 
 
 def assert_same_teachers(first, second):
@@ -47,13 +36,7 @@ def assert_same_teachers(first, second):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    from transformers import TrainingArguments
-
-    def args(**options):
-        quiet = {"per_device_train_batch_size": 4, "disable_tqdm": True, "report_to": [], "use_cpu": True}
-        return TrainingArguments(**quiet, logging_steps=1, dataloader_pin_memory=False, **options)
-
-    trainer = make_trainer(args, tmp_path_factory.mktemp("whole"))
+    trainer = make_trainer(training_arguments, tmp_path_factory.mktemp("whole"))
     trainer.train()
     return trainer
 
@@ -124,7 +107,7 @@ def test_stock_checkpoint_is_refused(make_args, tmp_path):
     [
         ({"config": LSTSDConfig(mini_generation_epochs=3)}, "mini_generation_epochs", 2, 3),
         ({"config": LSTSDConfig(lambda_short=2.0, mini_generation_epochs=2)}, "lambda_short", 1.0, 2.0),
-        ({"dataset": make_examples(15)}, "num_examples", 14, 15),
+        ({"train_dataset": make_examples(15)}, "num_examples", 14, 15),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(uninterrupted, make_args, tmp_path, options, field, was, now):
@@ -147,8 +130,8 @@ def test_state_of_another_step_is_refused(uninterrupted, make_args, tmp_path):
 
 def test_reordered_data_is_refused(make_args, tmp_path):
     data = datasets.Dataset.from_list(make_examples(14))
-    make_trainer(make_args, tmp_path / "first", dataset=data, max_steps=9).train()
-    trainer = make_trainer(make_args, tmp_path / "second", dataset=data.select(range(13, -1, -1)), max_steps=9)
+    make_trainer(make_args, tmp_path / "first", train_dataset=data, max_steps=9).train()
+    trainer = make_trainer(make_args, tmp_path / "second", train_dataset=data.select(range(13, -1, -1)), max_steps=9)
     with pytest.raises(ValueError, match="`labels_sha256` must be what it was"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-6"))
 

@@ -3,12 +3,10 @@
 import datasets
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import (
     BatchEncoding,
     DataCollatorWithPadding,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
 )
@@ -16,8 +14,7 @@ from transformers import (
 from lstsd_hf import METHODS, DistillationTerm, LSTSDConfig, LSTSDTrainer, SelfDistillationMixin, Teacher
 from lstsd_hf.errors import InputError
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
-
-from .conftest import assert_same_weights, make_examples, make_model, weights
+from tests.helpers import assert_same_weights, make_examples, make_model, ragged_rows, tokenizer, weights
 
 
 class TorchDataset(torch.utils.data.Dataset):
@@ -32,17 +29,6 @@ class TorchDataset(torch.utils.data.Dataset):
     def __getitem__(self, index):
         row = self.rows[index]
         return {"input_ids": torch.tensor(row["input_ids"]), "labels": row["labels"], "text": f"row {index}"}
-
-
-def tokenizer():
-    vocabulary = {"[PAD]": 0, **{f"w{index}": index for index in range(1, 60)}}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[PAD]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
-
-
-def ragged_rows():
-    return [{**row, "input_ids": row["input_ids"][: 3 + index % 5]} for index, row in enumerate(make_examples(10))]
 
 
 def collate_strings(features):

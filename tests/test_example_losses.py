@@ -6,14 +6,14 @@ from torch import nn
 
 from lstsd_hf import DistillationTerm, LSTSDTrainer, Teacher
 from lstsd_hf.example_losses import smoothed_losses
-
-from .conftest import make_examples, make_model
-from .test_trainer import (
+from tests.helpers import (
     DividesByItems,
     NoKwargsModel,
     Overridden,
     OverriddenPerItem,
     gradients,
+    make_examples,
+    make_model,
     weighted_cross_entropy,
 )
 

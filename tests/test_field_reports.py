@@ -16,9 +16,8 @@ from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
 from lstsd_hf.errors import InputError
 from lstsd_hf.losses import DIVERGENCES, cross_entropy_to
 from lstsd_hf.problem_types import SingleLabel
-
-from .conftest import assert_same_weights, make_examples, make_model
-from .test_conformance import STEPS_PER_EPOCH, active, every_distilling_method, every_method, make_trainer
+from tests.helpers import active, assert_same_weights, every_distilling_method, every_method, make_examples, make_model
+from tests.methods.test_conformance import STEPS_PER_EPOCH, make_trainer
 
 HAVE_MEMORY = {"lstsd", "lstsd_single", "lstsd_no_long", "lstsd_no_short", "temporal_ensemble"}
 
@@ -330,7 +329,7 @@ class Adversarial(LSTSDTrainer):
 def test_the_first_pass_of_a_step_teaches(make_args, config_class):
     """The disturbed pass is far off: what the teacher was shown, and what is logged, is the clean one."""
     model = make_model(dropout=0.0)
-    trainer = make_trainer(make_args, active(config_class), Adversarial, model, learning_rate=1e-5)
+    trainer = make_trainer(make_args, active(config_class), Adversarial, model=model, learning_rate=1e-5)
     shown, observe = [], trainer.teacher.observe
     trainer.teacher.observe = lambda batch: (shown.append(batch), observe(batch))
     examples = torch.tensor([row["input_ids"] for row in trainer.train_dataset])

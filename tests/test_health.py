@@ -17,20 +17,15 @@ from lstsd_hf import (
 from lstsd_hf.errors import InputError
 from lstsd_hf.health import SilenceDetector
 from lstsd_hf.logs import TrainingLog
-
-from .conftest import make_examples, make_model
+from tests import helpers
+from tests.helpers import make_model
 
 EPOCHS = 4
 CONFIG = LSTSDConfig(mini_generation_epochs=1)
 
 
-def make_trainer(make_args, config=CONFIG, trainer_class=LSTSDTrainer, model=None, **options):
-    return trainer_class(
-        model=model if model is not None else make_model(),
-        args=make_args(**{"num_train_epochs": EPOCHS, "learning_rate": 1e-2, **options}),
-        train_dataset=make_examples(14),
-        teacher=config,
-    )
+def make_trainer(make_args, teacher=CONFIG, trainer_class=LSTSDTrainer, **options):
+    return helpers.make_trainer(make_args, teacher, trainer_class, **({"num_train_epochs": EPOCHS} | options))
 
 
 class Overflows(torch.nn.Module):

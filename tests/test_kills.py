@@ -18,16 +18,13 @@ from safetensors.torch import load_file
 from lstsd_hf import METHODS
 from lstsd_hf.checkpoint import UnfinishedCheckpointError, check_whole, newest_whole_checkpoint
 from lstsd_hf.glue.results import package_versions
-
-from .conftest import assert_same_weights
-from .test_conformance import active
-from .test_run_glue import ROOT, encoder  # noqa: F401 (fixture)
+from tests.helpers import ROOT, active, assert_same_weights
 
 STEPS = 24  # 48 examples in batches of 8, 4 epochs
 NEVER_THE_SAME = ("seconds", "seconds_per_epoch", "resumed")
 
 
-def command(method, encoder, folder):  # noqa: F811
+def command(method, encoder, folder):
     config = active(METHODS[method])
     periods = [name for name in ("mini_generation_epochs", "cycle_epochs", "rampup_epochs") if hasattr(config, name)]
     return [
@@ -104,7 +101,7 @@ def moment(log, folder):
     return "the end" if checkpoints[-1].name == f"checkpoint-{STEPS}" else "between steps"
 
 
-def kill_and_resume(method, encoder, tmp_path, kills, seed=0):  # noqa: F811
+def kill_and_resume(method, encoder, tmp_path, kills, seed=0):
     """Kills runs until there were so many kills, and compares each run that ends with an undisturbed one."""
     generator = random.Random(f"{method} {seed}")
     needs_teacher = active(METHODS[method]).build().is_stateful
@@ -143,12 +140,12 @@ def kill_and_resume(method, encoder, tmp_path, kills, seed=0):  # noqa: F811
     return moments
 
 
-def test_a_killed_run_ends_like_an_undisturbed_one(encoder, tmp_path):  # noqa: F811
+def test_a_killed_run_ends_like_an_undisturbed_one(encoder, tmp_path):
     kill_and_resume("lstsd", encoder, tmp_path, kills=3)
 
 
 @pytest.mark.slow
-def test_sixty_kills(encoder, tmp_path):  # noqa: F811
+def test_sixty_kills(encoder, tmp_path):
     print({**package_versions(), "python": sys.version.split()[0]})
     moments = kill_and_resume("lstsd", encoder, tmp_path, kills=60, seed=1)
     assert {"saving", "evaluation", "between steps"} <= moments.keys()
@@ -156,5 +153,5 @@ def test_sixty_kills(encoder, tmp_path):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"lstsd"}))
-def test_five_kills_of_every_other_method(encoder, tmp_path, method):  # noqa: F811
+def test_five_kills_of_every_other_method(encoder, tmp_path, method):
     kill_and_resume(method, encoder, tmp_path, kills=5, seed=1)

@@ -14,9 +14,7 @@ from lstsd_hf.errors import InputError
 from lstsd_hf.glue import cli
 from lstsd_hf.glue.noise import flip_labels
 from lstsd_hf.label_errors import LabelErrorCandidate, rank_label_errors
-
-from .conftest import make_examples, make_model
-from .test_run_glue import encoder, options, workplace  # noqa: F401 (fixtures)
+from tests.helpers import make_examples, make_model
 
 
 @pytest.mark.parametrize(("num_labels", "rate", "count"), [(2, 0.2, 20), (5, 0.4, 40), (3, 0.0, 0)])
@@ -70,7 +68,7 @@ def test_the_memory_finds_labels_that_contradict_the_rest(make_args, config):
     assert all((item.believed_label != item.given_label) == (item.given_probability < 0.5) for item in ranking)
 
 
-def test_a_noisy_run_records_its_rows_and_how_well_they_are_found(workplace, options):  # noqa: F811
+def test_a_noisy_run_records_its_rows_and_how_well_they_are_found(workplace, options):
     cli.main(
         [
             *("--method", "lstsd", *options, "--mini_generation_epochs", "1", "--label_noise", "0.25"),
@@ -95,7 +93,7 @@ def test_a_noisy_run_records_its_rows_and_how_well_they_are_found(workplace, opt
     assert results["config"]["label_noise"] == 0.25
 
 
-def test_stored_predictions_of_a_snapshot_rank_too(workplace, options):  # noqa: F811
+def test_stored_predictions_of_a_snapshot_rank_too(workplace, options):
     cli.main(
         [
             *("--method", "snapshot_distillation", *options, "--cycle_epochs", "1", "--store_predictions"),
@@ -106,7 +104,7 @@ def test_stored_predictions_of_a_snapshot_rank_too(workplace, options):  # noqa:
     assert 0 <= errors["memory"]["roc_auc"] <= 1
 
 
-def test_methods_without_memory_are_ranked_by_the_trained_model(workplace, options):  # noqa: F811
+def test_methods_without_memory_are_ranked_by_the_trained_model(workplace, options):
     cli.main(["--method", "vanilla", *options, "--label_noise", "0.25", "--output_dir", "noisy"])
     errors = json.loads((workplace / "noisy" / "results.json").read_text())["label_errors"]
     lines = [json.loads(line) for line in (workplace / "noisy" / "label_errors.jsonl").read_text().splitlines()]
@@ -127,7 +125,7 @@ def test_methods_without_memory_are_ranked_by_the_trained_model(workplace, optio
     }
 
 
-def test_noise_that_replaces_nothing_is_refused(workplace, options):  # noqa: F811
+def test_noise_that_replaces_nothing_is_refused(workplace, options):
     with pytest.raises(InputError) as error:
         cli.main(["--method", "vanilla", *options, "--label_noise", "0.005"])
     assert str(error.value) == (

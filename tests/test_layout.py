@@ -3,7 +3,8 @@
 import ast
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for package in ("lstsd_hf", "studies")

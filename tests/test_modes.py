@@ -3,6 +3,7 @@
 import copy
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -23,20 +24,25 @@ from lstsd_hf import (
 )
 from lstsd_hf.context import TrainingContext
 from lstsd_hf.errors import InputError
-
-from .conftest import assert_same_weights, make_examples, make_model
-from .test_drop_in import ragged_rows, tokenizer
-from .test_trainer import CrossEntropyTeacher, Gradients, NoKwargsModel
+from lstsd_hf.reference import ReferenceTeachers
+from tests import helpers
+from tests.helpers import (
+    CrossEntropyTeacher,
+    Gradients,
+    NoKwargsModel,
+    assert_same_weights,
+    make_examples,
+    make_model,
+    ragged_rows,
+    tokenizer,
+)
 
 LENGTH, SHORT, LONG = 2, 2.0, 1.0
 CONFIG = LSTSDConfig(lambda_short=SHORT, lambda_long=LONG, mini_generation_epochs=LENGTH, teacher_floor=0.0)
 
 
 class Account:
-    """What Algorithm 1 says of each batch, from the outputs that the batches before it had.
-
-    An example seen several times in an epoch is remembered by its mean, one not seen keeps its older teacher.
-    """
+    """What Algorithm 1 says of each batch, from the outputs that the batches before it had."""
 
     def __init__(self, trainer):
         self.trainer = trainer
@@ -54,16 +60,12 @@ class Account:
 
     def begin(self):
         self.epoch, self.batches, self.distilled = 0, 0, 0
-        self.short, self.long, self.seen = {}, {}, {}
+        self.teachers = ReferenceTeachers()
         self.largest = 0.0
 
     def transition(self):
-        fresh = {index: torch.stack(rows).mean(0) for index, rows in self.seen.items()}
-        self.seen = {}
         self.epoch += 1
-        self.short |= fresh
-        if self.epoch % LENGTH == 0:
-            self.long |= fresh
+        self.teachers.end_epoch(self.epoch % LENGTH == 0)
 
     def note(self, batch, terms):
         while self.epoch < batch.progress.epoch:
@@ -71,7 +73,7 @@ class Account:
         student = batch.student_logits.detach().double()
         assert batch.student_logits.dtype == torch.float32
         assert bool(terms) == (self.epoch >= LENGTH)
-        for name, table in (("short", self.short), ("long", self.long)) if terms else ():
+        for name, table in (("short", self.teachers.short), ("long", self.teachers.long)) if terms else ():
             expected = [
                 torch.distributions.kl_divergence(
                     torch.distributions.Categorical(logits=row),
@@ -85,7 +87,7 @@ class Account:
             torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-6)
             self.largest = max(self.largest, float(found.max()))
         for index, row in zip(batch.indices.tolist(), batch.student_logits.detach(), strict=True):
-            self.seen.setdefault(index, []).append(row.clone())
+            self.teachers.observe(index, row.clone())
         self.batches += 1
         self.distilled += bool(terms)
 
@@ -98,8 +100,8 @@ class Account:
         assert self.largest > 1e-4
         assert teacher.memory.epoch == epochs
         for table, written, account in (
-            (teacher.memory.short_term_logits, teacher.memory.short_term_written, self.short),
-            (teacher.memory.long_term_logits, teacher.memory.long_term_written, self.long),
+            (teacher.memory.short_term_logits, teacher.memory.short_term_written, self.teachers.short),
+            (teacher.memory.long_term_logits, teacher.memory.long_term_written, self.teachers.long),
         ):
             assert written.nonzero().flatten().tolist() == sorted(account)
             for index, row in account.items():
@@ -111,19 +113,7 @@ class Account:
         assert any(entry.get("loss_short", 0.0) > 0 for entry in entries)
 
 
-OF_THE_TRAINER = ("callbacks", "data_collator", "processing_class", "compute_loss_func")
-
-
-def make_trainer(make_args, model=None, trainer_class=LSTSDTrainer, data=None, **options):
-    extra = {name: options.pop(name) for name in OF_THE_TRAINER if name in options}
-    return trainer_class(
-        model=model if model is not None else make_model(),
-        args=make_args(**{"num_train_epochs": 6, "learning_rate": 1e-2, **options}),
-        train_dataset=data if data is not None else make_examples(14),
-        eval_dataset=make_examples(6, seed=1),
-        teacher=CONFIG,
-        **extra,
-    )
+make_trainer = partial(helpers.make_trainer, teacher=CONFIG, eval_dataset=make_examples(6, seed=1))
 
 
 def lora():
@@ -136,7 +126,7 @@ def lora():
 def grouped():
     rows = datasets.Dataset.from_list(ragged_rows()).map(lambda row: {"length": len(row["input_ids"])})
     return {
-        "data": rows,
+        "train_dataset": rows,
         "data_collator": DataCollatorWithPadding(tokenizer()),
         "train_sampling_strategy": "group_by_length",
     }
@@ -273,14 +263,14 @@ def test_auto_find_batch_size(make_args):
                 raise RuntimeError("CUDA out of memory.")
             return self.model(input_ids=input_ids, labels=labels)
 
-    trainer = make_trainer(make_args, OutOfMemory(make_model()), auto_find_batch_size=True, save_strategy="epoch")
+    trainer = make_trainer(make_args, model=OutOfMemory(make_model()), auto_find_batch_size=True, save_strategy="epoch")
     trainer.eval_dataset = None
     account = Account(trainer)
     trainer.train()
     assert trainer._train_batch_size == 2
     account.check(6)
     # A checkpoint knows the batch that was found.
-    again = make_trainer(make_args, OutOfMemory(make_model()), auto_find_batch_size=True)
+    again = make_trainer(make_args, model=OutOfMemory(make_model()), auto_find_batch_size=True)
     again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-21")
     assert_same_weights(again.model, trainer.model)
     # The length of the second try decides what was left out, not that of the first.

@@ -6,8 +6,8 @@ from transformers import Trainer
 
 from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Observer
 from lstsd_hf.errors import InputError
-
-from .conftest import assert_same_weights, make_examples, make_model
+from tests import helpers
+from tests.helpers import assert_same_weights, make_examples, make_model
 
 LSTSD = LSTSDConfig(mini_generation_epochs=2)
 
@@ -54,15 +54,8 @@ class Forgetful(Observer):
         self.seen = True
 
 
-def make_trainer(make_args, teacher=LSTSD, observers=(), trainer_class=LSTSDTrainer, **options):
-    own = {} if trainer_class is Trainer else {"teacher": teacher, "observers": observers}
-    torch.manual_seed(5)
-    return trainer_class(
-        model=make_model(),
-        args=make_args(num_train_epochs=5, learning_rate=1e-2, **options),
-        train_dataset=make_examples(14),
-        **own,
-    )
+def make_trainer(make_args, teacher=LSTSD, trainer_class=LSTSDTrainer, **options):
+    return helpers.make_trainer(make_args, teacher, trainer_class, num_train_epochs=5, **options)
 
 
 def trained(*args, **options):
@@ -75,7 +68,7 @@ def trained(*args, **options):
 def test_observers_alone_leave_training_as_it_is(make_args, accumulation):
     options = {"gradient_accumulation_steps": accumulation}
     stock = trained(make_args, trainer_class=Trainer, **options)
-    ours = trained(make_args, NoTeacherConfig(), [Diary()], **options)
+    ours = trained(make_args, NoTeacherConfig(), observers=[Diary()], **options)
     assert_same_weights(stock.model, ours.model)
     losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (stock, ours)]
     assert losses[0] == losses[1]
@@ -105,12 +98,12 @@ def test_they_see_what_the_memory_holds(make_args):
 def test_interrupted_equals_uninterrupted(make_args, teacher):
     options = {"save_strategy": "steps", "save_steps": 1}
     whole = [Diary(), Second()]
-    trainer = make_trainer(make_args, teacher, whole, **options)
+    trainer = make_trainer(make_args, teacher, observers=whole, **options)
     trainer.train()
     assert not torch.equal(whole[0].sums, torch.zeros(14, 2))
     for step in (4, 9):
         resumed = [Diary(), Second()]
-        other = make_trainer(make_args, teacher, resumed, **options)
+        other = make_trainer(make_args, teacher, observers=resumed, **options)
         other.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{step}")
         assert_same_weights(trainer.model, other.model)
         for first, second in zip(whole, resumed, strict=True):
@@ -160,7 +153,7 @@ def test_refusals(make_args):
         make_trainer(make_args, observers=[Diary(), Diary()])
     with pytest.raises(TypeError, match="`observers` must be a sequence of `Observer` objects, got <class"):
         make_trainer(make_args, observers=[Diary])
-    trainer = make_trainer(make_args, NoTeacherConfig(), [Diary()])
+    trainer = make_trainer(make_args, NoTeacherConfig(), observers=[Diary()])
     trainer.model._tp_size = 2
     with pytest.raises(InputError, match="Diary cannot work under tensor parallelism"):
         trainer.train()
@@ -185,7 +178,7 @@ def test_one_without_batches_hears_of_the_training(make_args):
 
     for teacher in (NoTeacherConfig(), LSTSD):
         hears = Hears()
-        make_trainer(make_args, teacher, [hears]).train()
+        make_trainer(make_args, teacher, observers=[hears]).train()
         assert hears.heard == ["begin", 0, 1, 2, 3, 4, "end"]
 
 

@@ -10,37 +10,27 @@ from transformers import Trainer, TrainerCallback
 from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer, TeacherMemory
 from lstsd_hf.errors import InputError
 from lstsd_hf.problem_types import PROBLEM_TYPES
+from lstsd_hf.reference import ReferenceTeachers
+from tests import helpers
+from tests.helpers import (
+    CONFIGS,
+    MULTI,
+    NUMBERS,
+    active,
+    assert_same_weights,
+    make_data,
+    make_model,
+)
 
-from .conftest import assert_same_weights, make_examples, make_model
-from .test_conformance import CONFIGS, active
-
-MULTI, NUMBERS = "multi_label_classification", "regression"
 EPOCHS, STEPS = 6, 4
-
-
-def make_data(problem, count=14, num_labels=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    rows = make_examples(count, seed=seed)
-    for row in rows:
-        if problem == MULTI:
-            row["labels"] = torch.randint(0, 2, (num_labels,), generator=generator).float().tolist()
-        elif num_labels == 1:
-            row["labels"] = float(torch.randn((), generator=generator))
-        else:
-            row["labels"] = torch.randn(num_labels, generator=generator).tolist()
-    return rows
 
 
 def make_trainer(make_args, problem, config, num_labels=3, trainer_class=LSTSDTrainer, dropout=0.0, **options):
     model = make_model(num_labels=num_labels, dropout=dropout)
     model.config.problem_type = problem
-    own = {} if trainer_class is Trainer else {"teacher": config}
-    return trainer_class(
-        model=model,
-        args=make_args(**{"num_train_epochs": EPOCHS, "learning_rate": 1e-2, **options}),
-        train_dataset=make_data(problem, num_labels=num_labels),
-        eval_dataset=make_data(problem, 6, num_labels, seed=1),
-        **own,
+    data, evaluated = (make_data(problem, count, num_labels, seed) for count, seed in ((14, 0), (6, 1)))
+    return helpers.make_trainer(
+        make_args, config, trainer_class, model=model, train_dataset=data, eval_dataset=evaluated, **options
     )
 
 
@@ -93,20 +83,18 @@ def soft_loss(problem, student, teacher, temperature):
 
 
 def expected_lstsd(recorder, problem, config):
-    """Algorithm 1 over dicts of outputs."""
-    seen, expected = {}, []
-    length = config.mini_generation_epochs
+    teachers, expected, epoch = ReferenceTeachers(), [], 0
     for batch in recorder.batches:
-        epoch = batch["progress"].epoch
-        last = epoch // length * length - 1  # the last epoch of the mini-generation before
+        if batch["progress"].epoch != epoch:
+            epoch = batch["progress"].epoch
+            teachers.end_epoch(epoch % config.mini_generation_epochs == 0)
         terms = {}
-        if epoch >= length:
-            for name, source in (("short", epoch - 1), ("long", last)):
-                teacher = torch.stack([seen[source, int(index)] for index in batch["indices"]])
-                terms[name] = divergence(problem, batch["student_logits"], teacher)
+        for name in ("short", "long") if epoch >= config.mini_generation_epochs else ():
+            teacher = torch.stack([getattr(teachers, name)[int(index)] for index in batch["indices"]])
+            terms[name] = divergence(problem, batch["student_logits"], teacher)
         expected.append(terms)
         for index, row in zip(batch["indices"].tolist(), batch["student_logits"], strict=True):
-            seen[epoch, index] = row
+            teachers.observe(index, row)
     return expected
 
 

@@ -9,40 +9,31 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import BertForTokenClassification, PreTrainedConfig, Trainer, TrainerCallback, default_data_collator
+from transformers import BertForTokenClassification, PreTrainedConfig, Trainer, default_data_collator
 
 from lstsd_hf import (
     METHODS,
-    DistillationTerm,
     LSTSDConfig,
     LSTSDTrainer,
     NoTeacherConfig,
     SelfDistillationMixin,
-    Teacher,
 )
 from lstsd_hf.errors import InputError
 from lstsd_hf.problem_types import SingleLabel
-
-from .conftest import assert_same_weights, make_examples, make_model
+from tests.helpers import (
+    CrossEntropyTeacher,
+    DividesByItems,
+    NoKwargsModel,
+    Overridden,
+    OverriddenPerItem,
+    assert_same_weights,
+    gradients,
+    make_examples,
+    make_model,
+    weighted_cross_entropy,
+)
 
 NO_WEIGHT = LSTSDConfig(lambda_short=0.0, lambda_long=0.0)
-
-
-def weighted_cross_entropy(outputs, labels, num_items_in_batch=None):
-    losses = nn.functional.cross_entropy(outputs["logits"], labels, weight=torch.tensor([1.0, 3.0]), reduction="sum")
-    return losses / num_items_in_batch
-
-
-class NoKwargsModel(nn.Module):
-    """A model whose forward takes no `**kwargs`, so Trainer divides its loss by the accumulation steps."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.config = model.config
-
-    def forward(self, input_ids, labels=None):
-        return self.model(input_ids=input_ids, labels=labels)
 
 
 # ---- λ = 0 is stock Trainer ----
@@ -87,81 +78,6 @@ def test_without_weight_training_is_stock_trainer_bit_for_bit(tiny_model, make_a
 
 
 # ---- CE : KL is 1 : λ ----
-
-
-class CrossEntropyTeacher(Teacher):
-    """Distils the base loss itself, so that with weight 1 every gradient must double."""
-
-    def __init__(self, weight, smoothing=0.0, class_weights=None):
-        self.weight, self.smoothing, self.class_weights = weight, smoothing, class_weights
-
-    def loss_terms(self, batch):
-        per_example = nn.functional.cross_entropy(
-            batch.student_logits,
-            batch.labels,
-            reduction="none",
-            label_smoothing=self.smoothing,
-            weight=self.class_weights,
-        )
-        return {"same": DistillationTerm(per_example, self.weight)}
-
-
-class Gradients(TrainerCallback):
-    def __init__(self):
-        self.steps = []
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-
-
-class DividesByItems(nn.Module):
-    """A model whose own loss follows `num_items_in_batch`, as many do that take it."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.inner, self.config = model, model.config
-
-    def forward(self, input_ids, labels=None, num_items_in_batch=None, **kwargs):
-        logits = self.inner(input_ids).logits
-        reduction = "mean" if num_items_in_batch is None else "sum"
-        loss = nn.functional.cross_entropy(logits, labels, reduction=reduction)
-        return {"loss": loss / (num_items_in_batch or 1), "logits": logits}
-
-
-class OverridesComputeLoss(Trainer):
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = nn.functional.cross_entropy(outputs.logits, labels)
-        return (loss, outputs) if return_outputs else loss
-
-
-class OverridesComputeLossPerItem(Trainer):
-    loss_is_scaled_for_ga = True
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
-        return (loss, outputs) if return_outputs else loss
-
-
-class Overridden(SelfDistillationMixin, OverridesComputeLoss):
-    pass
-
-
-class OverriddenPerItem(SelfDistillationMixin, OverridesComputeLossPerItem):
-    pass
-
-
-def gradients(trainer_class, model, args, teacher, examples=22, **options):
-    recorder = Gradients()
-    trainer = trainer_class(
-        model=copy.deepcopy(model), args=args, train_dataset=make_examples(examples), teacher=teacher, **options
-    )
-    trainer.add_callback(recorder)
-    trainer.train()
-    return recorder.steps
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 4])  # 22 examples in batches of 4: 6 micro-batches, the last of 2

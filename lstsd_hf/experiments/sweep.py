@@ -28,7 +28,11 @@ TRAINING_SEARCH_SPACE: Mapping[str, tuple] = {
 
 
 def hold_out(run: GlueRun) -> GlueRun:
-    """The run with a part of its training split, labels as noisy as those, instead of the validation split."""
+    """The run with a part of its training split, labels as noisy as those, instead of the validation split.
+
+    Raises:
+        InputError: If the training split has fewer than 2 rows.
+    """
     options, train = run.options, run.splits["train"]
     if options.max_train_samples is not None:
         train = train.select(range(min(options.max_train_samples, len(train))))

@@ -46,7 +46,11 @@ def minilm_l3_folder(tokenizer_folder: Path) -> Path:
 
 
 def graph_path() -> Path:
-    """The ONNX file in the package, whose folder has a name that cannot be imported."""
+    """The ONNX file in the package, whose folder has a name that cannot be imported.
+
+    Raises:
+        InputError: If the package is not installed.
+    """
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError as error:
@@ -55,7 +59,11 @@ def graph_path() -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The graph's weights under the names of `BertModel`."""
+    """The graph's weights under the names of `BertModel`.
+
+    Raises:
+        InputError: If onnx is not installed.
+    """
     try:
         import onnx
     except ModuleNotFoundError as error:

@@ -92,6 +92,9 @@ def prepare(
         options: What is done to the data.
         args: Training arguments; the random state must have been seeded.
         cache: Folder for tokens and hidden states, shared by all runs.
+
+    Raises:
+        InputError: If `label_noise` would replace no label, or the model cannot be trained as asked.
     """
     train = splits["train"]
     if options.max_train_samples is not None:

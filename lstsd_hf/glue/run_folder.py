@@ -22,7 +22,11 @@ def is_finished(run: GlueRun, folder: Path) -> bool:
 
 
 def prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -> str | None:
-    """The checkpoint to resume from, after the folder has been checked or emptied."""
+    """The checkpoint to resume from, after the folder has been checked or emptied.
+
+    Raises:
+        InputError: If the folder holds something that must not be lost.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"`output_dir` must be a folder, got the file {folder}. Choose another.")
     with run.args.main_process_first(desc="the run's folder"):

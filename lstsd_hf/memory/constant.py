@@ -25,6 +25,9 @@ class ConstantMemory:
         is_complete: Whether all have one.
         digest: SHA-256 of the table.
 
+    Raises:
+        ValueError: If `rows` has another shape.
+
     Example:
         >>> memory = ConstantMemory(torch.tensor([[2.0, -2.0], [0.5, 1.5]]))
         >>> rows, written = memory.read(torch.tensor([1]))

@@ -31,6 +31,9 @@ class ExampleMemory:
         coverage: Share of the training examples with a row in the first table, from 0 to 1.
         is_complete: Whether every example has a row in every table.
 
+    Raises:
+        ValueError: If a size is less than 1.
+
     Example:
         >>> from lstsd_hf import LatestMemory
         >>> memory = LatestMemory(num_examples=3, num_labels=2)

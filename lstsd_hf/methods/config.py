@@ -22,6 +22,9 @@ class TeacherConfig:
         search_space: What a search tunes: for each field its candidate values.
         changeable: Fields that a resumed run may have changed, if told so.
 
+    Raises:
+        InputError: If a field has a value that is not allowed; `check_plan`, if it does not fit the length of a run.
+
     Example:
         >>> @dataclass(frozen=True)
         ... class HalfConfig(TeacherConfig):

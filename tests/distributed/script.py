@@ -1,0 +1,235 @@
+"""Run by `test_distributed.py`, on one process or under torchrun; leaves what each rank ended with in a folder."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
+from lstsd_hf.dynamics import History
+from tests.helpers import (
+    CrossEntropyTeacher,
+    SavesAt,
+    active,
+    freeze_what_is_there,
+    gradients,
+    make_examples,
+    make_model,
+)
+
+# transformers 5.17 loads the optimizer onto "cpu:0" on two CPU processes, a name that torch does not know by itself.
+torch.serialization.register_package(
+    0, lambda storage: None, lambda storage, location: storage if location == "cpu:0" else None
+)
+
+
+def arguments(folder, **options):
+    defaults = {
+        "output_dir": str(folder),
+        "num_train_epochs": 6,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "logging_strategy": "epoch",
+        "disable_tqdm": True,
+        "report_to": [],
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    return TrainingArguments(**(defaults | options))
+
+
+def outcome(trainer):
+    return {
+        **trainer.teacher.memory.state_dict(),
+        "weights": trainer.model.state_dict(),
+        "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "distilled_steps": trainer.distilled_steps,
+    }
+
+
+def train(folder, model, *, resume=None, num_examples=13, weight=1.0, **options):
+    trainer = LSTSDTrainer(
+        model=model,
+        args=arguments(folder, **options),
+        train_dataset=make_examples(num_examples),
+        teacher=LSTSDConfig(lambda_short=2.0 * weight, lambda_long=weight, mini_generation_epochs=2),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return outcome(trainer)
+
+
+def train_method(folder, config, resume=None):
+    """A run with accumulation, evaluation and checkpoints, whole or resumed."""
+    trainer = LSTSDTrainer(
+        model=make_model(),
+        args=arguments(
+            folder,
+            num_train_epochs=4,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            save_strategy="steps",
+            save_steps=1000,
+            eval_strategy="steps",
+            eval_steps=4,
+        ),
+        train_dataset=make_examples(13),
+        eval_dataset=make_examples(5, seed=1),
+        callbacks=[] if resume else [SavesAt((4, WITHIN_AN_EPOCH))],
+        compute_metrics=lambda prediction: {"mean": float(prediction.predictions.mean())},
+        teacher=config,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return {
+        "weights": trainer.model.state_dict(),
+        "teacher": trainer.teacher.state_dict(),
+        "distilled_steps": trainer.distilled_steps,
+        "scores": [entry for entry in trainer.state.log_history if "eval_loss" in entry],
+    }
+
+
+WITHIN_AN_EPOCH = 5  # of 2 steps, with rows staged
+
+SHARDING = {
+    "even_batches": {},
+    "drop_last": {"dataloader_drop_last": True},
+    "split_batches": {"accelerator_config": {"split_batches": True}, "per_device_train_batch_size": 6},
+    "dispatch_batches": {"accelerator_config": {"dispatch_batches": True}},
+    "dispatched_split_batches": {
+        "accelerator_config": {"dispatch_batches": True, "split_batches": True},
+        "per_device_train_batch_size": 6,
+    },
+}
+
+
+def tables_and_what_was_seen(folder, **options):
+    """The short-term table after training, and every output of the last epoch on this process."""
+    trainer = LSTSDTrainer(
+        model=make_model(),
+        args=arguments(folder, **{"num_train_epochs": 3, "per_device_train_batch_size": 2, **options}),
+        train_dataset=make_examples(13),
+        teacher=LSTSDConfig(mini_generation_epochs=1),
+    )
+    seen = []
+    observe = trainer.teacher.observe
+
+    def spy(batch):
+        seen.append((batch.progress.epoch, batch.indices.clone(), batch.student_logits.detach().clone()))
+        observe(batch)
+
+    trainer.teacher.observe = spy
+    trainer.train()
+    memory = trainer.teacher.memory
+    return {
+        "rows": memory.short_term_logits.clone(),
+        "written": memory.short_term_written.clone(),
+        "seen": seen,
+        "weights": trainer.model.state_dict(),
+        "logs": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def against_stock(folder, config):
+    """The weights of stock Trainer and of ours without effect, on as many processes."""
+    found = []
+    for trainer_class, own in ((Trainer, {}), (LSTSDTrainer, {"teacher": config})):
+        trainer = trainer_class(
+            model=make_model(),
+            args=arguments(folder, num_train_epochs=3, per_device_train_batch_size=2, gradient_accumulation_steps=2),
+            train_dataset=make_examples(13),
+            **own,
+        )
+        trainer.train()
+        found.append(trainer.model.state_dict())
+    return found
+
+
+def same_global_batch(folder, config, resume=None):
+    """A run that is the same on any number of processes that divides 12: 24 examples in global batches of 12."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    trainer = LSTSDTrainer(
+        model=make_model(dropout=0.0),
+        args=arguments(
+            folder,
+            per_device_train_batch_size=12 // processes,
+            optim="sgd",
+            learning_rate=0.1,
+            average_tokens_across_devices=False,
+            save_strategy="steps",
+            save_steps=WITHIN_AN_EPOCH,
+        ),
+        train_dataset=make_examples(24),
+        teacher=config,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    state = {name: value for name, value in trainer.teacher.state_dict().items() if torch.is_tensor(value)}
+    return {"weights": trainer.model.state_dict(), "teacher": state, "loss": trainer.state.log_history[-2]["loss"]}
+
+
+def recorded(folder, **options):
+    """Training dynamics: what the main process wrote."""
+    trainer = LSTSDTrainer(
+        model=make_model(dropout=0.0),
+        args=arguments(folder, num_train_epochs=2, learning_rate=0.0, **options),
+        train_dataset=make_examples(13),
+        teacher="vanilla",
+        record_dynamics=True,
+    )
+    trainer.train()
+    return History.read(trainer.dynamics_folder) if trainer.is_world_process_zero() else None
+
+
+def main(folder: Path, other: Path | None = None):
+    """`other`: what this left on another number of processes, to resume from."""
+    results = {"folder": folder}
+    for name, options in SHARDING.items():
+        results[f"sharding-{name}"] = tables_and_what_was_seen(folder / "sharding", **options)
+    for name, config_class in METHODS.items():
+        results[f"stock-{name}"] = against_stock(folder / "stock", config_class.neutral())
+        results[f"worlds-{name}"] = same_global_batch(folder / f"worlds-{name}", active(config_class))
+    if other is not None:
+        checkpoint = other / "worlds-lstsd" / f"checkpoint-{WITHIN_AN_EPOCH}"
+        results["from other"] = same_global_batch(folder / "from-other", active(LSTSDConfig), str(checkpoint))
+    for name, config_class in METHODS.items():
+        config = active(config_class)
+        results[f"method-{name}"] = [
+            train_method(folder / name, config),
+            # Within an epoch and after its last step: two processes take 2 steps an epoch, one takes 4.
+            *(train_method(folder / name, config, str(folder / name / f"checkpoint-{step}")) for step in (5, 4)),
+        ]
+    # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
+    results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
+    results["recorded"] = recorded(folder / "recorded")
+    # Without weights: a teacher that repeats a frozen student is an error.
+    results["frozen"] = train(folder / "frozen", make_model(dropout=0.0), weight=0.0, learning_rate=0.0)
+    results["resumed"] = {
+        step: train(folder / f"resumed-{step}", make_model(), resume=str(folder / "run" / f"checkpoint-{step}"))
+        for step in (5, 8)
+    }
+    for accumulation in (1, 2):
+        for smoothing in (0.0, 0.2):
+            results[f"gradients-{accumulation}-{smoothing}"] = [
+                gradients(
+                    LSTSDTrainer,
+                    make_model(dropout=0.0),
+                    arguments(
+                        folder / "gradients",
+                        num_train_epochs=1,
+                        learning_rate=0.0,
+                        max_grad_norm=0.0,
+                        gradient_accumulation_steps=accumulation,
+                        label_smoothing_factor=smoothing,
+                    ),
+                    CrossEntropyTeacher(weight, smoothing=smoothing),
+                )
+                for weight in (0.0, 1.0)
+            ]
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    torch.save(results, folder / f"rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    freeze_what_is_there()
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""README and the site: their code runs, their commands parse, and what follows from the methods is up to date."""
+
+import logging
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from transformers import TrainingArguments
+
+import lstsd_hf
+from lstsd_hf import LSTSDTrainer
+from lstsd_hf.glue import cli
+from tests.helpers import ROOT, make_examples, make_model
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_first_screen_is_short():
+    assert len(README.splitlines()) <= 200
+
+
+def test_quickstart_prints_its_output(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    try:
+        exec(compile(blocks(README, "python")[0], "README.md", "exec"), {})
+    finally:
+        logging.getLogger("lstsd_hf").setLevel(logging.NOTSET)
+    (wanted,) = (text for text in blocks(README, "text") if "distilled\n" in text)
+    line, *printed = wanted.splitlines()
+    assert line in caplog.messages
+    output = capsys.readouterr().out.splitlines()
+    assert [text for text in output if not text.startswith("{")] == printed
+
+
+@pytest.mark.parametrize("name", ["your-own-script", "label-errors", "resuming"])
+def test_the_code_of_a_guide_runs(name, tmp_path):
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "run"), num_train_epochs=3, use_cpu=True, report_to=[], disable_tqdm=True
+    )
+    names = {"model": make_model(), "args": args, "data": make_examples(12), "tokenizer": None}
+    names["folder"] = str(tmp_path / "other")
+    for code in blocks((ROOT / "docs" / "guides" / f"{name}.md").read_text(), "python"):
+        exec(compile(code, name, "exec"), names)
+    if name == "your-own-script":
+        names["Weighted"](model=make_model(), args=args, train_dataset=make_examples(8)).train()
+    logging.getLogger("lstsd_hf").setLevel(logging.NOTSET)
+
+
+def test_the_guide_to_a_method_shows_the_real_one(make_args):
+    source = (ROOT / "lstsd_hf" / "methods" / "r_drop.py").read_text()
+    *shown, own = blocks((ROOT / "docs" / "guides" / "adding-a-method.md").read_text(), "python")
+    assert len(shown) >= 5
+    lines = [line.strip() for line in source.splitlines() if line.strip()]
+    for code in shown:
+        wanted = [line.strip() for line in code.splitlines() if line.strip()]
+        assert any(lines[start : start + len(wanted)] == wanted for start in range(len(lines))), code
+    names = {}
+    exec(compile(own, "adding-a-method.md", "exec"), names)
+    trainer = LSTSDTrainer(
+        model=make_model(), args=make_args(), train_dataset=make_examples(8), teacher=names["LastSeen"]()
+    )
+    trainer.train()
+    assert trainer.state.log_history[-2]["loss_last_seen"] > 0
+
+
+def test_every_public_name_exists():
+    for name in lstsd_hf.__all__:
+        assert getattr(lstsd_hf, name) is not None
+
+
+def test_what_follows_from_the_methods_is_up_to_date():
+    """Names the page, table or stub that is missing or stale."""
+    command = [sys.executable, str(ROOT / "tools" / "fix_copies.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_commands_are_understood():
+    """Every `run_glue.py` command line on a page parses."""
+    commands = [
+        command
+        for page in PAGES
+        for command in re.findall(r"^(?:torchrun .* )?(?:python )?run_glue\.py (.*)$", page.read_text(), re.MULTILINE)
+    ]
+    assert len(commands) >= 8
+    for command in commands:
+        if "--train_file" not in command:
+            assert cli.parse(shlex.split(command, comments=True)).teachers

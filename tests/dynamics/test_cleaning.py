@@ -1,0 +1,42 @@
+"""What is done with suspects."""
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from lstsd_hf.dynamics import drop_suspects, relabel, suspects, to_cleanlab
+from lstsd_hf.errors import InputError
+from tests.helpers import HAND, history_of
+
+SIX = history_of([[0.9] * 4, [0.8] * 4, [0.3] * 4, [0.2] * 4, [0.1] * 4, [0.95] * 4], [1, 1, 1, 0, 0, 0])
+
+
+def datasets():
+    rows = [{"text": f"text {row}", "label": label} for row, label in enumerate(SIX.given.tolist())]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    return {"list": rows, "datasets": Dataset.from_list(rows, features=features)}
+
+
+@pytest.mark.parametrize("kind", ["list", "datasets"])
+def test_suspects_are_dropped_or_relabelled(kind):
+    dataset = datasets()[kind]
+    assert suspects(SIX)["index"].tolist() == [5, 2]
+    kept, dropped = drop_suspects(dataset, SIX)
+    assert [row["text"] for row in kept] == ["text 0", "text 1", "text 3", "text 4"]
+    assert dropped[["index", "action"]].values.tolist() == [[5, "dropped"], [2, "dropped"]]
+    changed, record = relabel(dataset, SIX, count=3)
+    assert [row["label"] for row in changed] == [1, 1, 0, 0, 0, 1]
+    assert sorted(record["index"]) == [2, 5]  # the third suspect's label is believed
+    assert [row["label"] for row in dataset] == SIX.given.tolist()
+    if kind == "datasets":
+        assert changed.features == dataset.features
+
+
+def test_suspects_of_other_data_are_refused():
+    with pytest.raises(InputError, match="must be the training set of the recorded run, with 6 examples, got 5"):
+        drop_suspects(datasets()["list"][:5], SIX)
+    with pytest.raises(InputError, match="`count` must be from 0 to 6, the examples with a label, got 7"):
+        suspects(SIX, 7)
+    with pytest.raises(InputError, match="must have a column label or labels or label_ids, got text"):
+        relabel([{"text": ""}] * 6, SIX)
+    with pytest.raises(InputError, match="Every example must have a label and a prediction, got 2 without"):
+        to_cleanlab(HAND)

@@ -1,0 +1,121 @@
+"""What is recorded of a run, and resumed."""
+
+import numpy as np
+import pytest
+import torch
+
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Observer
+from lstsd_hf.dynamics import History, statistics
+from lstsd_hf.dynamics.files import epoch_paths
+from lstsd_hf.errors import InputError
+from tests import helpers
+from tests.helpers import MULTI, NUMBERS, SavesAt, make_data, make_examples, make_model
+
+VANILLA = NoTeacherConfig()
+
+
+class Spy(Observer):
+    """Every output that was seen, by epoch and example."""
+
+    name = "spy"
+    is_stateful = False
+
+    def reset(self):
+        self.seen = {}
+
+    def observe(self, batch):
+        for index, row in zip(batch.indices.tolist(), batch.student_logits.detach(), strict=True):
+            self.seen[batch.progress.epoch, index] = row.log_softmax(-1).numpy()
+
+
+def make_trainer(make_args, teacher=VANILLA, **options):
+    return helpers.make_trainer(make_args, teacher, **({"num_train_epochs": 4, "record_dynamics": True} | options))
+
+
+@pytest.mark.parametrize("teacher", [NoTeacherConfig(), LSTSDConfig(mini_generation_epochs=1)], ids=lambda c: c.name)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_every_epoch_of_every_example_is_recorded(make_args, teacher, accumulation):
+    spy = Spy()
+    trainer = make_trainer(make_args, teacher, observers=[spy], gradient_accumulation_steps=accumulation)
+    trainer.train()
+    history = History.read(trainer.dynamics_folder)
+    assert history.log_probs.shape == (4, 14, 2)
+    assert history.given.tolist() == [example["labels"] for example in trainer.train_dataset]
+    for (epoch, index), row in spy.seen.items():
+        np.testing.assert_allclose(history.log_probs[epoch, index], row, rtol=1e-3, atol=1e-3)
+    assert len(spy.seen) == 4 * 14
+    suspect = [entry["dynamics_suspects"] for entry in trainer.state.log_history if "dynamics_suspects" in entry][-1]
+    third = history.log_probs[2].argmax(-1)
+    assert suspect == (third != history.given).sum()
+
+
+def test_recording_leaves_training_as_it_is(make_args):
+    recorded = make_trainer(make_args)
+    recorded.train()
+    torch.manual_seed(5)
+    stock = LSTSDTrainer(
+        model=make_model(), args=recorded.args, train_dataset=make_examples(14), teacher=NoTeacherConfig()
+    )
+    stock.train()
+    for first, second in zip(recorded.model.parameters(), stock.model.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 8])  # of 4 an epoch
+def test_a_resumed_run_ends_with_the_same_files(make_args, step, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1000}
+    whole = make_trainer(make_args, callbacks=[SavesAt([step])], output_dir=str(tmp_path / "run"), **options)
+    whole.train()
+    wanted = {path.name: path.read_bytes() for path in whole.dynamics_folder.iterdir()}
+    assert len(wanted) == 5
+    # What was written after the checkpoint goes, and comes again.
+    resumed = make_trainer(make_args, output_dir=str(tmp_path / "run"), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
+    assert {path.name: path.read_bytes() for path in resumed.dynamics_folder.iterdir()} == wanted
+
+
+def test_files_of_an_earlier_longer_run_go(make_args):
+    make_trainer(make_args).train()
+    shorter = make_trainer(make_args, num_train_epochs=2)
+    shorter.train()
+    assert [path.name for path in epoch_paths(shorter.dynamics_folder)] == ["epoch-0001.parquet", "epoch-0002.parquet"]
+
+
+def test_a_resumed_run_without_its_files_is_refused(make_args):
+    options = {"save_strategy": "epoch"}
+    trainer = make_trainer(make_args, **options)
+    trainer.train()
+    (trainer.dynamics_folder / "epoch-0002.parquet").unlink()
+    with pytest.raises(
+        InputError, match=r"The epochs before the checkpoint must be in .* epoch-0002\.parquet is missing"
+    ):
+        make_trainer(make_args, **options).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("problem", [MULTI, NUMBERS])
+def test_other_problems_are_refused(make_args, problem):
+    model = make_model(num_labels=3)
+    model.config.problem_type = problem
+    trainer = LSTSDTrainer(
+        model=model,
+        args=make_args(),
+        train_dataset=make_data(problem),
+        teacher=NoTeacherConfig(),
+        record_dynamics=True,
+    )
+    with pytest.raises(InputError, match=f"`record_dynamics` needs one label of several .* got a model for {problem}"):
+        trainer.train()
+
+
+def test_label_errors_are_ranked_by_the_history(make_args):
+    data = [example | {"text": f"text {index}"} for index, example in enumerate(make_examples(14))]
+    trainer = make_trainer(make_args, LSTSDConfig(mini_generation_epochs=1), train_dataset=data)
+    with pytest.raises(InputError, match="An epoch must have been recorded"):
+        trainer.rank_label_errors()
+    trainer.args.remove_unused_columns = True
+    trainer.train()
+    ranking = trainer.rank_label_errors()
+    table = statistics(History.read(trainer.dynamics_folder)).sort_values("suspicion", ascending=False)
+    assert [candidate.index for candidate in ranking] == table["index"].tolist()
+    assert [candidate.text for candidate in ranking] == table["text"].tolist()
+    assert [1 - c.given_probability for c in ranking] == pytest.approx(table["suspicion"].tolist(), abs=1e-6)
