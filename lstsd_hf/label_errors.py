@@ -1,11 +1,12 @@
 """Which training examples are probably mislabelled, by what a memory predicts for them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from .errors import InputError
 
@@ -74,6 +75,26 @@ def example_texts(dataset: Any, tokenizer: Any = None) -> list[str | None]:
     return [_text_of(example, tokenizer) for example in _examples(dataset)]
 
 
+def example_labels(dataset: Any) -> list[int]:
+    """The class of each example.
+
+    Args:
+        dataset: Its examples are mappings or objects.
+
+    Raises:
+        InputError: If an example has no label that is a class.
+    """
+    return [_label_of(example, LABEL_NAMES) for example in _examples(dataset)]
+
+
+def select_rows(dataset: Any, rows: Iterable[int]) -> Any:
+    """Some examples of a dataset, in this order: by its own `select`, as a list, or as a `Subset`."""
+    rows = [int(row) for row in rows]
+    if hasattr(dataset, "select"):
+        return dataset.select(rows)
+    return [dataset[row] for row in rows] if isinstance(dataset, list) else Subset(dataset, rows)
+
+
 def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[int]) -> dict[str, float] | None:
     """How well a ranking finds labels that are known to be wrong.
 
@@ -109,7 +130,10 @@ def _examples(dataset: Any) -> list[Mapping[str, Any]]:
 def _label_of(example: Mapping[str, Any], names: Sequence[str]) -> int:
     label = next((example[name] for name in names if name in example), None)
     try:
-        return int(label)
+        number = int(label)
+        if number != label:
+            raise ValueError("not a whole number")
+        return number
     except (TypeError, ValueError) as error:
         raise InputError(
             f"A training example must have a class as one of {', '.join(dict.fromkeys(names))}, got {label!r} among "

@@ -5,6 +5,8 @@ import importlib
 _LOCATIONS = {
     "DynamicsRecorder": "recorder",
     "History": "history",
+    "InSampleWarning": "history",
+    "cross_validate": "cross_validation",
     "drop_suspects": "cleaning",
     "relabel": "cleaning",
     "statistics": "measures",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..label_errors import LABEL_NAMES
+from ..label_errors import LABEL_NAMES, select_rows
 from .history import History
 from .measures import confident_joint, mean_probabilities, statistics, suspicion_window
 
@@ -16,8 +16,8 @@ def suspects(history: History, count: int | None = None) -> pd.DataFrame:
 
     Args:
         history: The recorded run.
-        count: How many; `None` is the number of wrong labels that the confident joint estimates. It is in-sample and an
-            estimate: look at the examples before you act on it.
+        count: How many; `None` is the number of wrong labels that the confident joint estimates, which is too low
+            unless the history is out of sample: look at the examples before you act on it.
 
     Returns:
         Rows of `statistics`, the most suspicious first.
@@ -28,6 +28,7 @@ def suspects(history: History, count: int | None = None) -> pd.DataFrame:
     table = statistics(history)
     table = table[table["suspicion"].notna()]
     if count is None:
+        history.warn_if_in_sample("Estimated counts of label errors")
         joint = confident_joint(history.epochs(*suspicion_window(history)))
         count = int(joint.sum() - np.trace(joint))
     if not 0 <= count <= len(table):
@@ -52,7 +53,7 @@ def drop_suspects(dataset: Any, history: History, count: int | None = None) -> t
     dropped = _checked(dataset, history, count).assign(action="dropped")
     gone = set(dropped["index"])
     kept = [row for row in range(len(dataset)) if row not in gone]
-    return (dataset.select(kept) if hasattr(dataset, "select") else [dataset[row] for row in kept]), dropped
+    return select_rows(dataset, kept), dropped
 
 
 def relabel(
@@ -96,11 +97,13 @@ def to_cleanlab(history: History) -> dict[str, np.ndarray]:
         history: The recorded run.
 
     Returns:
-        `labels` and `pred_probs`: mean probabilities over the window of `suspicion`, renormalised. They are in-sample.
+        `labels` and `pred_probs`: mean probabilities over the window of `suspicion`, renormalised. Those of a training
+        are in-sample, which an `InSampleWarning` says.
 
     Raises:
         InputError: If an example has no label, or no epoch of the window saw it: cleanlab takes no gaps.
     """
+    history.warn_if_in_sample("Probabilities")
     probabilities = mean_probabilities(history.epochs(*suspicion_window(history)))
     gaps = int((~history.is_labelled | np.isnan(probabilities[:, 0])).sum())
     if gaps:

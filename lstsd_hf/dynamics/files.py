@@ -34,10 +34,12 @@ class EpochTable:
     Attributes:
         log_probs: Log-probabilities `(num_examples, num_labels)`, NaN where the epoch did not see an example.
         given: Given labels, int64 `(num_examples,)`, -1 where unknown.
+        out_of_sample: Whether a model said it that did not train on these examples.
     """
 
     log_probs: np.ndarray
     given: np.ndarray
+    out_of_sample: bool = False
 
 
 def epoch_path(folder: Path, epoch: int) -> Path:
@@ -75,6 +77,7 @@ def write_epoch(path: Path, table: EpochTable) -> None:
         own = log_probs[np.arange(len(given)), np.maximum(given, 0)]
         columns["given_log_prob"] = pa.array(own.astype(np.float16))
     shape = {"format_version": FORMAT_VERSION, "num_examples": len(table.log_probs), "num_labels": num_labels}
+    shape |= {"out_of_sample": table.out_of_sample}
     with replacing(path) as temporary:
         pq.write_table(pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(shape)}), temporary)
 
@@ -112,7 +115,7 @@ def read_epoch(path: Path) -> EpochTable:
     log_probs = np.full((shape["num_examples"], num_labels), np.nan, dtype=np.float32)
     all_given = np.full(shape["num_examples"], -1, dtype=np.int64)
     log_probs[index], all_given[index] = rows, given
-    return EpochTable(log_probs, all_given)
+    return EpochTable(log_probs, all_given, shape.get("out_of_sample", False))
 
 
 def write_examples(path: Path, texts: Sequence[str | None], label_names: Sequence[str] | None) -> None:

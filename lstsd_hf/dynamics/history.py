@@ -1,5 +1,6 @@
 """A recorded run as arrays."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -8,6 +9,10 @@ import numpy as np
 
 from ..errors import InputError
 from .files import EXAMPLES_NAME, epoch_paths, read_epoch, read_examples
+
+
+class InSampleWarning(UserWarning):
+    """A number is made of predictions for examples that the model has trained on, and may mislead."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,10 @@ class History:
         given: Given labels, int64 `(num_examples,)`; -1 where unknown.
         texts: A text for each example, if known.
         label_names: Names of the labels, if known.
+        out_of_sample: Whether models said it that did not train on the examples, as `cross_validate` has it.
+
+    Raises:
+        InputError: If there is no epoch, or not a label for each example.
 
     Example:
         >>> history = History(np.log(np.array([[[0.9, 0.1]], [[0.2, 0.8]]])), np.array([1]))
@@ -31,6 +40,7 @@ class History:
     given: np.ndarray
     texts: list[str | None] | None = None
     label_names: list[str] | None = None
+    out_of_sample: bool = False
 
     def __post_init__(self):
         if self.log_probs.ndim != 3 or not self.log_probs.shape[0]:
@@ -68,7 +78,8 @@ class History:
         texts, label_names = (
             read_examples(folder / EXAMPLES_NAME) if (folder / EXAMPLES_NAME).is_file() else (None, None)
         )
-        return cls(np.stack([epoch.log_probs for epoch in epochs]), given, texts, label_names)
+        out_of_sample = all(epoch.out_of_sample for epoch in epochs)
+        return cls(np.stack([epoch.log_probs for epoch in epochs]), given, texts, label_names, out_of_sample)
 
     @property
     def num_epochs(self) -> int:
@@ -103,6 +114,20 @@ class History:
     def given_probabilities(self) -> np.ndarray:
         """Probabilities of the given labels, as `given_log_probs`."""
         return np.exp(self.given_log_probs)
+
+    def warn_if_in_sample(self, number: str) -> None:
+        """Warns that a number is too good, unless the predictions are out of sample.
+
+        Args:
+            number: What is made of the predictions.
+        """
+        if not self.out_of_sample:
+            warnings.warn(
+                f"{number} of a training are in-sample: the model has trained on the examples that it judges and "
+                "believes too many wrong labels. They rank labels; for a claim use `cross_validate`.",
+                InSampleWarning,
+                stacklevel=3,
+            )
 
     def epochs(self, first: int, last: int) -> Self:
         """Some epochs alone.

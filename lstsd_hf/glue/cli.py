@@ -28,7 +28,11 @@ from .tasks import TASKS, GlueTask, get_task
 
 
 def load(run: RunArguments, args: TrainingArguments) -> list[tuple[GlueTask, DatasetDict, str]]:
-    """The tasks, their splits, and what kind of source they came from."""
+    """The tasks, their splits, and what kind of source they came from.
+
+    Raises:
+        InputError: If the options do not name data, or a split that is asked for is missing.
+    """
     if run.train_file or run.validation_file:
         if run.task or not (run.train_file and run.validation_file):
             raise InputError("`train_file` and `validation_file` go together and without `task`.")
@@ -73,6 +77,7 @@ def plan(parsed: Parsed) -> list[PlannedRun]:
                         args,
                         run.data_options(),
                         record_dynamics=run.record_dynamics,
+                        cross_validate=run.cross_validate,
                     )
                 )
     for item in planned:

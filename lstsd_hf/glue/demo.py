@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ import datasets
 import numpy as np
 import transformers
 
-from ..dynamics import History, relabel, suspects
+from ..dynamics import History, InSampleWarning, relabel, suspects
+from ..dynamics.measures import suspicion_window
 from ..dynamics.report import write_report
 from . import cli
 from .preparation import DataOptions
@@ -57,7 +59,8 @@ def main(arguments: Sequence[str]) -> None:
 
     ranked = suspects(history, CHECKED)
     names = run.task.label_names
-    print(f"\nThe labels that epochs 2 to 4 believed least, {SHOWN} of {CHECKED}:\n")
+    first, last = suspicion_window(history)
+    print(f"\nThe labels that epochs {first} to {last} believed least, {SHOWN} of {CHECKED}:\n")
     for _, row in ranked.head(SHOWN).iterrows():
         is_wrong = "planted" if row["index"] in wrong else "correct"
         print(f"  {row['suspicion']:.2f}  given {names[row['given']]:14} ({is_wrong})  {row['text'][:70]}")
@@ -65,7 +68,10 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\nOf these {CHECKED}, {found} are planted ({found / CHECKED:.0%}; by chance {RATE:.0%}).")
 
     noisy = train.remove_columns("label").add_column("label", history.given.tolist())
-    cleaned, changed = relabel(noisy, history)
+    with warnings.catch_warnings():
+        # The table below says how many were right.
+        warnings.simplefilter("ignore", InSampleWarning)
+        cleaned, changed = relabel(noisy, history)
     left = int((np.array(cleaned["label"]) != true).sum())
     print(f"Relabelled {len(changed)} suspects as the model believes, and trained again:\n", flush=True)
     fixed = replace(

@@ -107,6 +107,12 @@ class RunArguments:
     record_dynamics: bool = field(
         default=False, metadata={"help": "Keep what each epoch says of each training example, in <run>/dynamics."}
     )
+    cross_validate: int = field(
+        default=0,
+        metadata={
+            "help": "Folds: judge each training label by a model that did not train on it, in <run>/cross_validation."
+        },
+    )
     shard: str | None = field(default=None, metadata={"help": "i/n: run only every n-th run, from the i-th on."})
     sweep: int | None = field(
         default=None,
@@ -157,6 +163,9 @@ def parse(arguments: list[str]) -> Parsed:
 
     The options of a single method have their plain names, `--lambda_short`; with several methods, or if one likes, they
     have the method's name in front, `--lstsd.lambda_short`.
+
+    Raises:
+        InputError: If an option is unknown or has a value that is not allowed.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method", nargs="+", default=[])

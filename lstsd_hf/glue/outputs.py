@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..dynamics.history import History
 from ..files import replacing
 from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quality
 from .preparation import Prepared
@@ -28,8 +29,10 @@ def write_submission(trainer: GlueTrainer, test, task: GlueTask, path: Path) -> 
         file.writelines(f"{index}\t{task.spelled_label(label)}\n" for index, label in enumerate(labels))
 
 
-def find_label_errors(trainer: GlueTrainer, prepared: Prepared, run: GlueRun, folder: Path) -> dict[str, Any]:
-    """Records the replaced labels, and how well the trained model, the memory and the recorded training find them."""
+def find_label_errors(
+    trainer: GlueTrainer, prepared: Prepared, run: GlueRun, folder: Path, out_of_sample: History | None
+) -> dict[str, Any]:
+    """Records the replaced labels, and how well the trained model and whatever else was kept find them."""
     rows = prepared.noisy_rows
     record = {"rate": run.options.label_noise, "seed": run.options.label_noise_seed, "rows": rows}
     logits = torch.as_tensor(trainer.predict(prepared.splits["train"], metric_key_prefix="train").predictions).float()
@@ -38,6 +41,9 @@ def find_label_errors(trainer: GlueTrainer, prepared: Prepared, run: GlueRun, fo
         sources["memory"] = trainer.teacher.example_probabilities()
     if run.record_dynamics:
         sources["history"] = trainer.recorded_probabilities()
+    if out_of_sample is not None:
+        probabilities = torch.from_numpy(np.exp(out_of_sample.log_probs[0]))
+        sources["cross_validation"] = probabilities, torch.ones(len(probabilities), dtype=torch.bool)
     rankings = {name: rank_label_errors(*source, prepared.train) for name, source in sources.items()}
     if trainer.is_world_process_zero():
         write_json(record, folder / "label_noise.json")

@@ -39,6 +39,7 @@ class GlueRun:
         options: What is done to the data before training.
         untuned: Where the settings were searched: what the searched training settings were before.
         record_dynamics: Whether to keep what each epoch says of each training example.
+        cross_validate: Folds whose labels are judged by models that did not train on them, beside the run; 0 for none.
     """
 
     task: GlueTask
@@ -50,6 +51,7 @@ class GlueRun:
     options: DataOptions = field(default_factory=DataOptions)
     untuned: Mapping[str, Any] = field(default_factory=dict)
     record_dynamics: bool = False
+    cross_validate: int = 0
 
     @property
     def config(self) -> dict[str, Any]:
@@ -74,17 +76,23 @@ class GlueRun:
             **({"untuned": dict(self.untuned)} if self.untuned else {}),
             # So that a run that is finished without it is not taken for one with it.
             **({"record_dynamics": True} if self.record_dynamics else {}),
+            **({"cross_validate": self.cross_validate} if self.cross_validate else {}),
             "training": training,
         }
         return json.loads(json.dumps(config, default=str))
 
     @property
+    def num_examples(self) -> int:
+        """Examples that are trained on."""
+        limit, examples = self.options.max_train_samples, len(self.splits["train"])
+        return examples if limit is None else min(limit, examples)
+
+    @property
     def plan(self) -> TrainingPlan:
         """Its length."""
-        args, limit, examples = self.args, self.options.max_train_samples, len(self.splits["train"])
-        examples = examples if limit is None else min(limit, examples)
+        args = self.args
         batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        steps = max(1, math.ceil(examples / batch))
+        steps = max(1, math.ceil(self.num_examples / batch))
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
         return TrainingPlan(math.ceil(max_steps / steps), steps, max_steps)
 
@@ -145,9 +153,13 @@ def check_plan(run: GlueRun) -> None:
         if getattr(run.args, name) < 1:
             raise InputError(f"`{name}` must be at least 1, got {getattr(run.args, name)}.")
     _check_best_metric(run)
-    if run.task.is_regression and run.options.label_noise:
+    for name, value in (("label_noise", run.options.label_noise), ("cross_validate", run.cross_validate)):
+        if run.task.is_regression and value:
+            raise InputError(f"`{name}` is about labels that are classes and must be 0 for a regression, got {value}.")
+    if run.cross_validate and not 2 <= run.cross_validate <= run.num_examples:
         raise InputError(
-            f"`label_noise` replaces labels by others and must be 0 for a regression, got {run.options.label_noise}."
+            f"`cross_validate` must be 0 or from 2 to {run.num_examples}, the number of training examples, got "
+            f"{run.cross_validate}."
         )
     run.teacher.check_plan(run.plan)
 

@@ -1,5 +1,6 @@
 """One training run from data to `results.json`."""
 
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from transformers import EvalPrediction, set_seed
 
 from ..dynamics.recorder import DynamicsRecorder
 from ..label_errors import example_texts
+from .cross_validation import estimated_errors, judge_labels
 from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
 from .preparation import prepare
@@ -46,6 +48,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
     prepared = prepare(run.task, run.splits, run.model_name_or_path, run.options, run.args, cache)
     timer = EpochTimer()
     with prepared.training_form():
+        untrained = copy.deepcopy(prepared.model) if run.cross_validate else None
         trainer = GlueTrainer(
             model=prepared.model,
             args=run.args,
@@ -74,13 +77,17 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
                 write_submission(trainer, split, run.task, folder / run.task.submission_name(name))
             elif name.startswith("validation_"):
                 other_splits[name] = _scores(trainer, split)
-        label_errors = find_label_errors(trainer, prepared, run, folder) if run.options.label_noise else None
+        out_of_sample = judge_labels(prepared, untrained, run, folder) if run.cross_validate else None
+        label_errors = (
+            find_label_errors(trainer, prepared, run, folder, out_of_sample) if run.options.label_noise else None
+        )
     trainer.save_model()
     results = results_of(run, trainer, time.perf_counter() - start, resumed=checkpoint is not None)
     results["seconds_per_epoch"] = float(np.mean(timer.seconds)) if timer.seconds else None
     if trainer.is_world_process_zero():
         results |= {"label_errors": label_errors} | ({"other_splits": other_splits} if other_splits else {})
         results |= {"best_model": best_model} if best_model else {}
+        results |= {"cross_validation": estimated_errors(out_of_sample)} if out_of_sample else {}
         results |= {"submissions": run.submissions} if run.submissions else {}
         write_predictions(*trainer.last_evaluation, folder / PREDICTIONS_NAME)
         write_json(results, folder / RESULTS_NAME)

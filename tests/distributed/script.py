@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
-from lstsd_hf.dynamics import History
+from lstsd_hf.dynamics import History, cross_validate
 from tests.helpers import (
     CrossEntropyTeacher,
     SavesAt,
@@ -181,6 +181,27 @@ def recorded(folder, **options):
     return History.read(trainer.dynamics_folder) if trainer.is_world_process_zero() else None
 
 
+def judged(folder):
+    """Labels judged out of sample, with the same batches on any number of processes."""
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+    def make_trainer(rows):
+        return LSTSDTrainer(
+            model=make_model(dropout=0.0),
+            args=arguments(
+                folder / "training",
+                per_device_train_batch_size=12 // processes,
+                optim="sgd",
+                learning_rate=0.1,
+                average_tokens_across_devices=False,
+            ),
+            train_dataset=rows,
+            teacher="vanilla",
+        )
+
+    return cross_validate(make_trainer, make_examples(24), folder, num_folds=2)
+
+
 def main(folder: Path, other: Path | None = None):
     """`other`: what this left on another number of processes, to resume from."""
     results = {"folder": folder}
@@ -202,6 +223,7 @@ def main(folder: Path, other: Path | None = None):
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
     results["recorded"] = recorded(folder / "recorded")
+    results["judged"] = judged(folder / "judged")
     # Without weights: a teacher that repeats a frozen student is an error.
     results["frozen"] = train(folder / "frozen", make_model(dropout=0.0), weight=0.0, learning_rate=0.0)
     results["resumed"] = {

@@ -63,6 +63,13 @@ def test_several_processes_record_what_one_records(several_processes, one_proces
     assert first.texts == alone.texts
 
 
+def test_several_processes_judge_labels_as_one_does(several_processes, one_process):
+    alone = one_process["judged"].log_probs
+    assert not np.isnan(alone).any()
+    for rank in several_processes:
+        np.testing.assert_allclose(rank["judged"].log_probs, alone, rtol=2e-3, atol=1e-4)
+
+
 def test_several_processes_store_what_one_stores(several_processes, one_process):
     """With a frozen model without dropout every process must store the same output for an example."""
     alone = one_process["frozen"]

@@ -7,6 +7,7 @@ from lstsd_hf.dynamics import drop_suspects, relabel, suspects, to_cleanlab
 from lstsd_hf.errors import InputError
 from tests.helpers import HAND, history_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::lstsd_hf.dynamics.InSampleWarning")
 SIX = history_of([[0.9] * 4, [0.8] * 4, [0.3] * 4, [0.2] * 4, [0.1] * 4, [0.95] * 4], [1, 1, 1, 0, 0, 0])
 
 

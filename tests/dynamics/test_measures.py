@@ -87,6 +87,7 @@ def test_statistics_are_those_of_a_naive_loop(epochs, examples, labels, seed, ga
     assert ((table["last_wrong"] == 0) == (table["correctness"] == table["epochs_seen"])).all()
 
 
+@pytest.mark.filterwarnings("ignore::lstsd_hf.dynamics.InSampleWarning")
 def test_cleanlab_agrees():
     cleanlab_rank = pytest.importorskip("cleanlab.rank")
     from cleanlab.count import compute_confident_joint

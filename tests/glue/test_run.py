@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from lstsd_hf import METHODS
+from lstsd_hf.dynamics import History
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments import grid
 from lstsd_hf.glue import cli
@@ -538,9 +539,10 @@ def test_regression_from_end_to_end(workplace, encoder):
     table = (workplace / "runs" / "report" / "report.md").read_text()
     assert "pearson, in %" in table
     assert "nan" not in table
-    assert error_of([*command, "--label_noise", "0.2"]) == (
-        "`label_noise` replaces labels by others and must be 0 for a regression, got 0.2."
-    )
+    for option, value in (("label_noise", "0.2"), ("cross_validate", "2")):
+        assert error_of([*command, f"--{option}", value]) == (
+            f"`{option}` is about labels that are classes and must be 0 for a regression, got {value}."
+        )
 
 
 def test_mnli_is_scored_on_both_validation_splits(workplace, encoder):
@@ -620,3 +622,33 @@ def test_a_folder_with_other_runs_below_is_not_deleted(workplace, options):
     message = error_of(["--method", "vanilla", *options, "--output_dir", "mine", "--overwrite"])
     assert message.startswith("mine holds other runs, such as mine/rte/")
     assert len(list(workplace.rglob("results.json"))) == 3
+
+
+def test_labels_are_judged_out_of_sample_on_request(workplace, options, capsys):
+    command = ["--method", "vanilla", *options, "--label_noise", "0.2", "--cross_validate", "3", "--output_dir", "mine"]
+    cli.main(command)
+    results = json.loads(Path("mine/results.json").read_text())
+    jsonschema.validate(results, results_schema())
+    assert results["config"]["cross_validate"] == 3
+    assert results["cross_validation"]["examples"] <= 48
+    history = History.read("mine/cross_validation")
+    assert (history.out_of_sample, history.log_probs.shape) == (True, (1, 48, 2))
+    noise = json.loads(Path("mine/label_noise.json").read_text())
+    ranking = sorted(range(48), key=lambda row: history.given_probabilities[0, row])
+    found = sum(row in noise["rows"] for row in ranking[: len(noise["rows"])]) / len(noise["rows"])
+    assert results["label_errors"]["cross_validation"]["precision_at_count"] == found
+    assert sorted(path.name for path in Path("mine/cross_validation").iterdir()) == [
+        "epoch-0001.parquet",
+        "examples.parquet",
+        *(f"fold-{fold}-of-3-seed-0.parquet" for fold in (1, 2, 3)),
+    ]
+    # The run itself is what it would have been.
+    plain = ["--method", "vanilla", *options, "--label_noise", "0.2", "--output_dir", "plain"]
+    cli.main(plain)
+    found = json.loads(Path("plain/results.json").read_text())
+    assert [e["eval_nll"] for e in found["epochs"]] == [e["eval_nll"] for e in results["epochs"]]
+
+
+def test_folds_that_cannot_be(workplace, options):
+    message = error_of(["--method", "vanilla", *options, "--cross_validate", "1000"])
+    assert message == "`cross_validate` must be 0 or from 2 to 48, the number of training examples, got 1000."

@@ -178,8 +178,12 @@
   }
 
   const disagreeing = columns.given.filter((label, row) => label !== columns.believed[row]).length;
-  byId("summary").textContent = `${total.toLocaleString("en")} examples, ${epochs} epochs, ${labels.length} labels. ` +
-    `For ${disagreeing.toLocaleString("en")} examples epochs ${data.window[0]} to ${data.window[1]} believed another label than the given one.`;
+  const [first, last] = data.window;
+  const windowName = first === last ? `epoch ${first}` : `epochs ${first} to ${last}`;
+  byId("sample").textContent = data.out_of_sample ? "Out of sample: by models that did not train on these examples."
+    : "In-sample, so too good to be true: the model trained on these examples.";
+  byId("summary").textContent = `${total.toLocaleString("en")} examples, ${data.out_of_sample ? "cross-validated" : `${epochs} epochs`}, ${labels.length} labels. ` +
+    `For ${disagreeing.toLocaleString("en")} examples ${data.out_of_sample ? "a model that did not train on them" : windowName} believed another label than the given one.`;
   labels.forEach((label, number) => {
     const option = element("option", label);
     option.value = number;

@@ -61,6 +61,7 @@ def _data(history: History, table: pd.DataFrame) -> dict[str, Any]:
     return {
         "epochs": history.num_epochs,
         "window": [first, last],
+        "out_of_sample": history.out_of_sample,
         "labels": names,
         "columns": whole | numbers,
         "texts": known["text"].fillna("").tolist() if "text" in known else [""] * len(known),

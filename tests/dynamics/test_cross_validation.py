@@ -1,0 +1,122 @@
+"""Predictions by models that did not train on what they judge."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import Trainer
+
+from lstsd_hf.dynamics import History, InSampleWarning, cross_validate, suspects, to_cleanlab
+from lstsd_hf.dynamics.cross_validation import _folds
+from lstsd_hf.errors import InputError
+from tests.helpers import HAND, history_of, make_examples, make_model
+
+ROWS = [{"text": f"text {row}", "label": row % 3} for row in range(20)]
+
+
+class Memoriser:
+    """A trainer whose model is sure of what it has trained on, and of label 0 elsewhere."""
+
+    model = None
+    accelerator = SimpleNamespace(wait_for_everyone=lambda: None)
+    trainings = 0
+
+    def __init__(self, rows):
+        self.rows = [rows[index] for index in range(len(rows))]
+
+    def train(self):
+        type(self).trainings += 1
+
+    def predict(self, rows):
+        labels = [row["label"] if row in self.rows else 0 for row in rows]
+        return SimpleNamespace(predictions=10.0 * np.eye(3)[labels])
+
+
+def test_no_model_has_trained_on_what_it_judges(tmp_path):
+    history = cross_validate(Memoriser, ROWS, tmp_path, num_folds=4)
+    assert history.log_probs.shape == (1, 20, 3)
+    assert (history.log_probs[0].argmax(-1) == 0).all()
+    assert history.given.tolist() == [row["label"] for row in ROWS]
+    assert history.texts == [row["text"] for row in ROWS]
+    again = History.read(tmp_path)
+    assert again.out_of_sample
+    np.testing.assert_allclose(again.log_probs, history.log_probs, rtol=1e-3)
+
+
+def test_each_fold_is_a_training_of_its_own(tmp_path, make_args):
+    data = make_examples(12)
+
+    def make_trainer(rows):
+        torch.manual_seed(3)
+        return Trainer(make_model(), make_args(num_train_epochs=2, learning_rate=1e-2), train_dataset=rows)
+
+    history = cross_validate(make_trainer, data, tmp_path, num_folds=3, seed=1)
+    folds = _folds(history.given, 3, 1)
+    for fold in range(3):
+        trainer = make_trainer([row for row, own in zip(data, folds, strict=True) if own != fold])
+        trainer.train()
+        held_out = [row for row, own in zip(data, folds, strict=True) if own == fold]
+        expected = torch.tensor(trainer.predict(held_out).predictions).log_softmax(-1)
+        np.testing.assert_allclose(history.log_probs[0, folds == fold], expected, rtol=2e-3, atol=1e-4)
+
+
+@given(labels=st.lists(st.integers(0, 3), min_size=5, max_size=60), folds=st.integers(2, 5), seed=st.integers(0, 9))
+def test_folds_have_the_same_share_of_every_label(labels, folds, seed):
+    labels = np.array(labels)
+    found = _folds(labels, folds, seed)
+    assert max(Counter(found.tolist()).values()) - min(Counter(found.tolist()).get(f, 0) for f in range(folds)) <= 1
+    for label in range(4):
+        counts = np.bincount(found[labels == label], minlength=folds)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_finished_folds_are_kept(tmp_path):
+    class Stops(Memoriser):
+        trainings = 0
+
+        def train(self):
+            super().train()
+            if self.trainings == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(Stops, ROWS, tmp_path, num_folds=4)
+    history = cross_validate(Stops, ROWS, tmp_path, num_folds=4)
+    assert Stops.trainings == 5
+    whole = cross_validate(Memoriser, ROWS, tmp_path / "whole", num_folds=4)
+    np.testing.assert_array_equal(history.log_probs, whole.log_probs)
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    cross_validate(Memoriser, ROWS, tmp_path, num_folds=4)
+    with pytest.raises(InputError, match="must be empty or hold the folds of these examples, found others"):
+        cross_validate(Memoriser, ROWS[:-1], tmp_path, num_folds=4)
+    others = [row | {"label": (row["label"] + 1) % 3} for row in ROWS]
+    with pytest.raises(InputError, match="must be a fold of these examples, found other labels"):
+        cross_validate(Memoriser, others, tmp_path, num_folds=4)
+    with pytest.raises(InputError, match="`num_folds` must be from 2 to 20, the number of examples, got 21"):
+        cross_validate(Memoriser, ROWS, tmp_path, num_folds=21)
+    with pytest.raises(InputError, match=r"must have a class as .* got 0\.5"):
+        cross_validate(Memoriser, [{"text": "", "label": 0.5}] * 4, tmp_path / "numbers")
+
+    class Diverges(Memoriser):
+        def predict(self, rows):
+            return SimpleNamespace(predictions=np.full((len(rows), 3), np.nan))
+
+    with pytest.raises(InputError, match="outputs must be finite, got NaN or infinity: its training diverged"):
+        cross_validate(Diverges, ROWS, tmp_path / "diverges")
+
+
+@pytest.mark.parametrize("call", [suspects, to_cleanlab])
+def test_in_sample_numbers_that_mislead_are_said_to(call, recwarn):
+    history = history_of([[0.9] * 3, [0.2] * 3, [0.6] * 3], [1, 1, 0])
+    with pytest.warns(InSampleWarning, match="in-sample: the model has trained on the examples that it judges"):
+        call(history)
+    recwarn.clear()
+    call(History(history.log_probs, history.given, out_of_sample=True))
+    suspects(HAND, 1)
+    assert not recwarn.list
