@@ -11,7 +11,7 @@ from lstsd_hf.experiments.statistics import PairedDifference, holm, mean_and_std
 
 FOLDER = Path(__file__).resolve().parent / "records"
 
-TASKS = {"sst2": "SST-2 (5,000 rows)", "mrpc": "MRPC", "cola": "CoLA", "rte": "RTE"}
+TASKS = {"sst2": "SST-2 (5,000 rows)", "mrpc": "MRPC", "cola": "CoLA", "rte": "RTE", "trec": "TREC-6"}
 NAMES = {
     "vanilla": "vanilla",
     "vanilla-short": "vanilla, 3 epochs",

@@ -16,12 +16,14 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from transformers import set_seed
 
 from lstsd_hf.dynamics import History
 from lstsd_hf.dynamics import measures as m
 from lstsd_hf.files import replacing
 from lstsd_hf.glue import cli
-from lstsd_hf.glue.preparation import prepare
+from lstsd_hf.glue.preparation import Prepared, prepare
+from lstsd_hf.glue.run import GlueRun
 
 from .analysis import records_file
 from .cells import CELLS
@@ -48,6 +50,7 @@ def early(statistic):
 # More is more suspicious.
 RANKINGS = {
     "suspicion": m.suspicion,
+    "epochs 2-4": window(2, 4),
     "epochs 1-3": window(1, 3),
     "epoch 1": window(1, 1),
     "all epochs (confidence)": lambda history: -m.confidence(history),
@@ -59,8 +62,8 @@ RANKINGS = {
     "forgetting": m.forgetting,
     "first learned": lambda history: never_last(m.first_learned(history), history.num_epochs),
     "last wrong": m.last_wrong,
-    "normalized margin, epochs 2-4": early(m.normalized_margin),
-    "weighted entropy, epochs 2-4": early(m.confidence_weighted_entropy),
+    "normalized margin, same window": early(m.normalized_margin),
+    "weighted entropy, same window": early(m.confidence_weighted_entropy),
 }
 
 
@@ -70,13 +73,19 @@ def quality(values: np.ndarray, is_wrong: np.ndarray) -> dict[str, float]:
     return {"roc_auc": float(roc_auc_score(is_wrong, values)), "precision_at_count": float(is_wrong[first].mean())}
 
 
-def recorded_runs(folder: Path) -> Iterator[dict[str, Any]]:
-    """A line for each finished run with recorded dynamics."""
+def recorded_folders(folder: Path) -> Iterator[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """Folder, results and label noise of each finished run; what is no task of GLUE is TREC."""
     for path in sorted(folder.rglob("results.json")):
         result, noise = (json.loads((path.parent / name).read_text()) for name in ("results.json", "label_noise.json"))
         if result["data"]["generated"]:
             raise ValueError(f"{path} is of generated data, which must not stand in a table of results.")
-        history = History.read(path.parent / "dynamics")
+        yield path.parent, result | {"task": "trec" if result["task"] == "custom" else result["task"]}, noise
+
+
+def recorded_runs(folder: Path) -> Iterator[dict[str, Any]]:
+    """A line for each finished run with recorded dynamics."""
+    for path, result, noise in recorded_folders(folder):
+        history = History.read(path / "dynamics")
         is_wrong = np.isin(np.arange(len(history.given)), noise["rows"])
         yield {
             "task": result["task"],
@@ -85,9 +94,19 @@ def recorded_runs(folder: Path) -> Iterator[dict[str, Any]]:
             "epochs": history.num_epochs,
             "seed": result["seed"],
             "count": len(noise["rows"]),
+            "window": m.suspicion_window(history),
             "model": result["label_errors"]["model"],
             **{name: quality(ranking(history), is_wrong) for name, ranking in RANKINGS.items()},
         }
+
+
+def prepared_cell(task: str, rate: float, seed: int = 1) -> tuple[GlueRun, Prepared]:
+    """A cell's run of vanilla, its data and its model before training."""
+    command = next(item for item in CELLS["dynamics"]() if (item.task, item.rate) == (task, rate))
+    parsed = cli.parse([*shlex.split(str(command))[2:], "--use_cpu", "True"])
+    run = next(item.run for item in cli.plan(parsed) if item.run.args.seed == seed)
+    set_seed(seed)
+    return run, prepare(run.task, run.splits, run.model_name_or_path, run.options, run.args, Path(parsed.run.cache_dir))
 
 
 def out_of_sample() -> Iterator[dict[str, Any]]:
@@ -95,13 +114,8 @@ def out_of_sample() -> Iterator[dict[str, Any]]:
 
     Its strength of regularisation is the one with the least cross-fitted log-loss against the given, noisy, labels.
     """
-    for command in CELLS["dynamics"]():
-        arguments = shlex.split(str(command))[2:]
-        parsed = cli.parse([*arguments, "--use_cpu", "True"])
-        run = cli.plan(parsed)[0].run
-        prepared = prepare(
-            run.task, run.splits, run.model_name_or_path, run.options, run.args, Path(parsed.run.cache_dir)
-        )
+    for task, rate in sorted({(command.task, command.rate) for command in CELLS["dynamics"]()}):
+        _, prepared = prepared_cell(task, rate)
         train = prepared.splits["train"]
         features = np.stack([train[row]["features"].numpy() for row in range(len(train))])
         given = np.array(train.labels)
@@ -115,8 +129,8 @@ def out_of_sample() -> Iterator[dict[str, Any]]:
         ]
         best = min(fits, key=lambda probabilities: log_loss(given, probabilities))
         yield {
-            "task": run.task.name,
-            "rate": run.options.label_noise,
+            "task": task,
+            "rate": rate,
             "method": "cross-validation",
             "count": int(is_wrong.sum()),
             "self-confidence": quality(-best[np.arange(len(given)), given], is_wrong),

@@ -9,6 +9,7 @@ from .analysis import (
     nll,
     ranking,
 )
+from .cleaning_table import cleaning_table
 from .history_table import history_table
 from .sentences import (
     cnn_sentence,
@@ -77,6 +78,7 @@ def results_blocks() -> dict[str, str]:
         "gpu-short": full_tables("gpu_short"),
         "l3": full_tables("l3"),
         "history": history_table(),
+        "cleaning": cleaning_table(),
         "defaults": defaults(),
         "searches": searches(),
         "single-seed-glue": single_seed_table(cells("single_seed_glue")),

@@ -33,7 +33,7 @@ def cross_validate(
 
     Args:
         make_trainer: Gets the examples to train on and returns a trainer of a new model, of any `Trainer` class.
-        dataset: The training set: a `datasets.Dataset`, or a sequence of mappings.
+        dataset: The training set as the trainer takes it: a `datasets.Dataset`, or a sequence of mappings.
         folder: Where to write.
         num_folds: Parts of the training set, each with the same share of every label.
         seed: Of the split.

@@ -13,17 +13,25 @@ import pandas as pd
 from ..errors import InputError
 from .history import History
 
-EARLY_WINDOW = (2, 4)
+EARLIEST, WINDOW_LENGTH = 2, 3
+# Standard errors by which labels must be believed more than by chance.
+LEARNED = 5.0
 
 
 def suspicion_window(history: History) -> tuple[int, int]:
-    """The epochs that `suspicion` looks at: 2 to 4; of a shorter run all but the first; of a single one that.
+    """The epochs that `suspicion` looks at: three, from the first one on that has learned anything, but not epoch 1.
+
+    An epoch has learned something if it gives examples their label with more probability than it gives that label to
+    all examples: the mean difference is more than 5 standard errors. Mostly epoch 2 has, and the window is 2 to 4; a
+    slow run has a later one. A run of one epoch has that. Where none has learned anything, it is 2 to 4.
 
     Returns:
         Numbers of the first and the last epoch, from 1.
     """
-    first = min(EARLY_WINDOW[0], history.num_epochs)
-    return first, min(EARLY_WINDOW[1], history.num_epochs)
+    first = min(EARLIEST, history.num_epochs)
+    learned = (epoch for epoch in range(first, history.num_epochs + 1) if _learned(history.epochs(epoch, epoch)))
+    first = next(learned, first)
+    return first, min(first + WINDOW_LENGTH - 1, history.num_epochs)
 
 
 def suspicion(history: History) -> np.ndarray:
@@ -253,6 +261,17 @@ def aum_suspects(history: History, rows: np.ndarray, percentile: float = 99.0) -
         suspects = values < np.nanpercentile(values[rows], percentile)
     suspects[rows] = False
     return suspects
+
+
+def _learned(history: History) -> bool:
+    """Whether the given labels are more probable than the same labels are for all examples; of one epoch."""
+    known = history.is_labelled & history.seen[0]
+    if not known.any():
+        return False
+    probabilities = np.exp(history.log_probs[0, known]).astype(np.float64)
+    gain = history.given_probabilities[0, known] - probabilities.mean(axis=0)[history.given[known]]
+    # What rounding leaves is no gain.
+    return bool(gain.mean() > max(LEARNED * gain.std() / np.sqrt(len(gain)), 1e-6))
 
 
 def _is_correct(history: History) -> np.ndarray:

@@ -3,7 +3,7 @@
 import copy
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
             eval_dataset=prepared.splits["validation"],
             data_collator=prepared.collator,
             processing_class=prepared.tokenizer,
-            compute_metrics=_metrics_function(run.task),
+            compute_metrics=metrics_function(run.task),
             callbacks=[DurationEstimate(), timer],
             teacher=run.teacher,
             observers=[DynamicsRecorder(texts=example_texts(prepared.train))] if run.record_dynamics else (),
@@ -94,7 +94,8 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
     return results
 
 
-def _metrics_function(task: GlueTask):
+def metrics_function(task: GlueTask) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A task's scores in the form of `compute_metrics`."""
     metrics = metrics_of(task)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -53,6 +53,29 @@ def test_the_window_of_a_short_run(epochs, window):
     assert measures.suspicion_window(history) == window
 
 
+@pytest.mark.parametrize(
+    ("knows_from", "window"), [(1, (2, 4)), (2, (2, 4)), (3, (3, 5)), (6, (6, 8)), (9, (9, 10)), (99, (2, 4))]
+)
+def test_the_window_waits_until_something_is_learned(knows_from, window):
+    """Before, an epoch may be sure of itself, and of one label in particular."""
+    random, given = np.random.default_rng(0), np.arange(200) % 2
+    ones = random.uniform(0.5, 0.9, (10, 200))
+    for epoch in range(10):
+        if epoch + 1 >= knows_from:
+            ones[epoch] += np.where(given == 1, 0.08, -0.08)
+    history = History(np.log(np.stack([1 - ones, ones], axis=-1)), given)
+    assert measures.suspicion_window(history) == window
+    # Rows that were not seen, or have no label, say nothing.
+    rows = np.arange(200)
+    partly = np.where((rows < 50)[:, None], np.nan, history.log_probs)
+    assert measures.suspicion_window(History(partly, np.where(rows < 150, given, -1))) == window
+
+
+def test_a_perfect_epoch_has_learned():
+    history = history_of([[0.5, 0.5, 1 - 1e-9], [0.5, 0.5, 1e-9]], [1, 0])
+    assert measures.suspicion_window(history) == (3, 3)
+
+
 def naive(history):
     """The published definitions, one example at a time."""
     for row, label in enumerate(history.given):
