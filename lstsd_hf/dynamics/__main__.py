@@ -16,9 +16,12 @@ def main(arguments: Sequence[str]) -> None:
     report = commands.add_parser("report", help="a page, figures and tables about a recorded run")
     report.add_argument("folder", type=Path, help="the recorded run: <output_dir>/dynamics")
     report.add_argument("--output", type=Path, help="where to write; by default FOLDER/report")
+    report.add_argument(
+        "--mini_generation_epochs", type=int, help="E of LSTSD, to show what its two teachers said of each suspect"
+    )
     options = parser.parse_args(arguments)
     try:
-        page = write_report(options.folder, options.output)
+        page = write_report(options.folder, options.output, options.mini_generation_epochs)
     except InputError as error:
         sys.exit(f"python -m lstsd_hf.dynamics: error: {error}")
     print(f"Wrote {page}. Open it in a browser; it needs no network.")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Observer
-from lstsd_hf.dynamics import History, statistics
+from lstsd_hf.dynamics import History, measures, statistics
 from lstsd_hf.dynamics.files import epoch_paths
 from lstsd_hf.errors import InputError
 from tests import helpers
@@ -119,3 +119,39 @@ def test_label_errors_are_ranked_by_the_history(make_args):
     assert [candidate.index for candidate in ranking] == table["index"].tolist()
     assert [candidate.text for candidate in ranking] == table["text"].tolist()
     assert [1 - c.given_probability for c in ranking] == pytest.approx(table["suspicion"].tolist(), abs=1e-6)
+
+
+def test_trackers_get_the_terms_and_the_suspects(make_args, tmp_path):
+    """What `report_to` names is told what the log says; here TensorBoard, read back."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make_trainer(
+        make_args, LSTSDConfig(mini_generation_epochs=1), report_to=["tensorboard"], logging_strategy="epoch"
+    )
+    trainer.train()
+    (file,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file.parent))
+    events.Reload()
+    names = ("loss", "loss_base", "loss_short", "loss_long", "teacher_agreement_short", "dynamics_suspects")
+    for name in names:
+        logged = [entry[name] for entry in trainer.state.log_history if name in entry]
+        assert len(logged) >= 3, name
+        assert [event.value for event in events.Scalars(f"train/{name}")] == pytest.approx(logged), name
+
+
+def test_threshold_samples_find_wrong_labels(make_args):
+    """Pleiss et al.'s whole procedure: an extra label for some rows, two runs that judge each other's rows."""
+    data = make_examples(240, seed=3)
+    is_wrong = np.arange(240) % 6 == 0
+    data = [row | {"labels": int(row["labels"] ^ wrong)} for row, wrong in zip(data, is_wrong, strict=True)]
+    given = np.array([row["labels"] for row in data])
+    is_suspect = np.zeros(240, dtype=bool)
+    for seed in (0, 1):
+        rows = measures.threshold_rows(given, num_labels=2, seed=seed)
+        extra = [row | {"labels": 2} if index in rows else row for index, row in enumerate(data)]
+        model = make_model(num_labels=3, dropout=0.0)
+        options = {"num_train_epochs": 6, "per_device_train_batch_size": 16, "logging_strategy": "no"}
+        trainer = make_trainer(make_args, model=model, train_dataset=extra, **options)
+        trainer.train()
+        is_suspect |= measures.aum_suspects(History.read(trainer.dynamics_folder), rows)
+    assert is_suspect[is_wrong].mean() > is_suspect[~is_wrong].mean() + 0.1

@@ -168,6 +168,34 @@ def test_the_page_in_a_browser(tmp_path, browse):
 
 
 @in_a_browser
+def test_both_teachers_beside_the_model(tmp_path, browse):
+    record(tmp_path, 40)
+    main(["report", str(tmp_path), "--mini_generation_epochs", "2"])
+    driver = browse(tmp_path / "report" / "report.html")
+    history = History.read(tmp_path)
+    own = history.given_probabilities[:, statistics(history)["suspicion"].argmax()]
+    expected = {"own": own, "short": own[[1, 2, 3, 4]], "long": own[[1, 1, 3, 3]]}
+    for name, values in expected.items():
+        line = driver.execute_script(f"return document.querySelector('#rows polyline.{name}').getAttribute('points')")
+        heights = np.array([float(point.split(",")[1]) for point in line.split()])
+        np.testing.assert_allclose((21 - heights) / 20, values, atol=0.01)
+    assert "6 epochs" in driver.page_source
+    with pytest.raises(SystemExit, match="`mini_generation_epochs` must be at least 1, got 0"):
+        main(["report", str(tmp_path), "--mini_generation_epochs", "0"])
+
+
+@in_a_browser
+def test_a_page_of_labels_judged_out_of_sample(tmp_path, browse):
+    given = np.arange(40) % 2
+    log_probs = torch.randn(40, 2).log_softmax(-1).numpy()
+    write_epoch(epoch_path(tmp_path, 0), EpochTable(log_probs, given, out_of_sample=True))
+    driver = browse(write_report(tmp_path))
+    assert "40 examples, cross-validated, 2 labels." in driver.page_source
+    assert "Out of sample: by models that did not train on these examples." in driver.page_source
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@in_a_browser
 @pytest.mark.slow
 def test_a_page_of_sst2s_size(tmp_path, browse):
     page = write_report(record(tmp_path, 67_349, epochs=10))

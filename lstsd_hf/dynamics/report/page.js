@@ -52,19 +52,30 @@
     band.setAttribute("height", height);
     band.setAttribute("fill", "#9994");
     svg.append(band);
-    const points = [];
-    for (let epoch = 0; epoch < epochs; epoch += 1) {
-      const step = courses[row * epochs + epoch];
-      if (step) points.push(`${x(epoch).toFixed(1)},${(height - 1 - ((step - 1) / 254) * (height - 2)).toFixed(1)}`);
-    }
-    const line = document.createElementNS(SVG, "polyline");
-    line.setAttribute("points", points.join(" "));
-    line.setAttribute("fill", "none");
-    line.setAttribute("stroke", "#2563eb");
-    line.setAttribute("stroke-width", "1.5");
-    svg.append(line);
+    // The line of what was said in `source(epoch)`, drawn at each epoch from `begin` on.
+    const draw = (name, colour, begin, source) => {
+      const points = [];
+      for (let epoch = begin; epoch < epochs; epoch += 1) {
+        const step = courses[row * epochs + source(epoch)];
+        if (step) points.push(`${x(epoch).toFixed(1)},${(height - 1 - ((step - 1) / 254) * (height - 2)).toFixed(1)}`);
+      }
+      const line = document.createElementNS(SVG, "polyline");
+      line.setAttribute("class", name);
+      line.setAttribute("points", points.join(" "));
+      line.setAttribute("fill", "none");
+      line.setAttribute("stroke", colour);
+      line.setAttribute("stroke-width", name === "own" ? "1.5" : "1");
+      svg.append(line);
+    };
     const title = document.createElementNS(SVG, "title");
-    title.textContent = "probability of the given label over the epochs";
+    title.textContent = "probability of the given label over the epochs (blue)";
+    const length = data.mini_generation_epochs;
+    if (length) {
+      draw("long", "#dc2626", length, (epoch) => Math.floor(epoch / length) * length - 1);
+      draw("short", "#16a34a", length, (epoch) => epoch - 1);
+      title.textContent += ", and what the short-term (green) and the long-term teacher (red) said";
+    }
+    draw("own", "#2563eb", 0, (epoch) => epoch);
     svg.append(title);
     return svg;
   }

@@ -19,16 +19,18 @@ BINS = 10
 LEAST_IN_BIN = 10
 
 
-def page(history: History, table: pd.DataFrame) -> str:
+def page(history: History, table: pd.DataFrame, mini_generation_epochs: int | None = None) -> str:
     """The content of `report.html`.
 
     Args:
         history: The recorded run.
         table: What `statistics` returned of it.
+        mini_generation_epochs: E of LSTSD, to show what its two teachers said; `None` for other methods.
     """
     template = files(__package__).joinpath("template.html").read_text(encoding="utf-8")
     style, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    parts = {"STYLE": style, "DATA": _as_script(_data(history, table)), "PLOTLY": get_plotlyjs(), "SCRIPT": script}
+    data = _data(history, table) | {"mini_generation_epochs": mini_generation_epochs}
+    parts = {"STYLE": style, "DATA": _as_script(data), "PLOTLY": get_plotlyjs(), "SCRIPT": script}
     # In one go: a text of the data may look like the place of another part.
     return re.sub(r"/\*([A-Z]+)\*/", lambda match: parts[match[1]], template)
 

@@ -10,19 +10,24 @@ from .figures import data_map, learning_curves
 from .page import page
 
 
-def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
+def write_report(
+    folder: str | Path, output: str | Path | None = None, mini_generation_epochs: int | None = None
+) -> Path:
     """Writes `report.html`, `statistics.csv`, `statistics.parquet`, `data_map.png` and `curves.png`.
 
     Args:
         folder: A recorded run, `<output_dir>/dynamics`.
         output: Where to write; `None` is `folder/report`.
+        mini_generation_epochs: E of LSTSD, to show what its two teachers said; `None` for other methods.
 
     Returns:
         The page: one file that loads nothing.
 
     Raises:
-        InputError: If the folder is no recorded run, or no example of it has a label.
+        InputError: If the folder is no recorded run, no example of it has a label, or E is less than 1.
     """
+    if mini_generation_epochs is not None and mini_generation_epochs < 1:
+        raise InputError(f"`mini_generation_epochs` must be at least 1, got {mini_generation_epochs}.")
     history = History.read(folder)
     table = statistics(history)
     if not table["suspicion"].notna().any():
@@ -38,5 +43,5 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
             figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
     path = output / "report.html"
     with replacing(path) as temporary:
-        temporary.write_text(page(history, table), encoding="utf-8")
+        temporary.write_text(page(history, table, mini_generation_epochs), encoding="utf-8")
     return path
