@@ -18,6 +18,8 @@ from .methods.cyclic import CyclicConfig as CyclicConfig
 from .methods.cyclic import CyclicTeacher as CyclicTeacher
 from .methods.dlb import DLB as DLB
 from .methods.dlb import DLBConfig as DLBConfig
+from .methods.elr import ELR as ELR
+from .methods.elr import ELRConfig as ELRConfig
 from .methods.label_smoothing import LabelSmoothing as LabelSmoothing
 from .methods.label_smoothing import LabelSmoothingConfig as LabelSmoothingConfig
 from .methods.lstsd import LSTSD as LSTSD
@@ -28,8 +30,12 @@ from .methods.lstsd_single import LSTSDSingle as LSTSDSingle
 from .methods.lstsd_single import LSTSDSingleConfig as LSTSDSingleConfig
 from .methods.mean_teacher import MeanTeacher as MeanTeacher
 from .methods.mean_teacher import MeanTeacherConfig as MeanTeacherConfig
+from .methods.ps_kd import PSKD as PSKD
+from .methods.ps_kd import PSKDConfig as PSKDConfig
 from .methods.r_drop import RDrop as RDrop
 from .methods.r_drop import RDropConfig as RDropConfig
+from .methods.sat import SAT as SAT
+from .methods.sat import SATConfig as SATConfig
 from .methods.snapshot_distillation import SnapshotDistillation as SnapshotDistillation
 from .methods.snapshot_distillation import SnapshotDistillationConfig as SnapshotDistillationConfig
 from .methods.snapshot_ensemble import SnapshotEnsemble as SnapshotEnsemble

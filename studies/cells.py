@@ -129,6 +129,14 @@ def dynamics() -> Iterator[Command]:
         yield Command("dynamics", "trec", settings, "vanilla", FIVE, rate)
 
 
+def targets() -> Iterator[Command]:
+    """Methods with targets of their own, in a1's cells."""
+    for rate in RATES:
+        for task in TASKS:
+            settings = f"{MLP} --learning_rate 1e-3 --num_train_epochs 30"
+            yield Command("mlp_targets", task, settings, "ps_kd elr sat", FIVE, rate)
+
+
 def a4() -> Iterator[Command]:
     """At the learning rate and dropout that the searches of a1 found; these must be among the records."""
     tuned = {(cell.rate, cell.task): cell.groups.get("vanilla-tuned") for cell in cells("mlp")}
@@ -296,7 +304,7 @@ CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
     for cell in (
         *(a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
-        *(l3, l3_short, dynamics),
+        *(l3, l3_short, dynamics, targets),
         *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large),
     )
 }

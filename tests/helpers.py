@@ -134,7 +134,7 @@ every_distilling_method = pytest.mark.parametrize("config_class", DISTILLING, id
 def active(config_class):
     """Options under which a method acts early: periods of one or two epochs, no ramp-up."""
     fields = {field.name for field in dataclasses.fields(config_class) if field.init}
-    early = {"mini_generation_epochs": 2, "cycle_epochs": 2, "rampup_epochs": 0.0}
+    early = {"mini_generation_epochs": 2, "cycle_epochs": 2, "rampup_epochs": 0.0, "warmup_epochs": 1}
     return config_class(**{name: value for name, value in early.items() if name in fields})
 
 

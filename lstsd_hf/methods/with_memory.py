@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..memory import ExampleMemory
@@ -68,6 +69,21 @@ class MemoryTeacher(ConfiguredTeacher):
             context = self.context
             self.memory = self.memory_class.for_rows(context.num_examples, rows, context.memory_device)
         self.memory.stage(indices, rows)
+
+    def recall(self, batch: TrainingBatch, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What the memory's first table has of a batch.
+
+        Args:
+            batch: The batch.
+            like: A tensor of the shape and kind of the rows, `(batch_size, num_columns)`.
+
+        Returns:
+            The rows, zeros where an example has none, and which examples have one, bool `(batch_size,)`.
+        """
+        if self.memory is None:
+            return torch.zeros_like(like), torch.zeros(len(like), dtype=torch.bool, device=like.device)
+        rows, written = self.memory.read(batch.indices)
+        return rows[0], written[0]
 
     def log_metrics(self) -> dict[str, float]:
         return {} if self.memory is None else {"teacher_coverage": self.memory.coverage}

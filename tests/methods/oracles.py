@@ -493,3 +493,143 @@ def train_r_drop(model, epochs, optimizer, scheduler, *, alpha, official_bert, m
                     loss = loss + alpha / 2 * both / (1 if official_bert else size)
             losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
         yield epoch, losses, {}
+
+
+def _one_hot(label, row):
+    """Distribution over the classes of `row`, all of it on `label`."""
+    target = torch.zeros_like(row)
+    target[label] = 1.0
+    return target
+
+
+def _soft_cross_entropy(target, log_p):
+    """-sum over classes of target log p, for one row."""
+    total = 0.0
+    for target_k, log_p_k in zip(target, log_p, strict=True):
+        total = total - target_k * log_p_k
+    return total
+
+
+def train_ps_kd(model, epochs, optimizer, scheduler, *, alpha, max_grad_norm=1.0):
+    """Trains `model` by progressive self-knowledge distillation (arXiv 2006.12000).
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch; how many there are sets the slope of the weight.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        alpha: Weight, in the last epoch, of the softmax of the logits an example had at its appearance before; it
+            grows linearly from alpha / (number of epochs) in the first epoch. Zero leaves it out, with its table.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, targets)`, where targets is example id -> stored logits for the next epoch.
+    """
+    stored = {}  # P, as logits
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        drawn = {}  # example id -> logits produced in this epoch
+        alpha_t = alpha * (epoch + 1) / len(epochs)
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            if alpha == 0:
+                loss = _cross_entropy_sum(logits, labels) / size
+            else:
+                loss = 0.0
+                for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
+                    target = _one_hot(label, row)
+                    if index in stored:
+                        target = (1 - alpha_t) * target + alpha_t * torch.softmax(stored[index], dim=-1)
+                    loss = loss + _soft_cross_entropy(target, torch.log_softmax(row, dim=-1)) / size
+                for index, row in zip(indices, logits, strict=True):
+                    drawn[index] = row.detach().clone()  # the forward made before the update
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+
+        for index, row in drawn.items():  # examples not drawn keep what they had
+            stored[index] = row
+        yield epoch, losses, {index: row.clone() for index, row in stored.items()}
+
+
+def train_elr(model, epochs, optimizer, scheduler, *, beta, weight, max_grad_norm=1.0):
+    """Trains `model` by early-learning regularization (arXiv 2007.00151).
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        beta: Decay of an example's target, which starts at zeros and is moved in the step before its use.
+        weight: Weight of the mean of log(1 - <target, p>), lambda in the paper; zero leaves it out, with its table.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, targets)`, where targets is example id -> target, for the examples drawn so far.
+    """
+    table = {}  # t
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            loss = _cross_entropy_sum(logits, labels) / size
+            if weight != 0:
+                for index, row in zip(indices, logits, strict=True):
+                    p = torch.clamp(torch.softmax(row, dim=-1), 1e-4, 1 - 1e-4)
+                    fixed = p.detach()
+                    before = table.get(index, torch.zeros_like(fixed))
+                    table[index] = beta * before + (1 - beta) * fixed / fixed.sum()
+                    inner = 0.0
+                    for t_k, p_k in zip(table[index], p, strict=True):
+                        inner = inner + t_k * p_k  # the gradient goes through p only
+                    loss = loss + weight * torch.log(1 - inner) / size
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+        yield epoch, losses, {index: row.clone() for index, row in table.items()}
+
+
+def train_sat(model, epochs, optimizer, scheduler, *, momentum, warmup_epochs, max_grad_norm=1.0):
+    """Trains `model` by self-adaptive training (arXiv 2002.10319).
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        momentum: Decay of an example's target, which starts as its one-hot label and is moved in the step before
+            its use; 1 would keep it there, and leaves the targets out, with their table.
+        warmup_epochs: Epochs of plain cross-entropy at the start, in which no target moves.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, targets)`, where targets is example id -> target, for the examples drawn so far after the
+        warm-up; the others' are still their one-hot labels.
+    """
+    table = {}  # t, where it has left the label
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            if momentum == 1 or epoch < warmup_epochs:
+                loss = _cross_entropy_sum(logits, labels) / size
+            else:
+                weighted_sum, weight_sum = 0.0, 0.0
+                for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
+                    before = table[index] if index in table else _one_hot(label, row)
+                    table[index] = momentum * before + (1 - momentum) * torch.softmax(row.detach(), dim=-1)
+                    weight = max(table[index].tolist())
+                    cross_entropy = _soft_cross_entropy(table[index], torch.log_softmax(row, dim=-1))
+                    weighted_sum = weighted_sum + weight * cross_entropy
+                    weight_sum = weight_sum + weight
+                loss = weighted_sum / weight_sum
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+        yield epoch, losses, {index: row.clone() for index, row in table.items()}

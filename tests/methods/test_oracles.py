@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from lstsd_hf import (
     METHODS,
     DLBConfig,
+    ELRConfig,
     LabelSmoothingConfig,
     LSTSDConfig,
     LSTSDNoLongConfig,
@@ -18,7 +19,9 @@ from lstsd_hf import (
     LSTSDTrainer,
     MeanTeacherConfig,
     ModelCopy,
+    PSKDConfig,
     RDropConfig,
+    SATConfig,
     SnapshotDistillationConfig,
     SnapshotEnsembleConfig,
     TemporalEnsembleConfig,
@@ -292,6 +295,32 @@ def test_label_smoothing(make_args):
 def test_r_drop(make_args, official_bert):
     options = {"alpha": 0.7, "official_bert": official_bert}
     compare(make_args, RDropConfig(**options), oracles.train_r_drop, options, check_targets=no_targets)
+
+
+def same_rows(state, targets, epoch):
+    """A table of the memory, in which an example without a row has no entry."""
+    rows, written = (state["rows"][0], state["written"][0]) if targets or state else (torch.zeros(0), torch.zeros(0))
+    assert sorted(targets) == written.nonzero().flatten().tolist()
+    for index, row in targets.items():
+        torch.testing.assert_close(rows[index].double(), row, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("alpha", [0.8, 1.0])
+def test_ps_kd(make_args, alpha):
+    compare(make_args, PSKDConfig(alpha=alpha), oracles.train_ps_kd, {"alpha": alpha}, check_targets=same_rows)
+
+
+@pytest.mark.parametrize(("decay", "weight"), [(0.7, 3.0), (0.0, 1.0)])
+def test_elr(make_args, decay, weight):
+    config = ELRConfig(target_decay=decay, regularization_weight=weight)
+    compare(make_args, config, oracles.train_elr, {"beta": decay, "weight": weight}, check_targets=same_rows)
+
+
+@pytest.mark.parametrize(("momentum", "warmup"), [(0.9, 2), (0.6, 0)])
+def test_sat(make_args, momentum, warmup):
+    config = SATConfig(target_momentum=momentum, warmup_epochs=warmup)
+    options = {"momentum": momentum, "warmup_epochs": warmup}
+    compare(make_args, config, oracles.train_sat, options, check_targets=same_rows)
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"vanilla", "lstsd", "lstsd_no_long", "lstsd_no_short"}))
