@@ -300,12 +300,30 @@ def gpu_large() -> Iterator[Command]:
             yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
 
 
+def gpu_noisy() -> Iterator[Command]:
+    """G1's runs of the paper's length with wrong labels."""
+    several = f"vanilla lstsd temporal_ensemble mean_teacher label_smoothing {MATCHED}"
+    for rate in NOISY_RATES:
+        for task in GPU_TASKS:
+            for methods in (several, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
+                yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE, rate)
+
+
+def gpu_base() -> Iterator[Command]:
+    """A base-size encoder, joined by pack.py: the paper's Table 2 as far as it can be had."""
+    base = GPU.replace("minilm-bf16", "encoder-bf16")
+    others = "mean_teacher snapshot_ensemble temporal_ensemble snapshot_distillation label_smoothing"
+    for methods in ("vanilla lstsd", others):
+        for task in ("rte", "mrpc", "cola"):
+            yield Command("gpu_base", task, f"{base} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
+
+
 CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
     for cell in (
         *(a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
         *(l3, l3_short, dynamics, targets),
-        *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large),
+        *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large, gpu_noisy, gpu_base),
     )
 }
 
