@@ -1,6 +1,6 @@
 """Which training examples are probably mislabelled, by what a memory predicts for them."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ def rank_label_errors(
     Raises:
         InputError: If an example has no label that is a class.
     """
-    examples = _examples(dataset)
+    examples = list(_examples(dataset))
     labels = torch.tensor([_label_of(example, (*label_names, *LABEL_NAMES)) for example in examples])
     probabilities = probabilities.cpu()
     written = written.cpu() & (labels >= 0) & (labels < probabilities.size(1))
@@ -121,10 +121,10 @@ def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[in
     }
 
 
-def _examples(dataset: Any) -> list[Mapping[str, Any]]:
+def _examples(dataset: Any) -> Iterator[Mapping[str, Any]]:
     # Iterating over a `datasets.Dataset` is much faster than indexing it.
     rows = dataset if hasattr(dataset, "column_names") else (dataset[row] for row in range(len(dataset)))
-    return [row if isinstance(row, Mapping) else getattr(row, "__dict__", {}) for row in rows]
+    return (row if isinstance(row, Mapping) else getattr(row, "__dict__", {}) for row in rows)
 
 
 def _label_of(example: Mapping[str, Any], names: Sequence[str]) -> int:
@@ -134,7 +134,7 @@ def _label_of(example: Mapping[str, Any], names: Sequence[str]) -> int:
         if number != label:
             raise ValueError("not a whole number")
         return number
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"A training example must have a class as one of {', '.join(dict.fromkeys(names))}, got {label!r} among "
             f"{sorted(example)}."

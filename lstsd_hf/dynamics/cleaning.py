@@ -16,8 +16,8 @@ def suspects(history: History, count: int | None = None) -> pd.DataFrame:
 
     Args:
         history: The recorded run.
-        count: How many; `None` is the number of wrong labels that the confident joint estimates, which is too low
-            unless the history is out of sample: look at the examples before you act on it.
+        count: How many; `None` is the number of wrong labels that the confident joint estimates, which may be far
+            off unless the history is out of sample: look at the examples before you act on it.
 
     Returns:
         Rows of `statistics`, the most suspicious first.

@@ -1,6 +1,9 @@
 """Predictions for the training examples by models that did not train on them."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +11,19 @@ import numpy as np
 import torch
 from transformers import Trainer
 
-from ..distributed import rank
+from ..distributed import is_distributed, rank
 from ..errors import InputError
 from ..label_errors import example_labels, example_texts, select_rows
-from .files import EXAMPLES_NAME, EpochTable, epoch_path, read_epoch, read_examples, write_epoch, write_examples
+from .files import (
+    EXAMPLES_NAME,
+    EpochTable,
+    epoch_path,
+    epoch_paths,
+    read_epoch,
+    read_examples,
+    write_epoch,
+    write_examples,
+)
 from .history import History
 
 
@@ -26,13 +38,14 @@ def cross_validate(
     """Trains a model on all folds but one, has it predict that one, and does so for each fold.
 
     Use it for a claim about how many labels are wrong. The predictions of a training are in-sample: they rank labels
-    at no cost, but believe too many of them. This costs `num_folds` trainings.
+    at no cost, but what they count may be far off. This costs `num_folds` trainings.
 
     A finished fold is a file in `folder`; called again, what is there is kept. `folder` is then a history of one epoch
     for all of `lstsd_hf.dynamics`, its report too.
 
     Args:
-        make_trainer: Gets the examples to train on and returns a trainer of a new model, of any `Trainer` class.
+        make_trainer: Gets the examples to train on and returns a trainer of a new model, of any `Trainer` class, with
+            an `output_dir` of its own, which each fold overwrites.
         dataset: The training set as the trainer takes it: a `datasets.Dataset`, or a sequence of mappings.
         folder: Where to write.
         num_folds: Parts of the training set, each with the same share of every label.
@@ -54,26 +67,26 @@ def cross_validate(
         >>> history.log_probs.shape == (1, len(data), 2), history.out_of_sample
         (True, True)
     """
-    folder = Path(folder)
-    labels = np.array(example_labels(dataset))
+    folder, labels = Path(folder), np.array(example_labels(dataset))
     if not 2 <= num_folds <= len(labels):
         raise InputError(f"`num_folds` must be from 2 to {len(labels)}, the number of examples, got {num_folds}.")
     texts = list(texts) if texts is not None else example_texts(dataset)
+    if len(texts) != len(labels):
+        raise InputError(f"`texts` must have one for each of {len(labels)} examples, got {len(texts)}.")
     _check_folder(folder, texts)
-    folds = _folds(labels, num_folds, seed)
+    folds, digest = _folds(labels, num_folds, seed), _digest(labels, texts, seed)
     tables = []
     for fold in range(num_folds):
-        path = folder / f"fold-{fold + 1}-of-{num_folds}-seed-{seed}.parquet"
+        path = folder / f"fold-{fold + 1}-of-{num_folds}-{digest}.parquet"
         if not path.is_file():
-            trainer = make_trainer(select_rows(dataset, np.flatnonzero(folds != fold)))
-            trainer.train()
-            log_probs = _predicted(trainer, dataset, np.flatnonzero(folds == fold))
+            log_probs, label_names = _judged(make_trainer, dataset, labels, folds == fold)
             if rank() == 0:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_examples(folder / EXAMPLES_NAME, texts, _label_names(trainer))
+                write_examples(folder / EXAMPLES_NAME, texts, label_names)
                 write_epoch(path, EpochTable(log_probs, labels, out_of_sample=True))
-            trainer.accelerator.wait_for_everyone()
-        tables.append(_checked(path, labels))
+            if is_distributed():
+                torch.distributed.barrier()
+        tables.append(read_epoch(path))
     whole = np.nanmax([table.log_probs for table in tables], axis=0)
     if rank() == 0:
         write_epoch(epoch_path(folder, 0), EpochTable(whole, labels, out_of_sample=True))
@@ -89,33 +102,56 @@ def _folds(labels: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
     return folds
 
 
-def _predicted(trainer: Trainer, dataset: Any, rows: np.ndarray) -> np.ndarray:
-    """Log-probabilities `(num_examples, num_labels)` of some examples, NaN for the others."""
-    outputs = trainer.predict(select_rows(dataset, rows)).predictions
+def _digest(labels: np.ndarray, texts: list[str | None], seed: int) -> str:
+    """Of what the folds depend on: a fold of other labels is not taken for one of these."""
+    return hashlib.sha256(json.dumps([labels.tolist(), texts, seed]).encode()).hexdigest()[:10]
+
+
+def _judged(
+    make_trainer: Callable[[Any], Trainer], dataset: Any, labels: np.ndarray, held_out: np.ndarray
+) -> tuple[np.ndarray, list[str] | None]:
+    """Log-probabilities `(num_examples, num_labels)` of the held-out examples, NaN for the others; names of labels."""
+    rows = np.flatnonzero(held_out)
+    trainer = make_trainer(select_rows(dataset, np.flatnonzero(~held_out)))
+    trainer.train()
+    with _all_rows_in_order(trainer):
+        outputs = trainer.predict(select_rows(dataset, rows)).predictions
     logits = torch.as_tensor(outputs[0] if isinstance(outputs, tuple) else outputs)
-    if not logits.isfinite().all():
+    if logits.dim() != 2 or len(logits) != len(rows) or logits.size(1) <= labels.max():
+        raise InputError(
+            f"`predict` of a fold's trainer must return logits ({len(rows)}, num_labels) for labels up to "
+            f"{labels.max()}, got {tuple(logits.shape)}. Leave out `preprocess_logits_for_metrics`, "
+            "`prediction_loss_only` and `batch_eval_metrics`."
+        )
+    # Labels may be excluded with -inf; something must be left.
+    largest = logits.float().amax(dim=-1)
+    if not (largest - largest == 0).all():
         raise InputError(
             "A fold's outputs must be finite, got NaN or infinity: its training diverged. Lower the learning rate."
         )
-    log_probs = np.full((len(dataset), logits.size(-1)), np.nan, dtype=np.float32)
+    log_probs = np.full((len(labels), logits.size(1)), np.nan, dtype=np.float32)
     log_probs[rows] = logits.float().log_softmax(dim=-1).numpy()
-    return log_probs
-
-
-def _label_names(trainer: Trainer) -> list[str] | None:
     names = getattr(getattr(trainer.model, "config", None), "id2label", None)
-    return [str(names[index]) for index in sorted(names)] if names else None
+    return log_probs, [str(names[index]) for index in sorted(names)] if names else None
+
+
+@contextmanager
+def _all_rows_in_order(trainer: Trainer) -> Iterator[None]:
+    """Trainer would sort predictions too where it groups by length, and drop a last batch."""
+    args = trainer.args
+    before = args.train_sampling_strategy, args.dataloader_drop_last
+    args.train_sampling_strategy, args.dataloader_drop_last = "random", False
+    try:
+        yield
+    finally:
+        args.train_sampling_strategy, args.dataloader_drop_last = before
 
 
 def _check_folder(folder: Path, texts: list[str | None]) -> None:
     path = folder / EXAMPLES_NAME
-    if path.is_file() and read_examples(path)[0] != texts:
-        raise InputError(f"{folder} must be empty or hold the folds of these examples, found others. Use another one.")
-
-
-def _checked(path: Path, labels: np.ndarray) -> EpochTable:
-    table = read_epoch(path)
-    own = ~np.isnan(table.log_probs[:, 0])
-    if len(table.given) != len(labels) or (table.given[own] != labels[own]).any():
-        raise InputError(f"{path} must be a fold of these examples, found other labels. Use another folder.")
-    return table
+    has_others = path.is_file() and read_examples(path)[0] != texts
+    if has_others or any(not read_epoch(epoch).out_of_sample for epoch in epoch_paths(folder)):
+        raise InputError(
+            f"{folder} must be empty or hold the folds of these examples, found "
+            f"{'others' if has_others else 'a recorded training'}. Use another one."
+        )

@@ -123,8 +123,8 @@ class History:
         """
         if not self.out_of_sample:
             warnings.warn(
-                f"{number} of a training are in-sample: the model has trained on the examples that it judges and "
-                "believes too many wrong labels. They rank labels; for a claim use `cross_validate`.",
+                f"{number} of a training are in-sample: the model has trained on the examples that it judges. They "
+                "rank labels, but may be far off; for a claim use `cross_validate`.",
                 InSampleWarning,
                 stacklevel=3,
             )

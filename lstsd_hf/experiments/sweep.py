@@ -74,6 +74,8 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
             f"`sweep` must run on one process, got {run.args.world_size}. Start it without torchrun; several "
             "such processes can share `sweep_storage`."
         )
+    # What judges labels does not change the score.
+    run = dataclasses.replace(run, cross_validate=0, record_dynamics=False)
     name = _study_name(run)
     path = root / f"{name}-{trials}.json"
     if path.exists():

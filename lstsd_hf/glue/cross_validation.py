@@ -35,6 +35,7 @@ def judge_labels(prepared: Prepared, untrained: PreTrainedModel, run: GlueRun, f
     args = copy.copy(run.args)
     args.output_dir = str(output / "training")
     args.eval_strategy, args.save_strategy, args.load_best_model_at_end = IntervalStrategy.NO, SaveStrategy.NO, False
+    args.eval_on_start, args.push_to_hub, args.report_to = False, False, []
 
     def make_trainer(rows: Any) -> GlueTrainer:
         logger.info(f"Cross-validation: training on {len(rows)} of {len(data)} examples.")

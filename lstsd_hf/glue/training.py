@@ -77,12 +77,14 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
                 write_submission(trainer, split, run.task, folder / run.task.submission_name(name))
             elif name.startswith("validation_"):
                 other_splits[name] = _scores(trainer, split)
+    trainer.save_model()
+    seconds = time.perf_counter() - start
+    with prepared.training_form():
         out_of_sample = judge_labels(prepared, untrained, run, folder) if run.cross_validate else None
         label_errors = (
             find_label_errors(trainer, prepared, run, folder, out_of_sample) if run.options.label_noise else None
         )
-    trainer.save_model()
-    results = results_of(run, trainer, time.perf_counter() - start, resumed=checkpoint is not None)
+    results = results_of(run, trainer, seconds, resumed=checkpoint is not None)
     results["seconds_per_epoch"] = float(np.mean(timer.seconds)) if timer.seconds else None
     if trainer.is_world_process_zero():
         results |= {"label_errors": label_errors} | ({"other_splits": other_splits} if other_splits else {})

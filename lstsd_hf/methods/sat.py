@@ -127,20 +127,29 @@ class SAT(MemoryTeacher):
         if not self._adapts:
             return 1.0
         targets, labels = self.rows(batch), label_distribution(batch)
-        weights = targets.amax(dim=-1)
-        labelled = (weights > 0).sum()
-        return weights * (labelled / weights.sum()) * (targets * labels).sum(dim=-1)
+        weights = _normalised(targets.amax(dim=-1)) * (targets * labels).sum(dim=-1)
+        # An example without a label has no loss; it must not change the mean where only that is known.
+        is_labelled = labels.sum(dim=-1) > 0
+        mean = weights.sum() / len(weights)
+        weights = weights * (is_labelled.sum() / len(weights))
+        return torch.where(is_labelled, weights, mean)
 
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
-        if not self._adapts:
+        if self.config.target_momentum == 1:
             return {}
         check_one_label(batch, self.config.name)
         targets, labels = self.rows(batch), label_distribution(batch)
-        weights = targets.amax(dim=-1)
+        if not self._adapts:
+            return {}
         losses = batch.problem_type.cross_entropy_to(batch.student_logits, (targets * (1.0 - labels)).log())
         agreement = batch.problem_type.agreement(batch.student_logits, targets)
-        return {"corrected": DistillationTerm(weights * (len(weights) / weights.sum()) * losses, 1.0, agreement)}
+        return {"corrected": DistillationTerm(_normalised(targets.amax(dim=-1)) * losses, 1.0, agreement)}
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The targets."""
         return None if self.memory is None else (self.memory.latest, self.memory.written)
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    """Weights `(batch_size,)` with a mean of 1; zeros where all are."""
+    return weights * (len(weights) / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny))

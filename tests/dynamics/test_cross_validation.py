@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Trainer
+from transformers import DataCollatorWithPadding, Trainer
 
 from lstsd_hf.dynamics import History, InSampleWarning, cross_validate, suspects, to_cleanlab
 from lstsd_hf.dynamics.cross_validation import _folds
+from lstsd_hf.dynamics.files import EpochTable, write_epoch
 from lstsd_hf.errors import InputError
-from tests.helpers import HAND, history_of, make_examples, make_model
+from tests.helpers import HAND, history_of, make_examples, make_model, tokenizer
 
 ROWS = [{"text": f"text {row}", "label": row % 3} for row in range(20)]
 
@@ -22,11 +23,11 @@ class Memoriser:
     """A trainer whose model is sure of what it has trained on, and of label 0 elsewhere."""
 
     model = None
-    accelerator = SimpleNamespace(wait_for_everyone=lambda: None)
     trainings = 0
 
     def __init__(self, rows):
         self.rows = [rows[index] for index in range(len(rows))]
+        self.args = SimpleNamespace(train_sampling_strategy="random", dataloader_drop_last=False)
 
     def train(self):
         type(self).trainings += 1
@@ -91,24 +92,75 @@ def test_finished_folds_are_kept(tmp_path):
     np.testing.assert_array_equal(history.log_probs, whole.log_probs)
 
 
-def test_what_cannot_be_is_refused(tmp_path):
+def test_a_fold_of_other_labels_is_not_taken_for_one_of_these(tmp_path):
+    """A label that was corrected between two calls moves other examples to other folds."""
+
+    class Stops(Memoriser):
+        trainings = 0
+
+        def train(self):
+            super().train()
+            if self.trainings == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(Stops, ROWS, tmp_path, num_folds=4)
+    corrected = [*ROWS[:-1], ROWS[-1] | {"label": 2}]
+    history = cross_validate(Memoriser, corrected, tmp_path, num_folds=4)
+    assert not np.isnan(history.log_probs).any()
+    assert (history.log_probs[0].argmax(-1) == 0).all()
+    assert history.given[-1] == 2
+
+
+@pytest.mark.parametrize("options", [{"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}])
+def test_predictions_belong_to_their_examples(tmp_path, make_args, options):
+    """Trainer sorts predictions too where it groups by length, and drops a last batch."""
+    rows = [
+        {"input_ids": row["input_ids"][: 3 + index % 5], "labels": row["labels"]}
+        for index, row in enumerate(make_examples(22))
+    ]
+
+    def judged(folder, **options):
+        def make_trainer(data):
+            args = make_args(num_train_epochs=1, learning_rate=0.0, **options)
+            return Trainer(make_model(), args, train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer()))
+
+        return cross_validate(make_trainer, rows, tmp_path / folder, num_folds=2).log_probs
+
+    np.testing.assert_allclose(judged("options", **options), judged("plain"), atol=1e-3)
+
+
+def test_what_cannot_be_is_refused(tmp_path, make_args):
     cross_validate(Memoriser, ROWS, tmp_path, num_folds=4)
     with pytest.raises(InputError, match="must be empty or hold the folds of these examples, found others"):
         cross_validate(Memoriser, ROWS[:-1], tmp_path, num_folds=4)
-    others = [row | {"label": (row["label"] + 1) % 3} for row in ROWS]
-    with pytest.raises(InputError, match="must be a fold of these examples, found other labels"):
-        cross_validate(Memoriser, others, tmp_path, num_folds=4)
     with pytest.raises(InputError, match="`num_folds` must be from 2 to 20, the number of examples, got 21"):
         cross_validate(Memoriser, ROWS, tmp_path, num_folds=21)
+    with pytest.raises(InputError, match="`texts` must have one for each of 20 examples, got 1"):
+        cross_validate(Memoriser, ROWS, tmp_path, texts=["one"])
     with pytest.raises(InputError, match=r"must have a class as .* got 0\.5"):
         cross_validate(Memoriser, [{"text": "", "label": 0.5}] * 4, tmp_path / "numbers")
+    write_epoch(tmp_path / "epoch-0002.parquet", EpochTable(np.zeros((20, 3), np.float32), np.zeros(20, int)))
+    with pytest.raises(InputError, match="found a recorded training"):
+        cross_validate(Memoriser, ROWS, tmp_path, num_folds=4)
 
-    class Diverges(Memoriser):
-        def predict(self, rows):
-            return SimpleNamespace(predictions=np.full((len(rows), 3), np.nan))
+    def predicting(outputs):
+        class Predicts(Memoriser):
+            def predict(self, rows):
+                return SimpleNamespace(predictions=outputs(len(rows)))
+
+        return Predicts
 
     with pytest.raises(InputError, match="outputs must be finite, got NaN or infinity: its training diverged"):
-        cross_validate(Diverges, ROWS, tmp_path / "diverges")
+        cross_validate(predicting(lambda count: np.full((count, 3), np.nan)), ROWS, tmp_path / "nan")
+    for name, outputs in (("argmax", lambda count: np.zeros(count)), ("labels", lambda count: np.zeros((count, 2)))):
+        with pytest.raises(InputError, match=r"must return logits \(4, num_labels\) for labels up to 2, got"):
+            cross_validate(predicting(outputs), ROWS, tmp_path / name)
+    # Labels may be excluded.
+    excluding = predicting(lambda count: np.tile([0.0, -np.inf, 0.0], (count, 1)))
+    assert cross_validate(excluding, ROWS, tmp_path / "mask").log_probs[0, 0].tolist() == pytest.approx(
+        [np.log(0.5), -np.inf, np.log(0.5)], abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("call", [suspects, to_cleanlab])

@@ -323,6 +323,35 @@ def test_sat(make_args, momentum, warmup):
     compare(make_args, config, oracles.train_sat, options, check_targets=same_rows)
 
 
+@pytest.mark.parametrize("is_function", [False, True])
+def test_sat_leaves_out_examples_without_a_label(make_args, is_function):
+    """Also where only the mean of the base loss is known, which is exact for targets close to the labels."""
+
+    def mean_loss(outputs, labels, num_items_in_batch=None):
+        return torch.nn.functional.cross_entropy(outputs["logits"], labels)
+
+    data = make_examples(8, num_labels=3)
+    for row in data[::2]:
+        row["labels"] = -100
+    momentum = 1.0 - 1e-7 if is_function else 0.6
+    trainer = LSTSDTrainer(
+        model=make_model(num_labels=3, dropout=0.0).double(),
+        args=make_args(num_train_epochs=1, learning_rate=0.0, per_device_train_batch_size=8),
+        train_dataset=data,
+        teacher=SATConfig(target_momentum=momentum, warmup_epochs=0),
+        compute_loss_func=mean_loss if is_function else None,
+    )
+    trainer.train()
+    labelled = data[1::2]
+    with torch.no_grad():
+        logits = trainer.model(torch.tensor([row["input_ids"] for row in labelled])).logits
+    p, y = logits.softmax(-1), torch.eye(3, dtype=torch.float64)[[row["labels"] for row in labelled]]
+    t = momentum * y + (1 - momentum) * p
+    w = t.amax(-1)
+    expected = float((w * -(t * p.log()).sum(-1)).sum() / w.sum())
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"vanilla", "lstsd", "lstsd_no_long", "lstsd_no_short"}))
 def test_every_method_has_a_literal_reference(name):
     assert hasattr(oracles, f"train_{name}"), f"write `train_{name}` in tests/methods/oracles.py"
