@@ -105,6 +105,11 @@ def mlp_cells() -> list[Cell]:
     )
 
 
+def l3_cells() -> list[Cell]:
+    """L3's cells, each with its control of fewer epochs."""
+    return with_control(cells("l3"), "vanilla-short", {cell.name: cell.groups["vanilla"] for cell in cells("l3_short")})
+
+
 def cnn_cells(file: str) -> list[Cell]:
     """A2's cells at one of its settings, each with what the search for both found."""
     name = "vanilla-tuned"

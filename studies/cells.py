@@ -36,6 +36,7 @@ L3_DEFAULTS = f"{LSTSD_DEFAULTS} --mini_generation_epochs 2"
 MATCHED_TO_DEFAULTS = "--temporal_ensemble.consistency_weight 2"
 GPU_RATES, GPU_EPOCHS = ("2.5e-5", "5e-5", "1e-4", "2e-4"), (3, 10, 30)
 SEARCHED = ("num_train_epochs", "learning_rate")
+SEVERAL = f"vanilla lstsd temporal_ensemble mean_teacher label_smoothing {MATCHED}"
 CNN_RATES, FITTED_LOSS = (0.03, 0.1, 0.3, 1.0), 0.1
 
 
@@ -294,18 +295,16 @@ def gpu_more() -> Iterator[Command]:
 
 def gpu_large() -> Iterator[Command]:
     """The paper's length on the larger tasks."""
-    several = f"vanilla lstsd temporal_ensemble mean_teacher label_smoothing {MATCHED}"
     for task in ("sst2", "cola"):
-        for methods in (several, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
+        for methods in (SEVERAL, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
             yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
 
 
 def gpu_noisy() -> Iterator[Command]:
     """G1's runs of the paper's length with wrong labels."""
-    several = f"vanilla lstsd temporal_ensemble mean_teacher label_smoothing {MATCHED}"
     for rate in NOISY_RATES:
         for task in GPU_TASKS:
-            for methods in (several, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
+            for methods in (SEVERAL, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
                 yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE, rate)
 
 

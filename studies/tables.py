@@ -35,6 +35,7 @@ CONTROLS = {
 NOISY = 6  # cells of A1
 # A2's cells and seeds, and what its files of records have the CNN run at.
 OF_CNN = {"count": 4, "seeds": 5}
+OF_L3 = {"count": 2, "seeds": 5}
 CNN_SETTINGS = {"cnn": "the paper's settings", "cnn_fitting": "a rate at which it fits"}
 NOT_RUN = "Not run yet."
 # By method: its difference to vanilla and the adjusted p-value.

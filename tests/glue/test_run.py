@@ -641,19 +641,8 @@ def test_labels_are_judged_out_of_sample_on_request(workplace, options, capsys):
     names = sorted(path.name.rpartition("-")[0] or path.stem for path in Path("mine/cross_validation").iterdir())
     assert names == ["epoch", "examples", "fold-1-of-3", "fold-2-of-3", "fold-3-of-3"]
     # The run itself is what it would have been.
-    plain = [
-    plain += ["--output_dir", "plain"]
-        "--method",
-        "vanilla",
-        *options,
-        "--label_noise",
-        "0.2",
-        "--eval_on_start",
-        "true",
-        "--output_dir",
-        "plain",
-    ]
-    cli.main(plain)
+    plain = ["--method", "vanilla", *options, "--label_noise", "0.2", "--eval_on_start", "true"]
+    cli.main([*plain, "--output_dir", "plain"])
     found = json.loads(Path("plain/results.json").read_text())
     assert found["epochs"][-1]["eval_nll"] == results["epochs"][-1]["eval_nll"]
 
