@@ -64,7 +64,8 @@ def full_sentences() -> str:
     ]
     return f"""**In full fine-tuning no gain over a short plain run is shown.** MiniLM, 5 seeds, an NVIDIA
 H200. With 3 epochs, as Trainer has them, the defaults of LSTSD lose to vanilla on {" and ".join(lost)}:
-{tally(short, "tasks")}, adjusted for {count} comparisons. With the paper's 50 epochs, weights and E only {" and ".join(after_long)} was run.
+{tally(short, "tasks")}, adjusted for {count} comparisons.
+With the paper's 50 epochs, weights and E only {" and ".join(after_long)} was run.
 Every row is [below](#minilm-full-fine-tuning-on-a-gpu).
 
 A MiniLM with 3 layers, 6 epochs on CPUs: the paper's LSTSD gains over vanilla on {" and ".join(gained)}:
