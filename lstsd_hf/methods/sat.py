@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from ..distributed import is_distributed, num_processes
 from ..errors import InputError
 from ..memory import LatestMemory
 from ..observers import TrainingBatch
@@ -28,8 +29,8 @@ class SATConfig(TeacherConfig):
             200 in the paper.
 
     Differences from the paper:
-        Weights are normalised over a micro-batch. An example that occurs several times in an epoch is updated once,
-            with the mean of its targets.
+        Weights are normalised over a micro-batch of all processes. An example that occurs several times in an epoch is
+            updated once, with the mean of its targets.
 
     Example:
         >>> SATConfig().target_momentum
@@ -151,5 +152,9 @@ class SAT(MemoryTeacher):
 
 
 def _normalised(weights: Tensor) -> Tensor:
-    """Weights `(batch_size,)` with a mean of 1; zeros where all are."""
-    return weights * (len(weights) / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny))
+    """Weights `(batch_size,)` with a mean of 1, over all processes; zeros where all are."""
+    total = weights.sum()
+    if is_distributed():
+        torch.distributed.all_reduce(total)
+        total = total / num_processes()
+    return weights * (len(weights) / total.clamp(min=torch.finfo(weights.dtype).tiny))
