@@ -40,7 +40,9 @@ def summary(name: str) -> str:
 
 def methods_table(folder: str) -> str:
     """A row for each method, with links to the pages in a folder."""
-    rows = [f"| [`{name}`]({folder}{name}.md) | {summary(name)} |" for name in METHODS]
+    # Links in a summary are relative to its page.
+    summaries = {name: summary(name).replace("](", f"]({folder}") for name in METHODS}
+    rows = [f"| [`{name}`]({folder}{name}.md) | {summaries[name]} |" for name in METHODS]
     return "\n".join(["| method | what it does |", "|---|---|", *rows])
 
 
