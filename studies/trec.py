@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Writes TREC's questions (files without header, `label,question`) as files with columns.
 
-python -m studies.trec ../shared/trec runs/trec
+python -m studies.trec $TREC_DIR runs/trec
 """
 
 import csv

@@ -8,7 +8,7 @@ import pandas as pd
 from ..errors import InputError
 from ..label_errors import LABEL_NAMES, select_rows
 from .history import History
-from .measures import confident_joint, mean_probabilities, statistics, suspicion_window
+from .measures import estimated_label_errors, mean_probabilities, statistics, suspicion_window
 
 
 def suspects(history: History, count: int | None = None) -> pd.DataFrame:
@@ -29,8 +29,7 @@ def suspects(history: History, count: int | None = None) -> pd.DataFrame:
     table = table[table["suspicion"].notna()]
     if count is None:
         history.warn_if_in_sample("Estimated counts of label errors")
-        joint = confident_joint(history.epochs(*suspicion_window(history)))
-        count = int(joint.sum() - np.trace(joint))
+        count = estimated_label_errors(history)
     if not 0 <= count <= len(table):
         raise InputError(f"`count` must be from 0 to {len(table)}, the examples with a label, got {count}.")
     return table.sort_values("suspicion", ascending=False, kind="stable").head(count).reset_index(drop=True)

@@ -14,6 +14,7 @@ from transformers import Trainer
 from ..distributed import is_distributed, rank
 from ..errors import InputError
 from ..label_errors import example_labels, example_texts, select_rows
+from ..student import Student
 from .files import (
     EXAMPLES_NAME,
     EpochTable,
@@ -131,8 +132,7 @@ def _judged(
         )
     log_probs = np.full((len(labels), logits.size(1)), np.nan, dtype=np.float32)
     log_probs[rows] = logits.float().log_softmax(dim=-1).numpy()
-    names = getattr(getattr(trainer.model, "config", None), "id2label", None)
-    return log_probs, [str(names[index]) for index in sorted(names)] if names else None
+    return log_probs, Student(trainer).class_names
 
 
 @contextmanager

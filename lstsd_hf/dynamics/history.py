@@ -116,7 +116,7 @@ class History:
         return np.exp(self.given_log_probs)
 
     def warn_if_in_sample(self, number: str) -> None:
-        """Warns that a number is too good, unless the predictions are out of sample.
+        """Warns that a number may mislead, unless the predictions are out of sample.
 
         Args:
             number: What is made of the predictions.

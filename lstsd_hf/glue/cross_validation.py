@@ -12,7 +12,6 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from ..distributed import rank
 from ..dynamics.cross_validation import cross_validate
 from ..dynamics.history import History
-from ..dynamics.measures import confident_joint
 from ..label_errors import example_texts
 from .preparation import Prepared
 from .run import GlueRun
@@ -53,9 +52,3 @@ def judge_labels(prepared: Prepared, untrained: PreTrainedModel, run: GlueRun, f
     if rank() == 0:
         shutil.rmtree(args.output_dir, ignore_errors=True)
     return history
-
-
-def estimated_errors(history: History) -> dict[str, int]:
-    """How many labels confident learning takes for wrong, `label_errors`, of so many `examples`."""
-    joint = confident_joint(history)
-    return {"examples": int(joint.sum()), "label_errors": int(joint.sum() - joint.trace())}

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction, set_seed
 
+from ..dynamics.measures import estimated_label_errors
 from ..dynamics.recorder import DynamicsRecorder
 from ..label_errors import example_texts
-from .cross_validation import estimated_errors, judge_labels
+from .cross_validation import judge_labels
 from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
 from .preparation import prepare
@@ -89,7 +90,8 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
     if trainer.is_world_process_zero():
         results |= {"label_errors": label_errors} | ({"other_splits": other_splits} if other_splits else {})
         results |= {"best_model": best_model} if best_model else {}
-        results |= {"cross_validation": estimated_errors(out_of_sample)} if out_of_sample else {}
+        if out_of_sample is not None:
+            results["cross_validation"] = {"label_errors": estimated_label_errors(out_of_sample)}
         results |= {"submissions": run.submissions} if run.submissions else {}
         write_predictions(*trainer.last_evaluation, folder / PREDICTIONS_NAME)
         write_json(results, folder / RESULTS_NAME)

@@ -106,6 +106,13 @@ class TeacherConfig:
                 f"`rampup_epochs` must be a finite number of at least 0, got {length}. 0: full weight at once."
             )
 
+    def _check_two_epochs(self, plan: TrainingPlan) -> None:
+        if plan.num_epochs < 2:
+            raise InputError(
+                f"`num_train_epochs` must be at least 2, or no epoch distils: got {plan.num_epochs} planned. Train for "
+                "at least 2 epochs; for plain fine-tuning use `NoTeacherConfig()`."
+            )
+
     def _fitted_rampup(self, plan: TrainingPlan) -> float:
         return self.rampup_epochs if self.rampup_epochs is not None else plan.num_epochs / 10
 

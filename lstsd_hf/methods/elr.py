@@ -29,7 +29,7 @@ class ELRConfig(TeacherConfig):
         regularization_weight: λ, weight of the term; 0 is plain fine-tuning.
 
     Differences from the paper:
-        The targets are the authors' for CIFAR-10 with symmetric noise; with 100 classes they use β = 0.9 and λ = 7.
+        The defaults are the authors' for CIFAR-10 with symmetric noise; with 100 classes they use β = 0.9 and λ = 7.
         An example that occurs several times in an epoch is updated once, with the mean of its targets.
 
     Example:
@@ -64,7 +64,7 @@ class ELR(MemoryTeacher):
     and the lower the surer the model is of what it believed before.
 
     Source: Liu et al., "Early-Learning Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020, arXiv
-    2007.00151, Eq. 6 and 9.
+    2007.00151, in the form of the authors' code.
 
     Args:
         config: Options; `None` is `ELRConfig()`.

@@ -51,11 +51,8 @@ class PSKDConfig(TeacherConfig):
         return cls(alpha=0.0)
 
     def check_plan(self, plan: TrainingPlan) -> None:
-        if self.alpha and plan.num_epochs < 2:
-            raise InputError(
-                f"`num_train_epochs` must be at least 2, or no epoch distils: got {plan.num_epochs} planned. Train for "
-                "at least 2 epochs; for plain fine-tuning use `NoTeacherConfig()`."
-            )
+        if self.alpha:
+            self._check_two_epochs(plan)
 
     def build(self) -> "PSKD":
         return PSKD(self)
@@ -68,7 +65,7 @@ class PSKD(MemoryTeacher):
     is. In a regression the two squared errors are mixed.
 
     Source: Kim et al., "Self-Knowledge Distillation with Progressive Refinement of Targets", ICCV 2021, arXiv
-    2006.12000, Eq. 6-7.
+    2006.12000, in the form of the authors' code.
 
     Args:
         config: Options; `None` is `PSKDConfig()`.

@@ -85,7 +85,7 @@ class SAT(MemoryTeacher):
     whatever that is; the other labels' share is the term.
 
     Source: Huang et al., "Self-Adaptive Training: beyond Empirical Risk Minimization", NeurIPS 2020, arXiv 2002.10319,
-    Eq. 1-3 and Algorithm 1.
+    in the form of the authors' code.
 
     Args:
         config: Options; `None` is `SATConfig()`.
@@ -139,9 +139,10 @@ class SAT(MemoryTeacher):
         if self.config.target_momentum == 1:
             return {}
         check_one_label(batch, self.config.name)
-        targets, labels = self.rows(batch), label_distribution(batch)
+        labels = label_distribution(batch)
         if not self._adapts:
             return {}
+        targets = self.rows(batch)
         losses = batch.problem_type.cross_entropy_to(batch.student_logits, (targets * (1.0 - labels)).log())
         agreement = batch.problem_type.agreement(batch.student_logits, targets)
         return {"corrected": DistillationTerm(_normalised(targets.amax(dim=-1)) * losses, 1.0, agreement)}

@@ -5,7 +5,6 @@ from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
-from ..errors import InputError
 from ..health import check_coverage
 from ..losses import DIVERGENCES
 from ..memory import MovingAverageMemory
@@ -72,11 +71,8 @@ class TemporalEnsembleConfig(TeacherConfig):
         return replace(self, rampup_epochs=self._fitted_rampup(plan))
 
     def check_plan(self, plan: TrainingPlan) -> None:
-        if self.consistency_weight and plan.num_epochs < 2:
-            raise InputError(
-                f"`num_train_epochs` must be at least 2, or no epoch distils: got {plan.num_epochs} planned. Train for "
-                "at least 2 epochs; for plain fine-tuning use `NoTeacherConfig()`."
-            )
+        if self.consistency_weight:
+            self._check_two_epochs(plan)
 
     def build(self) -> "TemporalEnsemble":
         return TemporalEnsemble(self)

@@ -22,7 +22,7 @@ ROWS = [{"text": f"text {row}", "label": row % 3} for row in range(20)]
 class Memoriser:
     """A trainer whose model is sure of what it has trained on, and of label 0 elsewhere."""
 
-    model = None
+    model = torch.nn.Identity()
     trainings = 0
 
     def __init__(self, rows):
@@ -75,7 +75,9 @@ def test_folds_have_the_same_share_of_every_label(labels, folds, seed):
         assert counts.max() - counts.min() <= 1
 
 
-def test_finished_folds_are_kept(tmp_path):
+def interrupted(folder):
+    """Stops in the third of four folds; the class of trainers goes on when it is called again."""
+
     class Stops(Memoriser):
         trainings = 0
 
@@ -85,26 +87,21 @@ def test_finished_folds_are_kept(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(Stops, ROWS, tmp_path, num_folds=4)
-    history = cross_validate(Stops, ROWS, tmp_path, num_folds=4)
-    assert Stops.trainings == 5
+        cross_validate(Stops, ROWS, folder, num_folds=4)
+    return Stops
+
+
+def test_finished_folds_are_kept(tmp_path):
+    trainer_class = interrupted(tmp_path)
+    history = cross_validate(trainer_class, ROWS, tmp_path, num_folds=4)
+    assert trainer_class.trainings == 5
     whole = cross_validate(Memoriser, ROWS, tmp_path / "whole", num_folds=4)
     np.testing.assert_array_equal(history.log_probs, whole.log_probs)
 
 
 def test_a_fold_of_other_labels_is_not_taken_for_one_of_these(tmp_path):
     """A label that was corrected between two calls moves other examples to other folds."""
-
-    class Stops(Memoriser):
-        trainings = 0
-
-        def train(self):
-            super().train()
-            if self.trainings == 3:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cross_validate(Stops, ROWS, tmp_path, num_folds=4)
+    interrupted(tmp_path)
     corrected = [*ROWS[:-1], ROWS[-1] | {"label": 2}]
     history = cross_validate(Memoriser, corrected, tmp_path, num_folds=4)
     assert not np.isnan(history.log_probs).any()
