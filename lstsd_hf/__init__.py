@@ -22,6 +22,7 @@ _LOCATIONS = {
     "SelfDistillationMixin": "trainer",
     "Student": "student",
     "TeacherMemory": "memory",
+    "TeacherOutputs": "teacher_outputs",
     "TrainingBatch": "observers",
     "TrainingContext": "context",
 }

@@ -20,6 +20,8 @@ from .methods.dlb import DLB as DLB
 from .methods.dlb import DLBConfig as DLBConfig
 from .methods.elr import ELR as ELR
 from .methods.elr import ELRConfig as ELRConfig
+from .methods.kd import KD as KD
+from .methods.kd import KDConfig as KDConfig
 from .methods.label_smoothing import LabelSmoothing as LabelSmoothing
 from .methods.label_smoothing import LabelSmoothingConfig as LabelSmoothingConfig
 from .methods.lstsd import LSTSD as LSTSD
@@ -50,6 +52,7 @@ from .observers import Observer as Observer
 from .observers import TrainingBatch as TrainingBatch
 from .problem_types import ProblemType as ProblemType
 from .student import Student as Student
+from .teacher_outputs import TeacherOutputs as TeacherOutputs
 from .trainer import LSTSDTrainer as LSTSDTrainer
 from .trainer import SelfDistillationMixin as SelfDistillationMixin
 

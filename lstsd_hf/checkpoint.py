@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import TrainerState
 
 from .errors import InputError
-from .files import replacing
+from .files import file_digest, replacing
 from .methods import Teacher
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def save_teacher_state(
         "saved_at": time.time_ns(),
         "trainer_state_sha256": _trainer_state_digest(asdict(trainer_state)),
         "random_states": [f"{_RNG_PREFIX}.pth"] if ranks is None else [f"{_RNG_PREFIX}_{rank}.pth" for rank in ranks],
-        "files": {str(path.relative_to(folder)): _file_digest(path) for path in _files_saved_before(Path(folder))},
+        "files": {str(path.relative_to(folder)): file_digest(path) for path in _files_saved_before(Path(folder))},
     }
     shown = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
     with replacing(Path(folder) / TEACHER_STATE_NAME) as temporary:
@@ -243,7 +243,7 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             raise InputError(f"The checkpoint {folder} must contain `{name}`, found none: it was deleted or moved.")
-        if _file_digest(path) != digest:
+        if file_digest(path) != digest:
             raise _damaged(path, "its content is not what was written")
     for name in metadata["random_states"]:
         if not (folder / name).is_file():
@@ -277,8 +277,3 @@ def _trainer_state_digest(state: Mapping[str, Any]) -> str:
     # Through JSON, where keys are texts and are sorted as such.
     lasting = json.loads(json.dumps(lasting))
     return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

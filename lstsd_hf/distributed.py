@@ -31,6 +31,13 @@ def gather_objects(mine: Any) -> list[Any]:
     return everyone
 
 
+def sum_over_processes(mine: Tensor) -> Tensor:
+    """The sum of every process's tensor, which is on the device of the training. All processes must call it."""
+    if is_distributed():
+        dist.all_reduce(mine)
+    return mine
+
+
 def max_over_processes(mine: Tensor, device: torch.device | str) -> Tensor:
     """The element-wise maximum of every process's tensor. All processes must call it.
 

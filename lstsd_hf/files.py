@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -38,3 +39,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             raise OSError(f"{temporary} could not be renamed to {path}.")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -75,6 +75,23 @@ def example_texts(dataset: Any, tokenizer: Any = None) -> list[str | None]:
     return [_text_of(example, tokenizer) for example in _examples(dataset)]
 
 
+def text_columns(dataset: Any) -> dict[str, list[str]]:
+    """The columns of a dataset whose values are all strings.
+
+    Args:
+        dataset: Its examples are mappings or objects.
+    """
+    columns: dict[str, list[str]] = {}
+    for position, example in enumerate(_examples(dataset)):
+        names = [name for name, value in example.items() if isinstance(value, str)]
+        columns = {name: columns.get(name, []) for name in names if position == 0 or name in columns}
+        if not columns:
+            break
+        for name, values in columns.items():
+            values.append(example[name])
+    return columns
+
+
 def example_labels(dataset: Any) -> list[int]:
     """The class of each example.
 

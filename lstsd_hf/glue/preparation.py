@@ -15,8 +15,9 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from ..errors import InputError
 from ..files import replacing_folder
 from ..models import PooledMLPConfig, PooledMLPForSequenceClassification
+from ..position_limit import position_limit
 from .frozen import EncoderSplit, FrozenStates, collate_states, compute_states
-from .models import label_settings, load_model, position_limit
+from .models import label_settings, load_model
 from .noise import flip_labels
 from .tasks import GlueTask
 

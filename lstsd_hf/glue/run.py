@@ -104,7 +104,13 @@ class GlueRun:
     @property
     def state(self) -> dict[str, Any]:
         """What tells this run from others in the same folder; JSON."""
-        return {"config": self.config, "seed": self.args.seed, "data_digest": self.data_digest}
+        source = self.teacher.source_digest()
+        return {
+            "config": self.config,
+            "seed": self.args.seed,
+            "data_digest": self.data_digest,
+            **({} if source is None else {"teacher_digest": source}),
+        }
 
     @cached_property
     def data_digest(self) -> str:
@@ -161,6 +167,12 @@ def check_plan(run: GlueRun) -> None:
             f"`cross_validate` must be 0 or from 2 to {run.num_examples}, the number of training examples, got "
             f"{run.cross_validate}."
         )
+    if run.cross_validate and not run.teacher.is_self_taught:
+        raise InputError(
+            f"`cross_validate` must be 0 with {run.teacher.name}, got {run.cross_validate}: its teacher may have "
+            "learned the labels that are to be judged. Leave it out, or use a method of self-distillation."
+        )
+    run.teacher.check_source()
     run.teacher.check_plan(run.plan)
 
 

@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import SequentialSampler
@@ -17,10 +19,24 @@ logger = logging.getLogger(__name__)
 class GlueTrainer(LSTSDTrainer):
     """Evaluates all rows in the data's order, though with length grouping Trainer would reorder them and with
     `dataloader_drop_last` leave some out; and keeps the logits and labels of the last evaluation in `last_evaluation`.
+
+    Args:
+        texts: The training set's columns of text.
+        cache_dir: Folder for what all runs share.
+        **kwargs: Passed on to the parent.
     """
 
     last_evaluation: tuple[np.ndarray, np.ndarray] | None = None
     _keeps_predictions = False
+
+    def __init__(self, *, texts: list[list[str]] | None = None, cache_dir: Path | None = None, **kwargs: Any):
+        self._texts = texts
+        if cache_dir is not None:
+            self.cache_dir = cache_dir
+        super().__init__(**kwargs)
+
+    def training_texts(self) -> list[list[str]] | None:
+        return self._texts
 
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None

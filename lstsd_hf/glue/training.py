@@ -60,6 +60,8 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
             compute_metrics=metrics_function(run.task),
             callbacks=[DurationEstimate(), timer],
             teacher=run.teacher,
+            texts=[prepared.train[name][:] for name in run.task.text_columns],
+            cache_dir=cache,
             observers=[DynamicsRecorder(texts=example_texts(prepared.train))] if run.record_dynamics else (),
         )
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,7 +1,7 @@
 """Tables with a row for each training example: what a method remembers of it."""
 
 from .average import MovingAverageMemory
-from .constant import ConstantMemory
+from .constant import ConstantMemory, check_same_digest
 from .epoch import EpochMemory
 from .latest import LatestMemory
 from .short_long import TeacherMemory
@@ -14,5 +14,6 @@ __all__ = [
     "LatestMemory",
     "MovingAverageMemory",
     "TeacherMemory",
+    "check_same_digest",
     "index_out_of_range",
 ]

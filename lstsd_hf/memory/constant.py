@@ -58,6 +58,10 @@ class ConstantMemory:
         rows, written = self._rows.index_select(1, own), self._written.index_select(1, own)
         return rows.to(indices.device), written.to(indices.device)
 
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """All rows `(1, num_examples, num_labels)`, and which are written, bool `(1, num_examples)`."""
+        return self._rows, self._written
+
     def state_dict(self) -> dict[str, str]:
         """The digest, which a resumed run is checked against."""
         return {"digest": self.digest}
@@ -68,12 +72,21 @@ class ConstantMemory:
         Args:
             state: What `state_dict` returned then.
         """
-        if state["digest"] != self.digest:
-            raise InputError(
-                f"The table of predictions must be what it was when the checkpoint was saved: its digest was "
-                f"{state['digest'][:12]}…, now it is {self.digest[:12]}…. Resume with the same predictions, or start a "
-                "new run."
-            )
+        check_same_digest(state["digest"], self.digest)
+
+
+def check_same_digest(saved: str, found: str) -> None:
+    """Raises an `InputError` if what teaches is not what taught when a checkpoint was saved.
+
+    Args:
+        saved: Its digest then.
+        found: Its digest now.
+    """
+    if saved != found:
+        raise InputError(
+            f"The table of predictions must be what it was when the checkpoint was saved: its digest was "
+            f"{saved[:12]}…, now it is {found[:12]}…. Resume with the same predictions, or start a new run."
+        )
 
 
 def _digest(rows: Tensor, written: Tensor) -> str:

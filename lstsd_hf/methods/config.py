@@ -21,6 +21,8 @@ class TeacherConfig:
         name: Name in the registry.
         search_space: What a search tunes: for each field its candidate values.
         changeable: Fields that a resumed run may have changed, if told so.
+        is_self_taught: Whether the training itself makes the teacher. One from outside must be named, and may know
+            labels that are held out here.
 
     Raises:
         InputError: If a field has a value that is not allowed; `check_plan`, if it does not fit the length of a run.
@@ -40,6 +42,7 @@ class TeacherConfig:
     name: ClassVar[str]
     changeable: ClassVar[tuple[str, ...]] = ()
     search_space: ClassVar[Mapping[str, tuple]] = {}
+    is_self_taught: ClassVar[bool] = True
 
     def __post_init__(self):
         hints = get_type_hints(type(self))
@@ -63,6 +66,13 @@ class TeacherConfig:
     def check_plan(self, plan: TrainingPlan) -> None:
         """Raises an `InputError` if the options do not fit the length of a run."""
 
+    def check_source(self) -> None:
+        """Raises an `InputError` if what is to teach is not named."""
+
+    def source_digest(self) -> str | None:
+        """A digest of the files that are to teach, if there are any."""
+        return None
+
     def fitted_to(self, plan: TrainingPlan) -> Self:
         """These options, with those that were left out fitted to the length of a run."""
         return self
@@ -84,6 +94,10 @@ class TeacherConfig:
     def _check_choice(self, name: str, choices: Mapping[str, Any]) -> None:
         if getattr(self, name) not in choices:
             raise InputError(f"`{name}` must be one of {sorted(choices)}, got {getattr(self, name)!r}.")
+
+    def _check_share(self, name: str) -> None:
+        if not 0 <= getattr(self, name) <= 1:
+            raise InputError(f"`{name}` must be from 0 to 1, got {getattr(self, name)}. 0 is plain fine-tuning.")
 
     def _check_decay(self, name: str) -> None:
         if not 0 <= getattr(self, name) < 1:

@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..memory import LatestMemory
 from ..observers import TrainingBatch
 from ..schedules import Progress, TrainingPlan
@@ -42,8 +41,7 @@ class PSKDConfig(TeacherConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"`alpha` must be from 0 to 1, got {self.alpha}. 0 is plain fine-tuning.")
+        self._check_share("alpha")
 
     @classmethod
     def neutral(cls) -> "PSKDConfig":

@@ -25,8 +25,9 @@ from transformers import (
 
 from lstsd_hf.errors import InputError
 from lstsd_hf.glue import cli
-from lstsd_hf.glue.models import load_model, position_limit, train_word_tokenizer
+from lstsd_hf.glue.models import load_model, train_word_tokenizer
 from lstsd_hf.glue.tasks import GlueTask, get_task
+from lstsd_hf.position_limit import position_limit
 
 TEXTS = ["a b c d e f g h", "a b c d e f g h i j", "i j k"] * 2
 TOKENIZER = train_word_tokenizer(TEXTS)

@@ -47,6 +47,18 @@ def _divergence(log_p, log_q, divergence):
     return total
 
 
+def _tempered_divergence(teacher_row, row, temperature):
+    """KL(softmax(teacher_row / temperature) || softmax(row / temperature)) for one row of logits each."""
+    log_q = torch.log_softmax(teacher_row / temperature, dim=-1)
+    log_p = torch.log_softmax(row / temperature, dim=-1)
+    total = 0.0
+    for log_q_k, log_p_k in zip(log_q, log_p, strict=True):
+        q_k = log_q_k.exp()
+        if q_k > 0:  # 0 log 0 = 0
+            total = total + q_k * (log_q_k - log_p_k)
+    return total
+
+
 def _ramp(epoch, rampup_epochs):
     """Ramp-up factor of the consistency weight at a 0-based epoch."""
     if epoch < rampup_epochs:
@@ -633,3 +645,44 @@ def train_sat(model, epochs, optimizer, scheduler, *, momentum, warmup_epochs, m
 
             losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
         yield epoch, losses, {index: row.clone() for index, row in table.items()}
+
+
+def train_kd(
+    model, epochs, optimizer, scheduler, *, teacher_logits, weight, temperature, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by knowledge distillation (arXiv 1503.02531) from a fixed table of a teacher's logits.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        teacher_logits: Example id -> the teacher's logits. An example it lacks has its cross-entropy alone, whole.
+        weight: Weight of the distillation term, that of the cross-entropy being 1 - weight; zero leaves it out.
+        temperature: Divides student and teacher logits in the distillation term, which is multiplied by its square.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, {})` after each epoch.
+    """
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            if weight == 0:
+                loss = _cross_entropy_sum(logits, labels) / size
+            else:
+                loss = 0.0
+                for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
+                    cross_entropy = -torch.log_softmax(row, dim=-1)[label]
+                    if index in teacher_logits:
+                        kl = _tempered_divergence(teacher_logits[index].detach(), row, temperature)
+                        loss = loss + ((1 - weight) * cross_entropy + weight * temperature**2 * kl) / size
+                    else:
+                        loss = loss + cross_entropy / size
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+        yield epoch, losses, {}

@@ -8,9 +8,11 @@ import torch
 from transformers import TrainerCallback
 
 from lstsd_hf import (
+    KD,
     METHODS,
     DLBConfig,
     ELRConfig,
+    KDConfig,
     LabelSmoothingConfig,
     LSTSDConfig,
     LSTSDNoLongConfig,
@@ -24,6 +26,7 @@ from lstsd_hf import (
     SATConfig,
     SnapshotDistillationConfig,
     SnapshotEnsembleConfig,
+    TeacherOutputs,
     TemporalEnsembleConfig,
 )
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
@@ -64,6 +67,10 @@ class Recording(LSTSDTrainer):
 class EpochEnds(TrainerCallback):
     def __init__(self, trainer):
         self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self.trainer.batches.clear()  # what was collated before training
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step and state.global_step % STEPS_PER_EPOCH == 0:
@@ -321,6 +328,22 @@ def test_sat(make_args, momentum, warmup):
     config = SATConfig(target_momentum=momentum, warmup_epochs=warmup)
     options = {"momentum": momentum, "warmup_epochs": warmup}
     compare(make_args, config, oracles.train_sat, options, check_targets=same_rows)
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(0.5, 2.0), (0.9, 1.0), (1.0, 4.0)])
+@pytest.mark.parametrize("source", ["model", "outputs"])
+def test_kd(make_args, weight, temperature, source):
+    """A table that lacks two examples, or a model."""
+    teacher = make_model(num_labels=3, seed=7).double().eval()
+    data = make_examples(NUM_EXAMPLES, num_labels=3)
+    with torch.no_grad():
+        table = dict(enumerate(teacher(torch.tensor([row["input_ids"] for row in data])).logits))
+    config, given = KDConfig(distillation_weight=weight, temperature=temperature), {"model": copy.deepcopy(teacher)}
+    if source == "outputs":
+        del table[3], table[8]
+        given = {"outputs": TeacherOutputs(torch.stack([*table.values()]), "logits", torch.tensor([*table]))}
+    options = {"teacher_logits": table, "weight": weight, "temperature": temperature}
+    compare(make_args, KD(config, **given), oracles.train_kd, options, check_targets=no_targets)
 
 
 @pytest.mark.parametrize("is_function", [False, True])

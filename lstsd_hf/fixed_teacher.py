@@ -1,0 +1,182 @@
+"""A model that teaches and does not learn, on the student's training examples."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from .distributed import gather_objects, sum_over_processes
+from .errors import InputError
+from .label_order import matched_order
+from .position_limit import position_limit
+from .student import Student, named_parameters
+from .teacher_outputs import TeacherOutputs, read_teacher_outputs, write_teacher_outputs
+
+# A tokenizer without a limit says more.
+NO_LIMIT = 10**6
+
+
+class FixedTeacher:
+    """Another classifier, in evaluation mode and without gradient. It reads the training examples in one of two ways.
+
+    With a tokenizer of its own it reads their texts; otherwise it is given the student's inputs.
+
+    Args:
+        model: The classifier.
+        student: The student and its training set.
+        device: Device of the training.
+        name: What to call it in messages.
+        tokenizer: Its tokenizer, if it is to read texts.
+
+    Attributes:
+        name: What it is called in messages.
+        rows_computed: Examples that it has been run on so far, on this process.
+
+    Raises:
+        InputError: If its labels are not the student's.
+    """
+
+    def __init__(
+        self, model: nn.Module, student: Student, device: torch.device | str, name: str, tokenizer: Any = None
+    ):
+        self.name, self.rows_computed = name, 0
+        self._student, self._device = student, device
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._tokens = None if tokenizer is None else _tokenize(student.training_texts, tokenizer, model)
+        names = getattr(getattr(model, "config", None), "id2label", None)
+        self._order: list[int] | None = None
+        if names and student.class_names:
+            own = [names[label] for label in sorted(names)]
+            self._order = matched_order(own, student.class_names, len(own), name)
+
+    @classmethod
+    def load(cls, name_or_path: str, student: Student, device: torch.device | str) -> "FixedTeacher":
+        """Loads a classifier and its tokenizer, from the hub or a folder.
+
+        A model that takes no tokens, or that was saved without a tokenizer, is given the student's inputs.
+
+        Raises:
+            InputError: If it cannot be loaded, has no trained output layer, or needs texts that there are not.
+        """
+        try:
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                name_or_path, output_loading_info=True, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"`teacher_model_name_or_path` must name a sequence classifier, and {name_or_path!r} could not be "
+                f"loaded: {str(error).strip().splitlines()[0]} Connect to the internet, or give a local folder."
+            ) from error
+        if loading["missing_keys"]:
+            raise InputError(
+                f"The teacher {name_or_path!r} must be a fine-tuned classifier, but lacks "
+                f"{', '.join(sorted(loading['missing_keys'])[:3])}. Fine-tune it first, and give the folder that it "
+                "was saved in."
+            )
+        accepted = named_parameters(model)
+        tokenizer = None
+        if accepted is None or "input_ids" in accepted:
+            tokenizer = _tokenizer_for(name_or_path, student)
+        return cls(model, student, device, name_or_path, tokenizer)
+
+    def logits(self, inputs: Mapping[str, Any], indices: Tensor) -> Tensor:
+        """Its outputs for some training examples.
+
+        Args:
+            inputs: The student's inputs.
+            indices: Example indices, int64 `(batch_size,)`.
+
+        Returns:
+            Logits `(batch_size, num_labels)` in the order of the student's labels.
+        """
+        if self._tokens is not None:
+            rows = [{name: self._tokens[name][row] for name in self._tokens} for row in indices.tolist()]
+            inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._device)
+        self.rows_computed += len(indices)
+        with torch.no_grad():
+            logits = self._student.run(self._model, inputs)
+        return logits if self._order is None else logits[:, self._order]
+
+    def outputs(self, num_examples: int, folder: Path) -> tuple[TeacherOutputs, str]:
+        """Its outputs for all training examples, from a file of an earlier run or by one pass over them.
+
+        Args:
+            num_examples: Examples in the training set.
+            folder: Where the file is, or will be: its name is a digest of teacher and data.
+
+        Returns:
+            The outputs, and where they come from.
+        """
+        start = time.perf_counter()
+        path = folder / f"teacher-outputs-{self._digest()[:20]}.safetensors"
+        # A file that not every process sees is of no use.
+        if all(gather_objects(path.is_file())):
+            return read_teacher_outputs(path), f"read from {path}"
+        table: Tensor | None = None
+        for indices, logits in self._student.predict_training_set(self.logits):
+            if table is None:
+                table = logits.new_zeros(num_examples, logits.size(1))
+            table[indices] = logits
+        outputs = TeacherOutputs(sum_over_processes(table).cpu(), "logits", label_names=self._student.class_names)
+        if self._student.writes_files:
+            write_teacher_outputs(path, outputs)
+        self._student.wait_for_everyone()
+        return outputs, f"computed in {time.perf_counter() - start:.1f} s and kept in {path}"
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of its weights and the order of its labels."""
+        digest = hashlib.sha256(f"{type(self._model).__name__} {self._order}".encode())
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _digest(self) -> str:
+        """SHA-256 of its weights and of what it reads."""
+        digest = hashlib.sha256(self.weights_digest.encode())
+        for text in self._what_it_reads():
+            digest.update(text.encode())
+        return digest.hexdigest()
+
+    def _what_it_reads(self) -> Iterator[str]:
+        if self._tokens is not None:
+            yield from (f"{name} {row}" for name, rows in sorted(self._tokens.items()) for row in rows)
+            return
+        for inputs in self._student.training_inputs():
+            for name, value in sorted(inputs.items()):
+                yield f"{name} {value.tolist() if isinstance(value, Tensor) else value}"
+
+
+def _tokenizer_for(name_or_path: str, student: Student) -> Any:
+    """The tokenizer by which a teacher reads the texts; `None` if it is to be given the student's inputs."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError):
+        return None
+    # Without files, transformers makes one of special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        return None
+    if student.training_texts is not None:
+        return tokenizer
+    own = student.processing_class
+    if not hasattr(own, "get_vocab") or own.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"The teacher {name_or_path!r} has a tokenizer unlike the student's and must be given texts, but the "
+            "training set has no column of strings. Keep the texts in the dataset, where the model does not see them, "
+            "or override `training_texts` of the trainer."
+        )
+    return None
+
+
+def _tokenize(texts: list[list[str]], tokenizer: Any, model: nn.Module) -> dict[str, list]:
+    limit = min(tokenizer.model_max_length, position_limit(model) or NO_LIMIT)
+    options = {"truncation": True, "max_length": limit} if limit < NO_LIMIT else {}
+    return dict(tokenizer(*texts, **options))
