@@ -7,6 +7,7 @@ import functools
 import gc
 import inspect
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,6 +29,7 @@ from transformers import (
 from lstsd_hf import METHODS, DistillationTerm, LSTSDTrainer, SelfDistillationMixin, Teacher
 from lstsd_hf.dynamics import History
 from lstsd_hf.errors import InputError
+from lstsd_hf.files import replacing_folder
 from lstsd_hf.glue import cli
 
 ROOT = Path(__file__).parents[1]
@@ -135,17 +137,27 @@ every_method = pytest.mark.parametrize("config_class", CONFIGS, ids=lambda confi
 every_distilling_method = pytest.mark.parametrize("config_class", DISTILLING, ids=lambda config: config.name)
 
 
-SHARED = Path(tempfile.mkdtemp(prefix="lstsd_hf-tests-"))
-atexit.register(shutil.rmtree, SHARED, ignore_errors=True)
+def _shared_folder() -> Path:
+    """A folder that the processes which a test starts share with it."""
+    if "LSTSD_HF_TESTS" not in os.environ:
+        os.environ["LSTSD_HF_TESTS"] = tempfile.mkdtemp(prefix="lstsd_hf-tests-")
+        atexit.register(shutil.rmtree, os.environ["LSTSD_HF_TESTS"], ignore_errors=True)
+    return Path(os.environ["LSTSD_HF_TESTS"])
+
+
+SHARED = _shared_folder()
 SelfDistillationMixin.cache_dir = SHARED / "cache"
 
 
 @functools.cache
 def teacher_folder(num_labels=2, problem_type=None) -> str:
     """A saved classifier, other than that of `make_model`, for methods with a teacher from outside."""
-    folder, model = SHARED / f"teacher-{num_labels}-{problem_type}", make_model(num_labels, seed=7)
-    model.config.problem_type = problem_type
-    model.save_pretrained(folder)
+    folder = SHARED / f"teacher-{num_labels}-{problem_type}"
+    if not folder.exists():
+        model = make_model(num_labels, seed=7)
+        model.config.problem_type = problem_type
+        with replacing_folder(folder) as temporary:
+            model.save_pretrained(temporary)
     return str(folder)
 
 
