@@ -29,14 +29,19 @@ NAMES = {
     "snapshot_ensemble": "Snapshot Ensembles",
     "snapshot_distillation": "Snapshot Distillation",
     "dlb": "DLB",
+    "ps_kd": "PS-KD",
+    "elr": "ELR",
+    "sat": "SAT",
+    "kd": "KD",
     "label_smoothing": "label smoothing",
 }
 # Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
 # The protocol's E in each file, and the seeds and cells of its families of comparisons.
 LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", "single_seed_mrpc_cnn"), 6)
+LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd"), 6)
 LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
-LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short"), 1)
+LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short", "kd_cnn", "kd_minilm"), 1)
 LENGTHS |= {"gpu": 6, "l3": 2}
 # Of `LSTSDConfig()`, whose E is the file's.
 DEFAULTS = {"lambda_short": 1.0, "lambda_long": 1.0, "teacher_floor": 1e-4}

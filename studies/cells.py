@@ -7,84 +7,33 @@ python -m lstsd_hf.experiments collect runs/mlp studies/records/mlp.jsonl
 
 import argparse
 import collections
-import itertools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from lstsd_hf.experiments.records import read_results
 
 from .analysis import cells, records_file
-
-RATES = (0.2, 0.0, 0.4)
-NOISY_RATES = (0.2, 0.4)
-TASKS = ("sst2", "mrpc", "cola")
-CNN_TASKS = ("mrpc", "rte", "cola", "sst2")
-TWO, FIVE, TEN = range(1, 3), range(1, 6), range(1, 11)
-MATCHED = "--temporal_ensemble.consistency_weight 6.4"
-MLP = "--model_name_or_path minilm --trainable_layers 0 --per_device_train_batch_size 32"
-CNN = "--model_name_or_path cnn --bf16 True --use_cpu True"
-SLICES = "runs/slices"
-L3 = "--model_name_or_path minilm-l3 --learning_rate 1e-4 --per_device_train_batch_size 16 --bf16 True --use_cpu True"
-L3 += " --train_sampling_strategy group_by_length"
-# Full fine-tuning on a GPU: PROTOCOL.md, cell G1. The folder is made by benchmarks/gpu/pack.py.
-GPU = "--model_name_or_path .gpu/minilm-bf16 --per_device_train_batch_size 64 --bf16 True"
-GPU += " --train_sampling_strategy group_by_length --per_device_eval_batch_size 256"
-SMALL, GPU_TASKS = ("rte", "mrpc"), ("rte", "mrpc", "sst2", "cola")
-LSTSD_DEFAULTS = "lstsd --lambda_short 1 --lambda_long 1 --teacher_floor 1e-4"
-L3_DEFAULTS = f"{LSTSD_DEFAULTS} --mini_generation_epochs 2"
-MATCHED_TO_DEFAULTS = "--temporal_ensemble.consistency_weight 2"
-GPU_RATES, GPU_EPOCHS = ("2.5e-5", "5e-5", "1e-4", "2e-4"), (3, 10, 30)
-SEARCHED = ("num_train_epochs", "learning_rate")
-SEVERAL = f"vanilla lstsd temporal_ensemble mean_teacher label_smoothing {MATCHED}"
-CNN_RATES, FITTED_LOSS = (0.03, 0.1, 0.3, 1.0), 0.1
-
-
-# What is no plain `--task`. The slices of SST-2 have no more rows; studies/trec.py writes TREC's files.
-DATA = {
-    "sst2": "--task sst2 --max_train_samples 5000",
-    "trec": "--train_file runs/trec/train.csv --validation_file runs/trec/validation.csv",
-}
-
-
-class NotYetError(Exception):
-    """A cell starts from what other cells found, and that is not among the records."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command whose runs go to the folder of a file of records.
-
-    Attributes:
-        records: Name of the file.
-        task: Task.
-        settings: Options of model and training.
-        methods: Methods, and their options.
-        seeds: Seeds.
-        rate: Share of replaced labels.
-    """
-
-    records: str
-    task: str
-    settings: str
-    methods: str
-    seeds: range
-    rate: float = 0.0
-
-    def __str__(self) -> str:
-        data = DATA.get(self.task, f"--task {self.task}")
-        noise = f" --label_noise {self.rate}" if self.rate else ""
-        return (
-            f"python run_glue.py {data}{noise} {self.settings} --method {self.methods} "
-            f"--seeds {' '.join(map(str, self.seeds))} --output_dir runs/{self.records} --cache_dir runs/.cache "
-            "--save_strategy no"
-        )
-
-    @property
-    def runs(self) -> int:
-        """How many."""
-        names = itertools.takewhile(lambda word: not word.startswith("--"), self.methods.split())
-        return len(list(names)) * len(self.seeds)
+from .commands import (
+    CNN,
+    CNN_RATES,
+    CNN_TASKS,
+    FITTED_LOSS,
+    FIVE,
+    L3,
+    L3_DEFAULTS,
+    MATCHED,
+    MLP,
+    NOISY_RATES,
+    RATES,
+    SLICES,
+    TASKS,
+    TEN,
+    TWO,
+    Command,
+    NotYetError,
+)
+from .gpu_cells import gpu_base, gpu_core, gpu_large, gpu_more, gpu_noisy, gpu_short, gpu_trials, gpu_tuned
+from .neighbour_cells import kd, kd_from_12_layers, targets, teachers
 
 
 def a1() -> Iterator[Command]:
@@ -128,14 +77,6 @@ def dynamics() -> Iterator[Command]:
             yield Command("dynamics", task, settings, "vanilla lstsd", FIVE, rate)
         settings = f"{MLP} --learning_rate 1e-3 --num_train_epochs 3 --record_dynamics True"
         yield Command("dynamics", "trec", settings, "vanilla", FIVE, rate)
-
-
-def targets() -> Iterator[Command]:
-    """Methods with targets of their own, in a1's cells."""
-    for rate in RATES:
-        for task in TASKS:
-            settings = f"{MLP} --learning_rate 1e-3 --num_train_epochs 30"
-            yield Command("mlp_targets", task, settings, "ps_kd elr sat", FIVE, rate)
 
 
 def a4() -> Iterator[Command]:
@@ -230,98 +171,11 @@ def l3_short() -> Iterator[Command]:
         yield Command("l3_short", task, f"{L3} --num_train_epochs 3", "vanilla", FIVE)
 
 
-def gpu_core() -> Iterator[Command]:
-    """The paper's length on the small tasks."""
-    for task in SMALL:
-        for methods in (f"vanilla lstsd temporal_ensemble {MATCHED}", f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
-            yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
-
-
-def gpu_short() -> Iterator[Command]:
-    """Trainer's default of 3 epochs; the paper's E of 6 does not fit into them."""
-    own = f"vanilla mean_teacher label_smoothing temporal_ensemble {MATCHED_TO_DEFAULTS}"
-    for methods in (own, LSTSD_DEFAULTS + " --mini_generation_epochs 1"):
-        for task in GPU_TASKS:
-            yield Command("gpu_short", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 3", methods, FIVE)
-
-
-def gpu_trials() -> Iterator[Command]:
-    """Vanilla on slices of the training splits (slices.py): rate × epochs."""
-    for task in GPU_TASKS:
-        for epochs in GPU_EPOCHS:
-            for rate in GPU_RATES:
-                settings = f"--data {SLICES} {GPU} --learning_rate {rate} --num_train_epochs {epochs} --resume"
-                # A single run goes to the very folder that is named.
-                yield Command(f"gpu_trials/{task}-{epochs}-{rate}", task, settings, "vanilla", range(1, 2))
-
-
-def gpu_tuned() -> Iterator[Command]:
-    """Vanilla at the rate and the epochs that the trials found; these must be among the records."""
-    for task, (rate, epochs) in found_by_trials().items():
-        settings = f"{GPU} --learning_rate {rate:g} --num_train_epochs {epochs:g}"
-        yield Command("gpu_tuned", task, settings, "vanilla", FIVE)
-
-
-def found_by_trials() -> dict[str, tuple[float, float]]:
-    """By task whose trials are all among the records: learning rate and epochs of the best score, the first of equals.
-
-    Raises:
-        NotYetError: If there is no such task.
-    """
-    path = records_file("gpu_trials.jsonl")
-    trials: dict[str, list[dict]] = collections.defaultdict(list)
-    for _, result in read_results([path]) if path.exists() else []:
-        trials[result["task"]].append(result)
-    found = {}
-    for task in GPU_TASKS:
-        if len(trials[task]) == len(GPU_RATES) * len(GPU_EPOCHS):
-            by_cost = sorted(trials[task], key=lambda trial: [trial["config"]["training"][name] for name in SEARCHED])
-            best = max(by_cost, key=lambda trial: trial["last_epoch"][f"eval_{trial['metrics'][0]}"])
-            found[task] = (
-                best["config"]["training"]["learning_rate"],
-                best["config"]["training"]["num_train_epochs"],
-            )
-    if not found:
-        raise NotYetError(f"gpu_tuned needs the trials of a task in {path}, found {len(trials)} tasks begun.")
-    return found
-
-
-def gpu_more() -> Iterator[Command]:
-    """The other methods on the small tasks."""
-    for task in SMALL:
-        methods = "mean_teacher label_smoothing"
-        yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
-
-
-def gpu_large() -> Iterator[Command]:
-    """The paper's length on the larger tasks."""
-    for task in ("sst2", "cola"):
-        for methods in (SEVERAL, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
-            yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
-
-
-def gpu_noisy() -> Iterator[Command]:
-    """G1's runs of the paper's length with wrong labels."""
-    for rate in NOISY_RATES:
-        for task in GPU_TASKS:
-            for methods in (SEVERAL, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6"):
-                yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE, rate)
-
-
-def gpu_base() -> Iterator[Command]:
-    """A base-size encoder, joined by pack.py: the paper's Table 2 as far as it can be had."""
-    base = GPU.replace("minilm-bf16", "encoder-bf16")
-    others = "mean_teacher snapshot_ensemble temporal_ensemble snapshot_distillation label_smoothing"
-    for methods in ("vanilla lstsd", others):
-        for task in ("rte", "mrpc", "cola"):
-            yield Command("gpu_base", task, f"{base} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE)
-
-
 CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
     for cell in (
         *(a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
-        *(l3, l3_short, dynamics, targets),
+        *(l3, l3_short, dynamics, targets, teachers, kd, kd_from_12_layers),
         *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large, gpu_noisy, gpu_base),
     )
 }

@@ -12,6 +12,7 @@ from .analysis import (
 )
 from .cleaning_table import cleaning_table
 from .history_table import history_table
+from .neighbours_table import neighbours
 from .sentences import (
     cnn_sentence,
     cost_sentence,
@@ -80,6 +81,8 @@ def results_blocks() -> dict[str, str]:
         "gpu-short": full_tables("gpu_short"),
         "l3": full_tables("l3"),
         "l3-against-short": family(l3_cells(), "lstsd", "vanilla-short", **OF_L3),
+        "neighbours": neighbours("mlp_targets", ["ps_kd", "elr", "sat"]),
+        "neighbours-kd": neighbours("mlp_kd", ["kd"]),
         "history": history_table(),
         "cleaning": cleaning_table(),
         "defaults": defaults(),

@@ -1,0 +1,57 @@
+"""The tables of the neighbouring methods: beside A1's methods and controls, with the same seeds."""
+
+from collections.abc import Iterable
+
+from lstsd_hf.experiments.report import shown_difference, shown_p_value, shown_spread
+from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
+
+from .analysis import NAMES, SIGNIFICANCE, Cell, Values, cells, mlp_cells, nll, score, with_control
+from .tables import NOT_RUN, TEMPORAL, table, unfinished
+
+BESIDE = ("vanilla", "vanilla-short", "lstsd", TEMPORAL)
+CONTROLS = BESIDE[:2]
+
+
+def neighbours(records: str, methods: Iterable[str]) -> str:
+    """The scores of some methods, and their differences to vanilla of the same length and of 3 epochs.
+
+    Args:
+        records: The methods' file of records, in A1's cells.
+        methods: Keys of `NAMES`.
+    """
+    own, methods = cells(records), list(methods)
+    among = [cell for cell in mlp_cells() if cell.name in {other.name for other in own}]
+    for method in methods:
+        groups = {cell.name: cell.groups[method] for cell in own if method in cell.groups}
+        among = with_control(among, method, groups)
+    among = [cell for cell in among if {*BESIDE, *methods} <= cell.groups.keys()]
+    if not among:
+        return NOT_RUN
+    seeds = {seed for cell in own for seed in cell.groups[methods[0]].results}
+
+    def scores(cell: Cell, name: str, values: Values = score) -> dict[int, float]:
+        return {seed: value for seed, value in values(cell, cell.groups[name]).items() if seed in seeds}
+
+    parts = unfinished(records)
+    for title, values, digits in (("score", score, 1), ("NLL", nll, 2)):
+        names = [*BESIDE, *methods]
+        rows = [
+            [cell.name, *(shown_spread(mean_and_std([*scores(cell, name, values).values()]), digits) for name in names)]
+            for cell in among
+        ]
+        parts.append(table([title, *(NAMES[name] for name in names)], rows))
+    for control in CONTROLS:
+        tested = [
+            [paired_difference(scores(cell, method), scores(cell, control)) for method in methods] for cell in among
+        ]
+        p_values = iter(holm([item.p_value for row in tested for item in row]))
+        rows = []
+        for cell, row in zip(among, tested, strict=True):
+            shown = []
+            for item in row:
+                p_value = next(p_values)
+                mark = "**" if p_value < SIGNIFICANCE else ""
+                shown.append(f"{mark}{shown_difference(item, len(seeds), 1)}{mark}, p {shown_p_value(p_value)}")
+            rows.append([cell.name, *shown])
+        parts.append(table([f"− {NAMES[control]}", *(NAMES[method] for method in methods)], rows))
+    return "\n\n".join(parts)
