@@ -18,6 +18,7 @@ from .methods.cyclic import CyclicConfig as CyclicConfig
 from .methods.cyclic import CyclicTeacher as CyclicTeacher
 from .methods.dlb import DLB as DLB
 from .methods.dlb import DLBConfig as DLBConfig
+from .methods.dlb import OverlappingDLB as OverlappingDLB
 from .methods.elr import ELR as ELR
 from .methods.elr import ELRConfig as ELRConfig
 from .methods.kd import KD as KD

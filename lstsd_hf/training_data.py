@@ -6,11 +6,13 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader
+from transformers.trainer_utils import has_length
 
 from .errors import InputError
 from .example_index import IndexedDataset, collate_indices
 from .fingerprint import is_hugging_face_dataset
 from .label_errors import text_columns
+from .overlapping import Batching
 
 
 class IndexedTrainingDataMixin:
@@ -56,7 +58,35 @@ class IndexedTrainingDataMixin:
         return list(columns.values()) or None
 
     def _get_train_sampler(self, train_dataset=None):
+        own = self.teacher.training_sampler(self._batching()) if has_length(self.train_dataset) else None
+        if own is not None:
+            self._check_own_sampler()
+            return own
         # Length grouping needs the user's own rows, with the length column.
         if isinstance(train_dataset, IndexedDataset):
             train_dataset = train_dataset.source
         return super()._get_train_sampler(train_dataset)
+
+    def _batching(self) -> Batching:
+        args = self.args
+        return Batching(
+            num_examples=len(self.train_dataset),
+            batch_size=args.train_batch_size,
+            accumulation_steps=args.gradient_accumulation_steps,
+            num_processes=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+        )
+
+    def _check_own_sampler(self) -> None:
+        """Refuses what would reorder the batches that a teacher chose."""
+        strategy, config = self.args.train_sampling_strategy, self.args.accelerator_config
+        if strategy != "random":
+            raise InputError(
+                f"`train_sampling_strategy` must be random with {type(self.teacher).__name__}, which chooses the "
+                f"batches itself, got {strategy}. Leave it out."
+            )
+        if config.split_batches and self.args.world_size > 1:
+            raise InputError(
+                f"`split_batches` must be False with {type(self.teacher).__name__}, which chooses the batches of each "
+                "process, got True. Leave it out."
+            )

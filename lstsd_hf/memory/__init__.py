@@ -3,6 +3,7 @@
 from .average import MovingAverageMemory
 from .constant import ConstantMemory, check_same_digest
 from .epoch import EpochMemory
+from .last_step import LastStepMemory
 from .latest import LatestMemory
 from .short_long import TeacherMemory
 from .staged import ExampleMemory, index_out_of_range
@@ -11,6 +12,7 @@ __all__ = [
     "ConstantMemory",
     "EpochMemory",
     "ExampleMemory",
+    "LastStepMemory",
     "LatestMemory",
     "MovingAverageMemory",
     "TeacherMemory",

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from ..errors import InputError
 from ..label_errors import LabelErrorCandidate, rank_label_errors
 from ..memory import ConstantMemory, ExampleMemory
 from ..model_copy import ModelCopy
 from ..observers import Observer, TrainingBatch
+from ..overlapping import Batching
 from ..problem_types import SingleLabel
 from .config import TeacherConfig
 
@@ -84,6 +86,16 @@ class Teacher(Observer):
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         """Terms to add to the base loss, by the name that follows `loss_` in the log; `{}` is plain fine-tuning."""
         return {}
+
+    # ---- Data ----
+
+    def training_sampler(self, batching: Batching) -> Sampler | None:
+        """The sampler of the training data that the method needs; `None` leaves the trainer its own.
+
+        Args:
+            batching: How the run divides its examples.
+        """
+        return None
 
     # ---- Prediction ----
 

@@ -1,14 +1,17 @@
 """DLB: the previous batch is run again and distilled from what the model said of it one step before."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..distributed import gather_objects, num_processes, rank
+from ..distributed import num_processes
 from ..errors import InputError
+from ..memory import LastStepMemory
 from ..observers import State, TrainingBatch
+from ..overlapping import Batching, OverlappingSampler
+from ..problem_types import ProblemType
 from ..schedules import Progress
 from .base import ConfiguredTeacher, DistillationTerm
 from .config import TeacherConfig
@@ -24,17 +27,21 @@ class DLBConfig(TeacherConfig):
     Attributes:
         alpha: Weight of the distillation term; 0 is plain fine-tuning, without the second pass.
         temperature: T of both sides; the term is multiplied by T².
-        carry_over_epochs: Whether the last batch of an epoch is run again in the next one, as in the authors' code.
+        form: "repeat" runs each batch again beside the next one, as the authors' code does; "overlap" draws half of
+            each batch again in the next one, as the paper says, at no extra pass.
+        carry_over_epochs: Whether the last batch of an epoch is run again in the next one, as in the authors' code;
+            not in the form "overlap".
 
     Differences from the paper:
         Text has no second augmented view: the second pass differs by its dropout.
-        The authors' code states no default for T and α; these are read off a tag in it.
+        The authors' code states no default for T and α; those of `DLBConfig()` are read off a tag in it.
         Under gradient accumulation a micro-batch is paired with the same one of the last optimizer step, so that
             teacher and student are one update apart.
+        In the form "overlap" an epoch has as many steps as plain fine-tuning: it draws half of the examples, twice.
 
     Example:
-        >>> DLBConfig(alpha=1.0).temperature
-        3.0
+        >>> DLBConfig.paper().form
+        'overlap'
     """
 
     name = "dlb"
@@ -42,6 +49,10 @@ class DLBConfig(TeacherConfig):
 
     alpha: float = field(default=0.5, metadata={"help": "Weight of the distillation term; 0: plain fine-tuning."})
     temperature: float = field(default=3.0, metadata={"help": "Temperature of both sides; multiplied by its square."})
+    form: str = field(
+        default="repeat",
+        metadata={"help": "repeat: run each batch again beside the next one; overlap: draw half of it again."},
+    )
     carry_over_epochs: bool = field(
         default=True, metadata={"help": "Run an epoch's last batch again at the beginning of the next epoch."}
     )
@@ -50,23 +61,63 @@ class DLBConfig(TeacherConfig):
         super().__post_init__()
         self._check_weight("alpha")
         self._check_temperature()
+        self._check_choice("form", FORMS)
+
+    @classmethod
+    def paper(cls) -> "DLBConfig":
+        """Overlapping batches with α = 1."""
+        return cls(alpha=1.0, form="overlap")
 
     @classmethod
     def neutral(cls) -> "DLBConfig":
         """No weight."""
         return cls(alpha=0.0)
 
-    def build(self) -> "DLB":
-        return DLB(self)
+    def build(self) -> "DLB | OverlappingDLB":
+        return FORMS[self.form](self)
 
 
-class _Remembered(NamedTuple):
-    inputs: dict[str, Any]
-    labels: Tensor
-    logits: Tensor
+class _DLB(ConfiguredTeacher):
+    """What both forms share: the logits of the last optimizer step teach."""
+
+    config_class = DLBConfig
+
+    def reset(self) -> None:
+        self._epoch = 0
+        self._memory = LastStepMemory()
+
+    def on_epoch_begin(self, progress: Progress) -> None:
+        if progress.epoch != self._epoch and not self.carries_over:
+            self._memory = LastStepMemory()
+        self._epoch = progress.epoch
+
+    @property
+    def carries_over(self) -> bool:
+        """Whether the last batch of an epoch teaches in the next one."""
+        return self.config.carry_over_epochs
+
+    def on_step_end(self, progress: Progress) -> None:
+        self._memory.end_step()
+
+    def term(self, kind: ProblemType, logits: Tensor, teacher_logits: Tensor) -> DistillationTerm:
+        """The distillation term of some examples, `(batch_size, num_labels)` each."""
+        temperature = self.config.temperature
+        targets = kind.targets(teacher_logits, temperature)
+        divergences = kind.divergence("teacher_student", logits, targets, temperature)
+        divergences = divergences * kind.temperature(temperature) ** 2
+        return DistillationTerm(divergences, self.config.alpha, kind.agreement(logits, targets))
+
+    def state_dict(self) -> State:
+        """Each process remembers batches of its own, so the checkpoint has those of all."""
+        return {"epoch": self._epoch, **self._memory.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        self._epoch = state["epoch"]
+        self._memory = LastStepMemory()
+        self._memory.load_state_dict(state, self.context.device)
 
 
-class DLB(ConfiguredTeacher):
+class DLB(_DLB):
     """Each batch is trained on twice: when it is drawn, and with the next batch, distilled from its first outputs.
 
     Source: Shen et al., "Self-Distillation from the Last Mini-Batch for Consistency Regularization", CVPR 2022, arXiv
@@ -83,46 +134,25 @@ class DLB(ConfiguredTeacher):
         True
     """
 
-    config_class = DLBConfig
-
     runs_model = True
 
-    def reset(self) -> None:
-        self._epoch = 0
-        # Micro-batches of the last optimizer step and of the current one.
-        self._previous: list[_Remembered] = []
-        self._current: list[_Remembered] = []
-
-    def on_epoch_begin(self, progress: Progress) -> None:
-        if progress.epoch != self._epoch and not self.config.carry_over_epochs:
-            self._previous = []
-        self._epoch = progress.epoch
-
     def base_loss_weight(self, batch: TrainingBatch) -> float:
-        partner = self._partner
+        partner = self._memory.partner
         if partner is None:
             return 1.0
-        return len(batch.indices) / (len(batch.indices) + len(partner.labels))
-
-    @property
-    def _partner(self) -> _Remembered | None:
-        position = len(self._current)
-        return self._previous[position] if position < len(self._previous) else None
+        return len(batch.indices) / (len(batch.indices) + len(partner["labels"]))
 
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
-        partner = self._partner
+        partner = self._memory.partner
         if partner is None:
             return {}
-        temperature, kind = self.config.temperature, batch.problem_type
-        logits = batch.forward(partner.inputs)
-        targets = kind.targets(partner.logits, temperature)
-        divergences = kind.divergence("teacher_student", logits, targets, temperature)
-        divergences = divergences * kind.temperature(temperature) ** 2
+        inputs = {name.removeprefix(_INPUTS): value for name, value in partner.items() if name.startswith(_INPUTS)}
+        logits = batch.forward(inputs)
         return {
             "previous_labels": DistillationTerm(
-                kind.base_loss(logits, partner.labels), 1.0 - self.base_loss_weight(batch)
+                batch.problem_type.base_loss(logits, partner["labels"]), 1.0 - self.base_loss_weight(batch)
             ),
-            "previous": DistillationTerm(divergences, self.config.alpha, kind.agreement(logits, targets)),
+            "previous": self.term(batch.problem_type, logits, partner["logits"]),
         }
 
     def observe(self, batch: TrainingBatch) -> None:
@@ -132,46 +162,93 @@ class DLB(ConfiguredTeacher):
             raise InputError("A training batch must have labels for DLB, got none. Name them in `label_names`.")
         # Tensors only: what else a model takes cannot be put into a checkpoint.
         inputs = {
-            name: value
+            f"{_INPUTS}{name}": value
             for name, value in batch.inputs.items()
             if isinstance(value, Tensor) and value is not batch.labels
         }
-        self._current.append(_Remembered(inputs, batch.labels, batch.student_logits.detach()))
+        self._memory.add({"labels": batch.labels, "logits": batch.student_logits, **inputs})
 
-    def on_step_end(self, progress: Progress) -> None:
-        self._previous, self._current = self._current, []
+
+_INPUTS = "inputs."
+
+
+class OverlappingDLB(_DLB):
+    """Half of each batch is drawn again in the next one, and distilled from what the model said of it one step before.
+
+    Source: Shen et al., "Self-Distillation from the Last Mini-Batch for Consistency Regularization", CVPR 2022, arXiv
+    2203.16172, Sec. 3.
+
+    Args:
+        config: Options; `None` is `DLBConfig.paper()`.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=DLBConfig.paper())
+        >>> _ = trainer.train()
+        >>> trainer.teacher.carries_over
+        False
+    """
+
+    # Each epoch begins with other examples.
+    carries_over = False
+
+    def __init__(self, config: DLBConfig | None = None):
+        super().__init__(config if config is not None else DLBConfig.paper())
+
+    def training_sampler(self, batching: Batching) -> OverlappingSampler | None:
+        self._sampler = OverlappingSampler(batching) if self.config.alpha else None
+        return self._sampler
+
+    def on_epoch_begin(self, progress: Progress) -> None:
+        super().on_epoch_begin(progress)
+        if self._sampler is not None:
+            # accelerate's loaders do not always pass it on after a resume.
+            self._sampler.set_epoch(progress.epoch)
+
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
+        partner = self._memory.partner
+        if partner is None:
+            return {}
+        is_same = batch.indices[:, None] == partner["indices"]
+        is_shared = is_same.any(dim=1)
+        self._check_overlap(is_shared)
+        # An example may be drawn twice, where one order of all of them follows another.
+        newest = (is_same * torch.arange(1, is_same.size(1) + 1, device=is_same.device)).argmax(dim=1)
+        term = self.term(batch.problem_type, batch.student_logits, partner["logits"][newest])
+        # Their mean over the batch is that over the shared examples.
+        share = is_shared * (len(is_shared) / is_shared.sum().clamp(min=1).to(term.per_example.dtype))
+        return {"previous": DistillationTerm(term.per_example * share, term.weight, term.agreement * share)}
+
+    def observe(self, batch: TrainingBatch) -> None:
+        if self.config.alpha:
+            self._memory.add({"indices": batch.indices, "logits": batch.student_logits})
+            self._rows += len(batch.indices)
+
+    def log_metrics(self) -> dict[str, float]:
+        """How often an example has been drawn, on average."""
+        return {"exposures": self._rows * num_processes() / self.context.num_examples} if self._rows else {}
 
     def state_dict(self) -> State:
-        """Each process remembers batches of its own, so the checkpoint has those of all."""
-        state: dict[str, Any] = {"epoch": self._epoch, "num_processes": num_processes()}
-        mine = [
-            {"labels": item.labels.cpu(), "logits": item.logits.cpu()}
-            | {f"inputs.{name}": value.cpu() for name, value in item.inputs.items()}
-            for item in self._previous
-        ]
-        for process, items in enumerate(gather_objects(mine)):
-            for position, item in enumerate(items):
-                state |= {f"{process}.{position}.{name}": value for name, value in item.items()}
-        return state
+        return {"rows": self._rows, **super().state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        if state["num_processes"] != num_processes():
+        super().load_state_dict(state)
+        self._rows = state["rows"]
+
+    def _check_overlap(self, is_shared: Tensor) -> None:
+        """Whether the batches come from the sampler; once, because on a device it waits."""
+        if not self._is_checked and not is_shared.any():
             raise InputError(
-                f"`num_processes` must be {state['num_processes']} to resume DLB, got {num_processes()}: each process "
-                "goes on with the batch that it had before. Resume on as many processes, or start a new run."
+                'With `form="overlap"` each batch must share examples with the one before, and this one shares none. A '
+                'data loader or sampler of your own draws others: leave it out, or use `form="repeat"`.'
             )
-        self._epoch = state["epoch"]
-        items: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            process, _, rest = key.partition(".")
-            if rest and int(process) == rank():
-                position, _, name = rest.partition(".")
-                items.setdefault(int(position), {})[name] = torch.as_tensor(value).to(self.context.device)
-        self._previous = [
-            _Remembered(
-                {name.removeprefix("inputs."): v for name, v in item.items() if name.startswith("inputs.")},
-                item["labels"],
-                item["logits"],
-            )
-            for _, item in sorted(items.items())
-        ]
+        self._is_checked = True
+
+    def reset(self) -> None:
+        super().reset()
+        self._sampler: OverlappingSampler | None = None
+        self._is_checked = False
+        # Drawn on this process; each one draws as many.
+        self._rows = 0
+
+
+FORMS = {"repeat": DLB, "overlap": OverlappingDLB}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments
 
-from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
+from lstsd_hf import METHODS, DLBConfig, LSTSDConfig, LSTSDTrainer, Observer
 from lstsd_hf.dynamics import History, cross_validate
 from tests.helpers import (
     CrossEntropyTeacher,
@@ -202,6 +202,43 @@ def judged(folder):
     return cross_validate(make_trainer, make_examples(24), folder, num_folds=2)
 
 
+class Drawn(Observer):
+    """The epoch and the examples of each micro-batch."""
+
+    name = "drawn"
+    is_stateful = False
+
+    def reset(self):
+        self.batches = []
+
+    def observe(self, batch):
+        self.batches.append((batch.progress.epoch, batch.progress.global_step, batch.indices.tolist()))
+
+
+def overlapping(folder):
+    """Overlapping batches, whole and resumed: what each process drew, and the weights."""
+    found = []
+    for resume in (None, 3, 4):
+        trainer = LSTSDTrainer(
+            model=make_model(),
+            args=arguments(
+                folder,
+                num_train_epochs=4,
+                gradient_accumulation_steps=2,
+                save_strategy="steps",
+                save_steps=1000,
+            ),
+            train_dataset=make_examples(26),
+            teacher=DLBConfig.paper(),
+            observers=[Drawn()],
+            callbacks=[] if resume else [SavesAt((3, 4))],
+        )
+        trainer.train(resume_from_checkpoint=resume and str(folder / f"checkpoint-{resume}"))
+        drawn = trainer._group._observers[0].batches
+        found.append({"drawn": drawn, "weights": trainer.model.state_dict(), "steps": trainer.distilled_steps})
+    return found
+
+
 def main(folder: Path, other: Path | None = None):
     """`other`: what this left on another number of processes, to resume from."""
     results = {"folder": folder}
@@ -220,6 +257,7 @@ def main(folder: Path, other: Path | None = None):
             # Within an epoch and after its last step: two processes take 2 steps an epoch, one takes 4.
             *(train_method(folder / name, config, str(folder / name / f"checkpoint-{step}")) for step in (5, 4)),
         ]
+    results["overlapping"] = overlapping(folder / "overlapping")
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
     results["recorded"] = recorded(folder / "recorded")

@@ -167,6 +167,36 @@ def test_every_method_trains_alike_on_all_ranks_and_resumes(several_processes, n
             assert whole["scores"][-1]["eval_mean"] == run["scores"][-1]["eval_mean"]
 
 
+def overlaps(drawn, accumulation=2):
+    """Of each micro-batch: whether it begins with the second half of the same one a step before, in its epoch."""
+    steps = {}
+    for epoch, step, indices in drawn:
+        steps.setdefault((epoch, step), []).append(indices)
+    assert all(len(batches) <= accumulation for batches in steps.values())
+    return [
+        batch[: len(batch) // 2] == before[len(before) // 2 :]
+        for (epoch, step), batches in steps.items()
+        for batch, before in zip(batches, steps.get((epoch, step - 1), []), strict=False)
+    ]
+
+
+def test_overlapping_batches_overlap_on_each_process(several_processes, one_process):
+    for results in (*several_processes, one_process):
+        whole, *resumed = results["overlapping"]
+        found = overlaps(whole["drawn"])
+        assert all(found)
+        assert len(found) >= 4  # of 4 epochs
+        assert whole["steps"] > 0
+        for run in resumed:
+            assert_same_weights(whole["weights"], run["weights"])
+            assert run["drawn"] == whole["drawn"][-len(run["drawn"]) :]
+            assert whole["steps"] == run["steps"]
+    first, second = ([batch for *_, batch in rank["overlapping"][0]["drawn"]] for rank in several_processes)
+    assert all(not set(one) & set(other) for one, other in zip(first[:4], second[:4], strict=True))
+    # Another epoch, other batches.
+    assert len({tuple(batch) for batch in first}) == len(first)
+
+
 def test_several_processes_are_taught_by_what_teaches_one(several_processes, one_process):
     """Snapshots count as one model, whatever the number of processes: the names and shapes of all state agree."""
     for name in set(METHODS) - {"dlb"}:  # which remembers the batches of each process

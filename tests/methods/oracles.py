@@ -686,3 +686,47 @@ def train_kd(
 
             losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
         yield epoch, losses, {}
+
+
+def train_dlb_overlap(model, epochs, optimizer, scheduler, *, alpha, temperature, max_grad_norm=1.0):
+    """Trains `model` by self-distillation from the last mini-batch (arXiv 2203.16172), with overlapping mini-batches.
+
+    Unlike `train_dlb` it makes one forward per step: the examples the new mini-batch shares with the one before are
+    among its own rows.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch, the second half of each being the first half of the next. A row
+            counts as shared if its id was anywhere in the mini-batch just before.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        alpha: Weight of the distillation term, averaged over the shared rows; zero leaves it out.
+        temperature: Divides student and teacher logits in the distillation term, which is multiplied by its square.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, {})` after each epoch.
+    """
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        previous = {}  # example id -> logits given before the update of the step before; none at an epoch's start
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            loss = _cross_entropy_sum(logits, labels) / size
+            if alpha != 0:
+                kl_sum, shared = 0.0, 0
+                for index, row in zip(indices, logits, strict=True):
+                    if index in previous:
+                        kl_sum = kl_sum + _tempered_divergence(previous[index], row, temperature)
+                        shared += 1
+                if shared > 0:
+                    loss = loss + alpha * temperature**2 * kl_sum / shared
+                previous = {}  # only the mini-batch just before is remembered
+                for index, row in zip(indices, logits, strict=True):
+                    previous[index] = row.detach().clone()
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+        yield epoch, losses, {}

@@ -291,6 +291,13 @@ def test_dlb(make_args, alpha, temperature, carry_over_epochs):
     compare(make_args, DLBConfig(**options), oracles.train_dlb, options, check_targets=no_targets)
 
 
+@pytest.mark.parametrize(("alpha", "temperature"), [(1.0, 3.0), (2.0, 1.0)])
+def test_dlb_with_overlapping_batches(make_args, alpha, temperature):
+    config = DLBConfig(alpha=alpha, temperature=temperature, form="overlap")
+    options = {"alpha": alpha, "temperature": temperature}
+    compare(make_args, config, oracles.train_dlb_overlap, options, check_targets=no_targets)
+
+
 def test_label_smoothing(make_args):
     options = {"smoothing": 0.2}
     compare(

@@ -279,7 +279,7 @@ def test_every_command_of_the_protocol_parses():
                 # It goes to the very folder that is named, which can hold no other run.
                 assert parsed.run.resume
                 single.append(parsed.output_dir)
-    assert len(single) == len(set(single)) == 4 + 48
+    assert len(single) == len(set(single)) == 4 + 48 + 10
     # Cells that start from what others found.
     assert set(refused) <= {"a4", "a2_fitting", "gpu_tuned"}
     assert all(f"{name} needs" in message for name, message in refused.items())
