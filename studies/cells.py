@@ -56,7 +56,8 @@ def short() -> Iterator[Command]:
 
 def a3() -> Iterator[Command]:
     methods = "lstsd_no_long lstsd_no_short lstsd_single temporal_ensemble mean_teacher snapshot_ensemble"
-    methods += " snapshot_distillation dlb --dlb.form repeat --dlb.alpha 0.5 --snapshot_ensemble.cycle_epochs 6 --snapshot_distillation.cycle_epochs 6"
+    methods += " snapshot_distillation dlb --dlb.form repeat --dlb.alpha 0.5"
+    methods += " --snapshot_ensemble.cycle_epochs 6 --snapshot_distillation.cycle_epochs 6"
     for rate in RATES[:2]:
         for task in TASKS:
             yield Command("mlp", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 30", methods, FIVE, rate)

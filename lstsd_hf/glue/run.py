@@ -67,7 +67,7 @@ class GlueRun:
             if value != defaults[name] or name in ("max_seq_length", "max_train_samples")
         }
         config = {
-            "method": {"name": self.teacher.name, **asdict(self.teacher)},
+            "method": self.teacher.description(),
             "task": self.task.name,
             **({} if self.task.name in TASKS else {"text_columns": self.task.text_columns}),
             "data": self.data_source,

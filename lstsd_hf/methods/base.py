@@ -172,9 +172,9 @@ class ConfiguredTeacher(Teacher):
         options: The config, once training begins fitted to the length of the run.
 
     Example:
-        >>> from lstsd_hf import DLB
-        >>> DLB().config
-        DLBConfig(alpha=0.5, temperature=3.0, carry_over_epochs=True)
+        >>> from lstsd_hf import RDrop
+        >>> RDrop().config
+        RDropConfig(alpha=0.5, official_bert=False)
     """
 
     config_class: ClassVar[type[TeacherConfig]]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +21,7 @@ class TeacherConfig:
         name: Name in the registry.
         search_space: What a search tunes: for each field its candidate values.
         changeable: Fields that a resumed run may have changed, if told so.
+        added_later: Fields that a run's description leaves out at their defaults, so that older runs keep theirs.
         is_self_taught: Whether the training itself makes the teacher. One from outside must be named, and may know
             labels that are held out here.
 
@@ -42,6 +43,7 @@ class TeacherConfig:
     name: ClassVar[str]
     changeable: ClassVar[tuple[str, ...]] = ()
     search_space: ClassVar[Mapping[str, tuple]] = {}
+    added_later: ClassVar[tuple[str, ...]] = ()
     is_self_taught: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -62,6 +64,12 @@ class TeacherConfig:
     def neutral(cls) -> "TeacherConfig":
         """The options under which training is the parent Trainer's, bit for bit."""
         raise TypeError(f"{cls.__name__} does not define `neutral`.")
+
+    def description(self) -> dict[str, Any]:
+        """The method's name and options."""
+        defaults = {option.name: option.default for option in fields(self) if option.name in self.added_later}
+        options = {name: value for name, value in asdict(self).items() if defaults.get(name, MISSING) != value}
+        return {"name": self.name, **options}
 
     def check_plan(self, plan: TrainingPlan) -> None:
         """Raises an `InputError` if the options do not fit the length of a run."""

@@ -45,6 +45,7 @@ class DLBConfig(TeacherConfig):
     """
 
     name = "dlb"
+    added_later: ClassVar = ("form",)
     search_space: ClassVar = {"alpha": (0.25, 0.5, 1.0, 2.0), "temperature": (1.0, 3.0)}
 
     alpha: float = field(default=0.5, metadata={"help": "Weight of the distillation term; 0: plain fine-tuning."})

@@ -1,7 +1,6 @@
 """The pages with measured numbers are up to date with the records, and the numbers are right."""
 
 import contextlib
-import dataclasses
 import json
 import re
 import shlex
@@ -300,7 +299,7 @@ def test_what_the_protocol_plans_was_run(name, count):
     for command in commands_of(name):
         parsed = cli.parse([*shlex.split(str(command))[2:], "--use_cpu", "True"])
         for teacher in parsed.teachers:
-            method = json.dumps({"name": teacher.name, **dataclasses.asdict(teacher)}, sort_keys=True)
+            method = json.dumps(teacher.description(), sort_keys=True)
             is_searched = parsed.run.sweep is not None
             planned |= {
                 (command.task, command.rate, is_searched, seed, teacher.name if is_searched else method)
