@@ -172,6 +172,31 @@ def split_indices(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor |
     return batch, batch.pop(EXAMPLE_INDEX)
 
 
+def split_training_batch(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor]:
+    """As `split_indices`; an `InputError` if there are none."""
+    inputs, indices = split_indices(batch)
+    if indices is None:
+        raise InputError(
+            f"A training batch must have the key `{EXAMPLE_INDEX}`, found {sorted(batch)}. A `get_train_dataloader` of "
+            "your own must return a `torch.utils.data.DataLoader` over `self.train_dataset`."
+        )
+    return inputs, indices
+
+
+def take_rows(inputs: Mapping[str, Any], rows: Tensor, batch_size: int) -> dict[str, Any]:
+    """Some rows of a batch: of everything in it that has one for each example.
+
+    Args:
+        inputs: The model's inputs.
+        rows: Positions in the batch, int64 `(num_rows,)`.
+        batch_size: Examples in the batch.
+    """
+    return {
+        name: value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == batch_size else value
+        for name, value in inputs.items()
+    }
+
+
 def check_has_indices(dataset: Any) -> None:
     """Raises a `TypeError` unless `dataset` is map-style with a length."""
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):

@@ -14,10 +14,9 @@ from transformers.utils import find_labels
 
 from .context import TrainingContext
 from .dynamics.trainer import RecordedTrainingMixin, with_recorder
-from .errors import InputError
 from .evaluation import JointEvaluationMixin
 from .events import TeacherEvents
-from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_indices
+from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_training_batch, take_rows
 from .example_losses import ExampleLosses
 from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
@@ -166,14 +165,12 @@ class SelfDistillationMixin(
         """The base loss, which is that of `compute_loss`, and on training batches the teacher's terms."""
         if not model.training:
             return compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        inputs, indices = split_indices(inputs)
-        if indices is None:
-            raise InputError(
-                f"A training batch must have the key `{EXAMPLE_INDEX}`, found {sorted(inputs)}. A "
-                "`get_train_dataloader` of your own must return a `torch.utils.data.DataLoader` over "
-                "`self.train_dataset`."
-            )
+        inputs, indices = split_training_batch(inputs)
         labels = labels_in(inputs, self.label_names)
+        rows = self.teacher.select_rows(inputs, indices, labels, self._student.forward)
+        if rows is not None:
+            inputs, indices = take_rows(inputs, rows, len(indices)), indices[rows]
+            labels = labels_in(inputs, self.label_names)
         base_loss, outputs, logits = self._base_loss(compute_loss, model, inputs, labels, kwargs)
         check_rows(logits, indices)
         problem_type = self._context.problem_type

@@ -167,6 +167,8 @@ def active(config_class, num_labels=2, problem_type=None):
     early = {"mini_generation_epochs": 2, "cycle_epochs": 2, "rampup_epochs": 0.0, "warmup_epochs": 1}
     if "teacher_model_name_or_path" in fields:
         early["teacher_model_name_or_path"] = teacher_folder(num_labels, problem_type)
+    if "distillation" in fields:
+        early["distillation"] = "regulated"
     return config_class(**{name: value for name, value in early.items() if name in fields})
 
 
@@ -221,6 +223,8 @@ class DividesByItems(nn.Module):
 
     def forward(self, input_ids, labels=None, num_items_in_batch=None, **kwargs):
         logits = self.inner(input_ids).logits
+        if labels is None:
+            return {"logits": logits}
         reduction = "mean" if num_items_in_batch is None else "sum"
         loss = nn.functional.cross_entropy(logits, labels, reduction=reduction)
         return {"loss": loss / (num_items_in_batch or 1), "logits": logits}

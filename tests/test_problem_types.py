@@ -244,9 +244,10 @@ ORACLES = {
 }
 # Methods that need labels to choose from, or one of several.
 ONE_LABEL = "needs one label of several for each example, got a model for"
+OF_ONE_LABEL = ("elr", "sat", "self_regulated", "regulated_lstsd")
 REFUSED = {
     ("label_smoothing", NUMBERS): "must predict labels to spread a target over them, got a regression",
-    **{(name, problem): ONE_LABEL for name in ("elr", "sat") for problem in (MULTI, NUMBERS)},
+    **{(name, problem): ONE_LABEL for name in OF_ONE_LABEL for problem in (MULTI, NUMBERS)},
 }
 KINDS = pytest.mark.parametrize(("problem", "num_labels"), [(MULTI, 3), (MULTI, 2), (NUMBERS, 1), (NUMBERS, 3)])
 

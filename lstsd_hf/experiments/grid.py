@@ -23,11 +23,13 @@ class PlannedRun:
         folder: Its folder.
         is_own_folder: Whether the folder is named by the run's settings, so that it can hold no other run and an
             interrupted one is continued without asking.
+        before: The run whose folder is its teacher, if that is to be run first.
     """
 
     run: GlueRun
     folder: Path
     is_own_folder: bool
+    before: "PlannedRun | None" = None
 
 
 def take_shard(items: Sequence[T], shard: str | None) -> list[T]:
@@ -57,6 +59,8 @@ def run_if_missing(item: PlannedRun, *, resume: bool, overwrite: bool, cache: Pa
     Returns:
         The content of its `results.json`, and whether it had been finished before.
     """
+    if item.before is not None:
+        run_if_missing(item.before, resume=resume, overwrite=overwrite, cache=cache)
     resumes = (resume or item.is_own_folder) and not overwrite
     was_finished = resumes and is_finished(item.run, item.folder)
     return execute(item.run, item.folder, resume=resumes, overwrite=overwrite, cache=cache), was_finished

@@ -80,16 +80,32 @@ def plan(parsed: Parsed) -> list[PlannedRun]:
                         cross_validate=run.cross_validate,
                     )
                 )
-    for item in planned:
-        check_plan(item)
-    planned = take_shard(planned, run.shard)
-    if run.sweep is not None:
-        planned = _searched(planned, parsed)
     root = Path(parsed.output_dir or "runs")
     is_single = len(loaded) * len(parsed.seeds) * len(parsed.teachers) == 1 and run.sweep is None
-    if parsed.output_dir is not None and is_single:
-        return [PlannedRun(item, root, is_own_folder=False) for item in planned]
-    return [PlannedRun(item, item.default_folder(root), is_own_folder=True) for item in planned]
+    own_folder = root if parsed.output_dir is not None and is_single else None
+    if run.sweep is None:
+        return take_shard([_placed(item, root, own_folder) for item in planned], run.shard)
+    for item in planned:
+        check_plan(item)
+    return [_placed(item, root, own_folder) for item in _searched(take_shard(planned, run.shard), parsed)]
+
+
+def _placed(run: GlueRun, root: Path, folder: Path | None) -> PlannedRun:
+    """A run and its folder, after the run that must come first; checks both.
+
+    Args:
+        run: The run.
+        root: The folder of all runs.
+        folder: The very folder that the user named for it.
+    """
+    first, before = run.teacher.first_stage(), None
+    if first is not None:
+        beside = folder and folder.with_name(f"{folder.name}-teacher")
+        # A command goes through the methods seed by seed: all have the same first stage, which is run once.
+        before = _placed(dataclasses.replace(run, teacher=first, args=copy.copy(run.args)), root, beside)
+        run = dataclasses.replace(run, teacher=run.teacher.taught_by(before.folder))
+    check_plan(run)
+    return PlannedRun(run, folder or run.default_folder(root), folder is None, before)
 
 
 def _searched(runs: list[GlueRun], parsed: Parsed) -> list[GlueRun]:

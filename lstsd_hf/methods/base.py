@@ -1,8 +1,8 @@
 """The one interface: a `Teacher` supplies distillation terms and remembers what it needs to supply the next ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -94,6 +94,22 @@ class Teacher(Observer):
 
         Args:
             batching: How the run divides its examples.
+        """
+        return None
+
+    def select_rows(
+        self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor | None, forward: Callable
+    ) -> Tensor | None:
+        """The rows of a training batch to train on, at least one; the others cost no pass of training.
+
+        Args:
+            inputs: The model's inputs.
+            indices: Example indices, int64 `(batch_size,)`.
+            labels: As in `TrainingBatch`.
+            forward: Runs the student: inputs to logits.
+
+        Returns:
+            Positions in the batch, int64, at least one; `None` is all of them.
         """
         return None
 

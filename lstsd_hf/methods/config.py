@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
@@ -77,6 +78,14 @@ class TeacherConfig:
     def check_source(self) -> None:
         """Raises an `InputError` if what is to teach is not named."""
 
+    def first_stage(self) -> "TeacherConfig | None":
+        """The options of a training that must come first, if its folder is to be the teacher and is not named."""
+        return None
+
+    def taught_by(self, folder: Path) -> Self:
+        """These options, with a folder as the teacher."""
+        raise TypeError(f"{type(self).__name__} does not define `taught_by`.")
+
     def source_digest(self) -> str | None:
         """A digest of the files that are to teach, if there are any."""
         return None
@@ -106,6 +115,12 @@ class TeacherConfig:
     def _check_share(self, name: str) -> None:
         if not 0 <= getattr(self, name) <= 1:
             raise InputError(f"`{name}` must be from 0 to 1, got {getattr(self, name)}. 0 is plain fine-tuning.")
+
+    def _check_limit(self, name: str) -> None:
+        if not getattr(self, name) >= 1:
+            raise InputError(
+                f"`{name}` bounds a factor relative to the mean and must be at least 1, got {getattr(self, name)}."
+            )
 
     def _check_decay(self, name: str) -> None:
         if not 0 <= getattr(self, name) < 1:

@@ -81,8 +81,9 @@ class KDConfig(TeacherConfig):
     def check_source(self) -> None:
         if self.distillation_weight and self.teacher_model_name_or_path is None and self.teacher_outputs is None:
             raise InputError(
-                "`kd` needs a teacher, got none. Set `teacher_model_name_or_path` to a fine-tuned classifier, or "
-                "`teacher_outputs` to a file of its outputs; a method of self-distillation, such as lstsd, needs none."
+                f"`{self.name}` needs a teacher, got none. Set `teacher_model_name_or_path` to a fine-tuned "
+                "classifier, or `teacher_outputs` to a file of its outputs; a method of self-distillation, such as "
+                "lstsd, needs none."
             )
 
     def source_digest(self) -> str | None:

@@ -28,12 +28,17 @@ def label_distribution(batch: TrainingBatch) -> Tensor:
     Raises:
         InputError: If the labels are not class indices.
     """
-    labels, logits = batch.labels, batch.student_logits
-    if labels is None or labels.is_floating_point():
+    labels, logits = class_labels(batch.labels), batch.student_logits
+    has_label = labels >= 0
+    rows = torch.nn.functional.one_hot(labels.clamp(min=0), logits.size(-1)).to(logits.dtype)
+    return rows * has_label[:, None]
+
+
+def class_labels(labels: Tensor | None) -> Tensor:
+    """The labels of a batch, as they are; an `InputError` if they are not class indices."""
+    if labels is None or labels.is_floating_point() or labels.dim() > 1:
         raise InputError(
             "A training batch must have labels that are class indices for this method, got "
             f"{'none' if labels is None else labels.dtype}. Name them in `label_names`."
         )
-    has_label = labels >= 0
-    rows = torch.nn.functional.one_hot(labels.clamp(min=0), logits.size(-1)).to(logits.dtype)
-    return rows * has_label[:, None]
+    return labels

@@ -730,3 +730,196 @@ def train_dlb_overlap(model, epochs, optimizer, scheduler, *, alpha, temperature
 
             losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
         yield epoch, losses, {}
+
+
+def train_self_regulated(
+    model, epochs, optimizer, scheduler, *, threshold, ungated_epochs, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` on the examples it is not yet sure of, the gating of arXiv 2102.07125's teacher.
+
+    Args:
+        model: See the module's docstring, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        threshold: A row takes part if its prediction is wrong or its label's probability is below this, both by
+            the forward of the step itself, in train mode.
+        ungated_epochs: Epochs at the start in which every row takes part.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, participations)`, the last example id -> how many times it has taken part so far (an int,
+        0 for an example that was drawn but never took part).
+    """
+    participations = {}  # s
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+
+            cross_entropies = []  # of the rows that take part
+            for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
+                p = torch.softmax(row.detach(), dim=-1)
+                takes_part = epoch < ungated_epochs or p.argmax().item() != label or bool(p[label] < threshold)
+                participations[index] = participations.get(index, 0) + (1 if takes_part else 0)
+                if takes_part:
+                    cross_entropies.append(-torch.log_softmax(row, dim=-1)[label])
+            if cross_entropies:
+                loss = sum(cross_entropies) / len(cross_entropies)
+            else:  # a loss of 0 whose gradients are zeros: the optimizer steps all the same
+                loss = sum((0.0 * parameter).sum() for parameter in model.parameters())
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+        yield epoch, losses, dict(participations)
+
+
+def _significance(count, counts, max_significance):
+    """How often one example took part, relative to the mean of the list `counts`, at most `max_significance`."""
+    return min(max_significance, count / (sum(counts) / len(counts)))
+
+
+def _mean_or_zero(terms, model):
+    """Mean of a list of losses; for an empty list a loss of 0 whose gradients are zeros."""
+    if terms:
+        return sum(terms) / len(terms)
+    return sum((0.0 * parameter).sum() for parameter in model.parameters())
+
+
+def train_self_regulated_student(
+    model, epochs, optimizer, scheduler, *, teacher_logits, participations, mode, threshold, ungated_epochs, weight,
+    temperature, max_significance, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by distillation from a self-regulated teacher, the student of arXiv 2102.07125.
+
+    Args:
+        model: See the docstring of `tests.methods.oracles`, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        teacher_logits: Example id -> the fixed teacher's logits, for every example.
+        participations: Example id -> how many times it took part in the teacher's training, for every example.
+        mode: "significance" (every row takes part, with its weight), "regulated" (the rows the gate lets through,
+            all of weight 1) or "hybrid" (the rows the gate lets through, with their weights).
+        threshold: The gate lets a row through if its prediction is wrong or its label's probability is below this,
+            both by the forward of the step itself, in train mode.
+        ungated_epochs: Epochs at the start in which the gate lets every row through.
+        weight: Weight of the distillation term, that of the cross-entropy being 1 - weight; zero leaves it out.
+        temperature: Divides student and teacher logits in the distillation term, which is multiplied by its square.
+        max_significance: Upper bound on an example's weight, its participations divided by their mean over all
+            examples.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, own_participations)`, the last example id -> how many times it has taken part in the
+        student's training so far (an int, 0 for an example that was drawn but never took part).
+    """
+    if mode not in ("significance", "regulated", "hybrid"):
+        raise ValueError(f"unknown mode {mode!r}")
+    own_participations = {}
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+
+            terms = []  # w K or K, of the rows that take part
+            for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
+                p = torch.softmax(row.detach(), dim=-1)
+                gate = epoch < ungated_epochs or p.argmax().item() != label or bool(p[label] < threshold)
+                takes_part = mode == "significance" or gate
+                own_participations[index] = own_participations.get(index, 0) + (1 if takes_part else 0)
+                if takes_part:
+                    term = (1 - weight) * -torch.log_softmax(row, dim=-1)[label]
+                    if weight != 0:
+                        kl = _tempered_divergence(teacher_logits[index].detach(), row, temperature)
+                        term = term + weight * temperature**2 * kl
+                    if mode != "regulated":
+                        counts = list(participations.values())
+                        term = _significance(participations[index], counts, max_significance) * term
+                    terms.append(term)
+            loss = _mean_or_zero(terms, model)  # the optimizer steps all the same when nobody takes part
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+        yield epoch, losses, dict(own_participations)
+
+
+def train_regulated_lstsd(
+    model, epochs, optimizer, scheduler, *, mini_generation_epochs, lambda_short, lambda_long, mode, threshold,
+    max_significance, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by long short-term self-distillation, on the examples it was not yet sure of.
+
+    Args:
+        model: See the docstring of `tests.methods.oracles`, as for the arguments not listed here. It has no batch
+            norm: rows that do not take part do not change the logits of the others.
+        epochs: One list of mini-batches per epoch. The ids of the first epoch are all the examples there are.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        mini_generation_epochs: Epochs in a mini-generation. The divergences start with the second one.
+        lambda_short: Weight of the divergence from the short-term teacher; zero leaves the term out, but its table
+            is kept, as the gate reads it.
+        lambda_long: Weight of the divergence from the long-term teacher; zero leaves the term out.
+        mode: "significance" (every row takes part, with its weight), "regulated" (the rows the gate lets through,
+            all of weight 1) or "hybrid" (the rows the gate lets through, with their weights). The weight is on the
+            divergences only.
+        threshold: Outside of the first epoch and the last epochs of the mini-generations, the gate stops an example
+            whose short-term logits predict its label with at least this probability.
+        max_significance: Upper bound on an example's weight, its participations in the epochs before divided by
+            their mean over all examples.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, (short, long))`, each of the two example id -> stored logits for the next epoch.
+    """
+    if mode not in ("significance", "regulated", "hybrid"):
+        raise ValueError(f"unknown mode {mode!r}")
+    short, long = {}, {}
+    participations = {}  # s, by the epochs before the current one
+    for indices, _, _ in epochs[0]:
+        for index in indices:
+            participations[index] = 0
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        collected = {}  # example id -> logits of the rows that took part in this epoch
+        is_last_of_generation = epoch % mini_generation_epochs == mini_generation_epochs - 1
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+
+            terms = []  # of the rows that take part
+            for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
+                takes_part = True
+                if mode != "significance" and epoch != 0 and not is_last_of_generation and index in short:
+                    q = torch.softmax(short[index], dim=-1)
+                    takes_part = not (q.argmax().item() == label and bool(q[label] >= threshold))
+                if not takes_part:
+                    continue
+
+                term = _cross_entropy_sum([row], labels.new_tensor([label]))
+                if epoch >= mini_generation_epochs:
+                    significance = 1.0
+                    if mode != "regulated":
+                        counts = list(participations.values())
+                        significance = _significance(participations[index], counts, max_significance)
+                    log_p = torch.log_softmax(row, dim=-1)
+                    if lambda_short != 0 and index in short:  # an example without an entry contributes 0
+                        log_q = torch.log_softmax(short[index], dim=-1)
+                        term = term + significance * lambda_short * _divergence(log_p, log_q, "student_teacher")
+                    if lambda_long != 0 and index in long:
+                        log_q = torch.log_softmax(long[index], dim=-1)
+                        term = term + significance * lambda_long * _divergence(log_p, log_q, "student_teacher")
+                terms.append(term)
+                collected[index] = row.detach().clone()  # the forward made before the update
+            loss = _mean_or_zero(terms, model)  # the optimizer steps all the same when nobody takes part
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+
+        for index, row in collected.items():  # examples that did not take part keep what they had
+            short[index] = row
+            if is_last_of_generation:
+                long[index] = row
+            participations[index] += 1
+        short_copy = {index: row.clone() for index, row in short.items()}
+        long_copy = {index: row.clone() for index, row in long.items()}
+        yield epoch, losses, (short_copy, long_copy)

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from lstsd_hf import (
@@ -23,7 +24,9 @@ from lstsd_hf import (
     ModelCopy,
     PSKDConfig,
     RDropConfig,
+    RegulatedLSTSDConfig,
     SATConfig,
+    SelfRegulatedConfig,
     SnapshotDistillationConfig,
     SnapshotEnsembleConfig,
     TeacherOutputs,
@@ -81,10 +84,10 @@ class EpochEnds(TrainerCallback):
         self.trainer.epochs.append((weights(self.trainer.model), kept))
 
 
-def compare(make_args, config, oracle, options, *, check_targets, epochs=5, scheduled=True):
+def compare(make_args, config, oracle, options, *, check_targets, epochs=5, scheduled=True, dropout=0.1, atol=1e-9):
     """Trains both and compares; returns the trainer and the reference model."""
     data = [{**row, "uid": index} for index, row in enumerate(make_examples(NUM_EXAMPLES, num_labels=3))]
-    model = make_model(num_labels=3).double()
+    model = make_model(num_labels=3, dropout=dropout).double()
     reference = copy.deepcopy(model)
     trainer = Recording(
         model=model,
@@ -103,9 +106,10 @@ def compare(make_args, config, oracle, options, *, check_targets, epochs=5, sche
         for uids in trainer.batches[: STEPS_PER_EPOCH * epochs]
     ]
     states = iter(trainer.rng_states)
-    reference.register_forward_pre_hook(
-        lambda module, args: torch.set_rng_state(next(states)) if module.training else None
-    )
+    if dropout:
+        reference.register_forward_pre_hook(
+            lambda module, args: torch.set_rng_state(next(states)) if module.training else None
+        )
     optimizer = torch.optim.SGD(reference.parameters(), lr=LEARNING_RATE)
     total = len(steps)
     scheduler = None
@@ -126,12 +130,12 @@ def compare(make_args, config, oracle, options, *, check_targets, epochs=5, sche
     compared = 0
     for (epoch, losses, targets), (found, state) in zip(results, trainer.epochs, strict=True):
         expected_losses = trainer.losses[epoch * STEPS_PER_EPOCH : (epoch + 1) * STEPS_PER_EPOCH]
-        assert losses is None or losses == pytest.approx(expected_losses, abs=1e-9)
-        assert_same_weights(found, weights(reference), atol=1e-9, rtol=0)
+        assert losses is None or losses == pytest.approx(expected_losses, abs=atol)
+        assert_same_weights(found, weights(reference), atol=atol, rtol=0)
         check_targets(state, targets, epoch)
         compared += 1
     assert compared == epochs
-    assert next(states, None) is None  # as many training forwards on both sides
+    assert not dropout or next(states, None) is None  # as many training forwards on both sides
     return trainer, reference
 
 
@@ -351,6 +355,61 @@ def test_kd(make_args, weight, temperature, source):
         given = {"outputs": TeacherOutputs(torch.stack([*table.values()]), "logits", torch.tensor([*table]))}
     options = {"teacher_logits": table, "weight": weight, "temperature": temperature}
     compare(make_args, KD(config, **given), oracles.train_kd, options, check_targets=no_targets)
+
+
+def same_counts(state, targets, epoch):
+    assert state["participation.participations"].tolist() == [targets[index] for index in range(NUM_EXAMPLES)]
+
+
+@pytest.mark.parametrize(("threshold", "ungated"), [(0.9, 1), (0.5, 0)])
+def test_self_regulated(make_args, threshold, ungated):
+    """Without dropout: here the gate has a forward of its own."""
+    config = SelfRegulatedConfig(confidence_threshold=threshold, ungated_epochs=ungated)
+    options = {"threshold": threshold, "ungated_epochs": ungated}
+    compare(make_args, config, oracles.train_self_regulated, options, check_targets=same_counts, dropout=0.0)
+
+
+@pytest.mark.parametrize("mode", ["significance", "regulated", "hybrid"])
+def test_students_of_self_regulated_teachers(make_args, tmp_path, mode):
+    counts = torch.arange(NUM_EXAMPLES) % 5
+    make_model(num_labels=3, seed=7).save_pretrained(tmp_path / "teacher")
+    save_file({"participations": counts.float()}, tmp_path / "teacher" / "participations.safetensors")
+    with torch.no_grad():
+        inputs = torch.tensor([row["input_ids"] for row in make_examples(NUM_EXAMPLES, num_labels=3)])
+        table = make_model(num_labels=3, seed=7).eval()(inputs).logits.double()
+    own = {"temperature": 2.0, "max_significance": 1.5, "ungated_epochs": 1}
+    config = SelfRegulatedConfig(
+        distillation=mode,
+        teacher_model_name_or_path=str(tmp_path / "teacher"),
+        distillation_weight=0.4,
+        confidence_threshold=0.6,
+        **own,
+    )
+    options = {**own, "mode": mode, "weight": 0.4, "threshold": 0.6, "teacher_logits": dict(enumerate(table))}
+    options["participations"] = dict(enumerate(counts.tolist()))
+    compare(
+        make_args,
+        config,
+        oracles.train_self_regulated_student,
+        options,
+        check_targets=same_counts,
+        dropout=0.0 if mode != "significance" else 0.1,
+        atol=1e-6,  # the teacher's table and the significance are fp32
+    )
+
+
+@pytest.mark.parametrize("mode", ["significance", "regulated", "hybrid"])
+def test_regulated_lstsd(make_args, mode):
+    def check(state, targets, epoch):
+        for table, expected in zip(state["rows"], targets, strict=True):
+            for index, row in expected.items():
+                torch.testing.assert_close(table[index], row, atol=1e-6, rtol=0)
+
+    options = {"mini_generation_epochs": 2, "lambda_short": 2.0, "lambda_long": 1.5, "max_significance": 1.2}
+    config = RegulatedLSTSDConfig(regulation=mode, confidence_threshold=0.5, teacher_floor=0.0, **options)
+    options |= {"mode": mode, "threshold": 0.5}
+    own = {"check_targets": check, "epochs": 7, "dropout": 0.0, "atol": 1e-6}  # the significance is fp32
+    compare(make_args, config, oracles.train_regulated_lstsd, options, **own)
 
 
 @pytest.mark.parametrize("is_function", [False, True])
