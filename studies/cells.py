@@ -33,7 +33,7 @@ from .commands import (
     NotYetError,
 )
 from .gpu_cells import gpu_base, gpu_core, gpu_large, gpu_more, gpu_noisy, gpu_short, gpu_trials, gpu_tuned
-from .neighbour_cells import kd, kd_from_12_layers, targets, teachers
+from .neighbour_cells import gated, kd, kd_from_12_layers, savings, targets, teachers
 
 
 def a1() -> Iterator[Command]:
@@ -176,7 +176,7 @@ CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
     for cell in (
         *(a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
-        *(l3, l3_short, dynamics, targets, teachers, kd, kd_from_12_layers),
+        *(l3, l3_short, dynamics, targets, teachers, kd, kd_from_12_layers, gated, savings),
         *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large, gpu_noisy, gpu_base),
     )
 }

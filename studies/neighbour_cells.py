@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .commands import CNN, FIVE, MLP, RATES, SHORT_MINILM, TASKS, Command
+from .commands import CNN, FIVE, L3, MLP, RATES, SHORT_MINILM, TASKS, Command
 
 
 def targets() -> Iterator[Command]:
@@ -42,3 +42,19 @@ def kd_from_12_layers() -> Iterator[Command]:
     methods = f"vanilla kd --kd.teacher_model_name_or_path runs/{teacher('mrpc', 0.0, 'mpnet')}"
     yield Command("kd_cnn", "mrpc", f"{CNN} --learning_rate 0.3 --num_train_epochs 30", methods, FIVE)
     yield Command("kd_minilm", "mrpc", SHORT_MINILM, methods, FIVE)
+
+
+def gated() -> Iterator[Command]:
+    """DLB's own form, and what leaves examples out, in a1's cells."""
+    for rate in RATES:
+        for task in TASKS:
+            settings = f"{MLP} --learning_rate 1e-3 --num_train_epochs 30"
+            for method in ("dlb", "self_regulated", "self_regulated --distillation none", "regulated_lstsd"):
+                yield Command("mlp_gated", task, settings, method, FIVE, rate)
+
+
+def savings() -> Iterator[Command]:
+    """What is saved where a pass costs something."""
+    methods = "vanilla lstsd self_regulated regulated_lstsd --self_regulated.distillation none"
+    methods += " --lstsd.mini_generation_epochs 2 --regulated_lstsd.mini_generation_epochs 3"
+    yield Command("l3_gated", "mrpc", f"{L3} --num_train_epochs 6", methods, range(1, 4))

@@ -37,7 +37,7 @@ def find_label_errors(
     record = {"rate": run.options.label_noise, "seed": run.options.label_noise_seed, "rows": rows}
     logits = torch.as_tensor(trainer.predict(prepared.splits["train"], metric_key_prefix="train").predictions).float()
     sources = {"model": (logits.softmax(dim=-1), torch.ones(len(logits), dtype=torch.bool))}
-    if trainer.teacher.memory is not None:
+    if trainer.teacher.remembered_probabilities() is not None:
         sources["memory"] = trainer.teacher.example_probabilities()
     if run.record_dynamics:
         sources["history"] = trainer.recorded_probabilities()
