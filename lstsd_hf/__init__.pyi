@@ -52,6 +52,8 @@ from .methods.snapshot_ensemble import SnapshotEnsemble as SnapshotEnsemble
 from .methods.snapshot_ensemble import SnapshotEnsembleConfig as SnapshotEnsembleConfig
 from .methods.temporal_ensemble import TemporalEnsemble as TemporalEnsemble
 from .methods.temporal_ensemble import TemporalEnsembleConfig as TemporalEnsembleConfig
+from .methods.tskd import TSKD as TSKD
+from .methods.tskd import TSKDConfig as TSKDConfig
 from .methods.vanilla import NoTeacher as NoTeacher
 from .methods.vanilla import NoTeacherConfig as NoTeacherConfig
 from .methods.with_memory import MemoryTeacher as MemoryTeacher

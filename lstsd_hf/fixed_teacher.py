@@ -96,13 +96,27 @@ class FixedTeacher:
         Returns:
             Logits `(batch_size, num_labels)` in the order of the student's labels.
         """
-        if self._tokens is not None:
-            rows = [{name: self._tokens[name][row] for name in self._tokens} for row in indices.tolist()]
-            inputs = self._tokenizer.pad(rows, return_tensors="pt").to(self._device)
         self.rows_computed += len(indices)
         with torch.no_grad():
-            logits = self._student.run(self._model, inputs)
+            logits = self._student.run(self._model, self._inputs(inputs, indices))
         return logits if self._order is None else logits[:, self._order]
+
+    def hidden_states(self, inputs: Mapping[str, Any], indices: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Its hidden states for some training examples; arguments are those of `logits`.
+
+        Returns:
+            The embeddings and the states after each layer, each `(batch_size, length, hidden_size)`, and the attention
+            mask `(batch_size, length)`, if there is one.
+        """
+        inputs = self._inputs(inputs, indices)
+        with torch.no_grad():
+            return self._student.hidden_states(self._model, inputs), inputs.get("attention_mask")
+
+    def _inputs(self, inputs: Mapping[str, Any], indices: Tensor) -> Mapping[str, Any]:
+        if self._tokens is None:
+            return inputs
+        rows = [{name: self._tokens[name][row] for name in self._tokens} for row in indices.tolist()]
+        return self._tokenizer.pad(rows, return_tensors="pt").to(self._device)
 
     def outputs(self, num_examples: int, folder: Path) -> tuple[TeacherOutputs, str]:
         """Its outputs for all training examples, from a file of an earlier run or by one pass over them.

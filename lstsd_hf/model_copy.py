@@ -1,6 +1,7 @@
 """A second set of a model's weights, run through the model itself."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,6 +66,12 @@ class ModelCopy:
             )
 
     @torch.no_grad()
+    def hidden_states(self, student: Student, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """The hidden states of the student's model with these weights, in evaluation mode; see `Student`."""
+        with self._in_mode(student.model, training=False) as tensors:
+            return student.hidden_states(student.model, inputs, tensors)
+
+    @torch.no_grad()
     def forward(self, student: Student, inputs: Mapping[str, Any], training: bool = False) -> Tensor:
         """Runs the student's model with these weights.
 
@@ -76,12 +83,16 @@ class ModelCopy:
         Returns:
             Logits `(batch_size, num_labels)`, without gradient.
         """
-        model = student.model
-        tensors = {name: self.tensors[name].to(own.dtype) for name, own in _all_tensors(model) if name in self.tensors}
+        with self._in_mode(student.model, training) as tensors:
+            return student.forward(inputs, tensors)
+
+    @contextmanager
+    def _in_mode(self, model: nn.Module, training: bool) -> Iterator[dict[str, Tensor]]:
+        """These weights as the model takes them, while it is in a mode."""
         was_training = model.training
         model.train(training)
         try:
-            return student.forward(inputs, tensors)
+            yield {name: self.tensors[name].to(own.dtype) for name, own in _all_tensors(model) if name in self.tensors}
         finally:
             model.train(was_training)
 

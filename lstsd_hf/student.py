@@ -104,6 +104,31 @@ class Student:
         """
         return self.run(self.model, inputs, tensors)
 
+    def hidden_states(
+        self, model: nn.Module, inputs: Mapping[str, Any], tensors: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """The hidden states of the student or another model: the embeddings and those after each layer.
+
+        Args:
+            model: A bare module on the device of the training.
+            inputs: As in `forward`.
+            tensors: As in `forward`.
+
+        Returns:
+            Each `(batch_size, length, hidden_size)`.
+
+        Raises:
+            InputError: If the model returns none.
+        """
+        outputs = self._outputs(model, {**inputs, "output_hidden_states": True}, tensors)
+        states = outputs.get("hidden_states") if isinstance(outputs, Mapping) else None
+        if states is None or states[0].dim() != 3:
+            raise InputError(
+                f"{type(model).__name__} must return hidden states of shape (batch_size, length, hidden_size) when "
+                "given `output_hidden_states=True`, as transformers' own models do, got none. Choose another model."
+            )
+        return states
+
     def run(self, model: nn.Module, inputs: Mapping[str, Any], tensors: dict[str, Tensor] | None = None) -> Tensor:
         """Runs some model as the student is run; see `forward`.
 
@@ -112,6 +137,9 @@ class Student:
             inputs: As in `forward`.
             tensors: As in `forward`.
         """
+        return logits_of(self._outputs(model, inputs, tensors))
+
+    def _outputs(self, model: nn.Module, inputs: Mapping[str, Any], tensors: dict[str, Tensor] | None) -> Any:
         accepted = named_parameters(model)
         inputs = {
             name: value
@@ -121,8 +149,8 @@ class Student:
         # The wrapper, where there is one, brings the autocast of mixed precision; here it is given anew.
         with self._trainer.accelerator.autocast():
             if tensors is None:
-                return logits_of(model(**inputs))
-            return logits_of(torch.func.functional_call(model, tensors, kwargs=inputs))
+                return model(**inputs)
+            return torch.func.functional_call(model, tensors, kwargs=inputs)
 
     @torch.no_grad()
     def predict_training_set(

@@ -20,12 +20,12 @@ from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_t
 from .example_losses import ExampleLosses
 from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
-from .learning_rate import TeacherLearningRateMixin
 from .logs import BASE, MicroBatch, TrainingLog
 from .loss_scale import base_loss_of, found_to_divide_by_items, log_divisor, term_scale
 from .methods import Teacher, TeacherConfig, build_teacher
 from .model_card import ModelCardMixin
 from .observers import Observer, ObserverGroup, TrainingBatch
+from .optimization import TeacherOptimizationMixin
 from .problem_types import labels_in, problem_type_of
 from .resume import ResumableMixin
 from .setups import check_comes_first, check_setup, checked_device
@@ -38,7 +38,7 @@ class SelfDistillationMixin(
     IndexedTrainingDataMixin,
     JointEvaluationMixin,
     ResumableMixin,
-    TeacherLearningRateMixin,
+    TeacherOptimizationMixin,
     SearchableTeacherMixin,
     ModelCardMixin,
     RecordedTrainingMixin,

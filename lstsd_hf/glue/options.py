@@ -222,7 +222,9 @@ def _all_methods(arguments: list[str]) -> list[str]:
     return [
         name
         for name, config in METHODS.items()
-        if config.is_self_taught or any(argument.startswith(f"--{name}.") for argument in arguments)
+        if config.paper().is_self_taught
+        or config.paper().first_stage() is not None
+        or any(argument.startswith(f"--{name}.") for argument in arguments)
     ]
 
 

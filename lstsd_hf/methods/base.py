@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from ..errors import InputError
@@ -96,6 +96,10 @@ class Teacher(Observer):
             batching: How the run divides its examples.
         """
         return None
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the method's own that the optimizer is to train beside the model's; known from `reset` on."""
+        return []
 
     def select_rows(
         self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor | None, forward: Callable

@@ -79,7 +79,11 @@ class KDConfig(TeacherConfig):
         return cls(distillation_weight=0.0)
 
     def check_source(self) -> None:
-        if self.distillation_weight and self.teacher_model_name_or_path is None and self.teacher_outputs is None:
+        if self.distillation_weight:
+            self._check_named()
+
+    def _check_named(self) -> None:
+        if self.teacher_model_name_or_path is None and self.teacher_outputs is None:
             raise InputError(
                 f"`{self.name}` needs a teacher, got none. Set `teacher_model_name_or_path` to a fine-tuned "
                 "classifier, or `teacher_outputs` to a file of its outputs; a method of self-distillation, such as "
@@ -131,6 +135,7 @@ class KD(ConfiguredTeacher):
 
     def reset(self) -> None:
         self.memory = None
+        self.fixed_teacher: FixedTeacher | None = None
         self._live: FixedTeacher | None = None
         self._are_logits = True
         self._num_top = 0
@@ -152,7 +157,7 @@ class KD(ConfiguredTeacher):
         if outputs is None and self.config.teacher_outputs is not None:
             outputs, origin = read_teacher_outputs(Path(self.config.teacher_outputs)), self.config.teacher_outputs
         if outputs is None:
-            teacher = self._fixed_teacher()
+            self.fixed_teacher = teacher = self.load_teacher()
             if self.config.live:
                 self._live = teacher
                 return f"the teacher {teacher.name} is run on each batch"
@@ -169,7 +174,8 @@ class KD(ConfiguredTeacher):
         self.memory = ConstantMemory(rows, written, context.memory_device)
         return f"{origin}; {int(written.sum())} of {context.num_examples} examples have a teacher"
 
-    def _fixed_teacher(self) -> FixedTeacher:
+    def load_teacher(self) -> FixedTeacher:
+        """The model that teaches."""
         student, device = self.context.student, self.context.device
         if self._given_model is not None:
             return FixedTeacher(self._given_model, student, device, type(self._given_model).__name__)

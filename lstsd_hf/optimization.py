@@ -1,4 +1,4 @@
-"""A learning rate that the teacher declares, as methods with cycles do."""
+"""What a teacher declares for the optimizer: a learning rate, as methods with cycles do, and parameters of its own."""
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -6,8 +6,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from .errors import InputError
 
 
-class TeacherLearningRateMixin:
-    """A trainer whose learning rate is its teacher's, where the teacher declares one."""
+class TeacherOptimizationMixin:
+    """A trainer whose learning rate is its teacher's, where it declares one, and which trains its parameters too."""
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """The parent's, with the teacher's own parameters added."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        added = [parameter for parameter in self.teacher.trainable_parameters() if id(parameter) not in known]
+        if added:
+            optimizer.add_param_group({"params": added})
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The parent's, unless the teacher declares a learning rate of its own."""

@@ -1,0 +1,53 @@
+"""A convolutional LSTM that reads a short sequence of maps and predicts the next one."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvLSTM(nn.Module):
+    """One encoding cell, one forecasting cell that goes on from its state, and a readout.
+
+    Source: Shi et al., "Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting", NIPS
+    2015, arXiv 1506.04214, Sec. 3; without its peephole connections.
+
+    Args:
+        hidden_channels: Channels of the state.
+        kernel_size: Positions that a gate sees, odd.
+
+    Example:
+        >>> ConvLSTM(hidden_channels=4)(torch.zeros(2, 3, 7)).shape
+        torch.Size([2, 7])
+    """
+
+    def __init__(self, hidden_channels: int, kernel_size: int = 3):
+        super().__init__()
+        self.encoder = _Cell(1, hidden_channels, kernel_size)
+        self.forecaster = _Cell(1, hidden_channels, kernel_size)
+        self.readout = nn.Conv1d(hidden_channels, 1, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The map after a sequence of them.
+
+        Args:
+            maps: `(batch_size, num_maps, length)`.
+
+        Returns:
+            `(batch_size, length)`.
+        """
+        hidden = cell = maps.new_zeros(len(maps), self.encoder.hidden_channels, maps.size(-1))
+        for step in maps.unbind(dim=1):
+            hidden, cell = self.encoder(step[:, None], hidden, cell)
+        hidden, _ = self.forecaster(torch.zeros_like(maps[:, :1]), hidden, cell)
+        return self.readout(hidden).squeeze(1)
+
+
+class _Cell(nn.Module):
+    def __init__(self, in_channels: int, hidden_channels: int, kernel_size: int):
+        super().__init__()
+        self.hidden_channels = hidden_channels
+        self.gates = nn.Conv1d(in_channels + hidden_channels, 4 * hidden_channels, kernel_size, padding="same")
+
+    def forward(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        entry, forget, exit_, new = self.gates(torch.cat([inputs, hidden], dim=1)).chunk(4, dim=1)
+        cell = forget.sigmoid() * cell + entry.sigmoid() * new.tanh()
+        return exit_.sigmoid() * cell.tanh(), cell
