@@ -42,7 +42,16 @@ def methods_table(folder: str) -> str:
     """A row for each method, with links to the pages in a folder."""
     # Links in a summary are relative to its page.
     summaries = {name: summary(name).replace("](", f"]({folder}") for name in METHODS}
-    rows = [f"| [`{name}`]({folder}{name}.md) | {summaries[name]} |" for name in METHODS]
+    links = {name: f"[`{name}`]({folder}{name}.md)" for name in METHODS}
+    rows = [f"| {links[name]} | {summaries[name]} |" for name in METHODS]
+    if folder:
+        # On README's one screen the rows of the paper's ablation are one.
+        of_ablation = [name for name in METHODS if name.startswith("lstsd_")]
+        rows = [f"| {links[name]} | {summaries[name]} |" for name in METHODS if name not in of_ablation]
+        names = ", ".join(links[name] for name in of_ablation)
+        rows.insert(
+            2, f"| {names} | The paper's ablation: without one of the two teachers, or with one for all examples. |"
+        )
     return "\n".join(["| method | what it does |", "|---|---|", *rows])
 
 
