@@ -15,7 +15,7 @@ class ConvLSTM(nn.Module):
         kernel_size: Positions that a gate sees, odd.
 
     Example:
-        >>> ConvLSTM(hidden_channels=4)(torch.zeros(2, 3, 7)).shape
+        >>> ConvLSTM(hidden_channels=4)(torch.zeros(2, 3, 7), torch.ones(2, 7)).shape
         torch.Size([2, 7])
     """
 
@@ -25,11 +25,12 @@ class ConvLSTM(nn.Module):
         self.forecaster = _Cell(1, hidden_channels, kernel_size)
         self.readout = nn.Conv1d(hidden_channels, 1, 1)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, mask: Tensor) -> Tensor:
         """The map after a sequence of them.
 
         Args:
             maps: `(batch_size, num_maps, length)`.
+            mask: 1 for positions, 0 for padding, of which the others do not depend, `(batch_size, length)`.
 
         Returns:
             `(batch_size, length)`.
@@ -37,6 +38,7 @@ class ConvLSTM(nn.Module):
         hidden = cell = maps.new_zeros(len(maps), self.encoder.hidden_channels, maps.size(-1))
         for step in maps.unbind(dim=1):
             hidden, cell = self.encoder(step[:, None], hidden, cell)
+            hidden = hidden * mask[:, None]
         hidden, _ = self.forecaster(torch.zeros_like(maps[:, :1]), hidden, cell)
         return self.readout(hidden).squeeze(1)
 

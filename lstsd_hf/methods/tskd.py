@@ -193,7 +193,7 @@ class TSKD(KD):
         student, inputs = self.context.student, batch.inputs
         present = student.hidden_states(student.model, inputs)
         mask = inputs.get("attention_mask")
-        mask = present[0].new_ones(present[0].shape[:2]) if mask is None else mask.to(present[0].dtype)
+        mask = torch.ones_like(present[0][..., 0]).float() if mask is None else mask.float()
         past = [memory.hidden_states(student, inputs) for memory in self.memories]
         fixed = None if self.fixed_teacher is None else self.fixed_teacher.hidden_states(inputs, batch.indices)
         total = torch.zeros(len(mask), device=mask.device)
@@ -204,13 +204,13 @@ class TSKD(KD):
             if fixed is not None:
                 changes.append(target)
                 target = (now - resized(*self._teacher_map(fixed, layer), mask)).abs()
-            predicted = predictor(torch.stack(changes, dim=1))
+            predicted = predictor(torch.stack(changes, dim=1), mask)
             total = total + ((predicted - target).square() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         return total
 
     def _teacher_map(self, fixed: tuple[Sequence[Tensor], Tensor | None], layer: int) -> tuple[Tensor, Tensor]:
         states, mask = fixed
-        mask = states[0].new_ones(states[0].shape[:2]) if mask is None else mask.to(states[0].dtype)
+        mask = torch.ones_like(states[0][..., 0]).float() if mask is None else mask.float()
         return energy_map(chosen(states)[layer], mask), mask
 
     def on_step_end(self, progress: Progress) -> None:

@@ -923,3 +923,165 @@ def train_regulated_lstsd(
         short_copy = {index: row.clone() for index, row in short.items()}
         long_copy = {index: row.clone() for index, row in long.items()}
         yield epoch, losses, (short_copy, long_copy)
+
+
+def _convolution(x, weight, bias):
+    """1-D convolution of one example x (channels, length), zero-padded by half the kernel; keeps the length."""
+    length, taps = x.shape[1], weight.shape[2]
+    columns = []
+    for position in range(length):
+        column = bias
+        for tap in range(taps):
+            source = position + tap - taps // 2
+            if 0 <= source < length:  # outside there are zeros
+                column = column + weight[:, :, tap] @ x[:, source]
+        columns.append(column)
+    return torch.stack(columns, dim=1)
+
+
+def _cell_step(x, hidden, cell, weight, bias):
+    """One step of a convolutional LSTM cell on x (1, length); returns the new hidden and cell, both (h, length)."""
+    h = hidden.shape[0]
+    gates = _convolution(torch.cat([x, hidden], dim=0), weight, bias)
+    entry, forget, output, candidate = gates[:h], gates[h : 2 * h], gates[2 * h : 3 * h], gates[3 * h :]
+    cell = torch.sigmoid(forget) * cell + torch.sigmoid(entry) * torch.tanh(candidate)
+    return torch.sigmoid(output) * torch.tanh(cell), cell
+
+
+def _predict(sequence, weights):
+    """The map that a convolutional LSTM expects after `sequence`, a list of maps of shape (length,)."""
+    h, length = weights["readout.weight"].shape[1], len(sequence[0])
+    hidden = sequence[0].new_zeros(h, length)
+    cell = sequence[0].new_zeros(h, length)
+    for x in sequence:
+        gates = (weights["encoder.gates.weight"], weights["encoder.gates.bias"])
+        hidden, cell = _cell_step(x.reshape(1, length), hidden, cell, *gates)
+    gates = (weights["forecaster.gates.weight"], weights["forecaster.gates.bias"])
+    hidden, cell = _cell_step(sequence[0].new_zeros(1, length), hidden, cell, *gates)
+    return _convolution(hidden, weights["readout.weight"], weights["readout.bias"])[0]
+
+
+def _energy_map(states, mask):
+    """Energy map of one example: states (length, hidden), mask a list of one 0 or 1 per position."""
+    energies = []
+    for state, is_token in zip(states, mask, strict=True):
+        energy = (state * state).sum() / len(state)
+        energies.append(energy if is_token else torch.zeros_like(energy))
+    norm = torch.sqrt(sum(energy * energy for energy in energies))
+    return torch.stack(energies) / torch.clamp(norm, min=1e-12)
+
+
+def _three_layers(hidden_states):
+    """The three of a model's hidden states whose maps are used, by its own number of layers."""
+    n = len(hidden_states) - 1
+    return [hidden_states[0], hidden_states[n // 3], hidden_states[2 * n // 3]]
+
+
+def _temporal_term(layers, memory_layers, teacher_layers, predictors, example, mask):
+    """Temporal term of the example at a place in the mini-batch.
+
+    Args:
+        layers: The student's three hidden states of the mini-batch, with gradient.
+        memory_layers: Three such lists, of memories 1, 2 and 3.
+        teacher_layers: Such a list of the teacher's, or None.
+        predictors: List of three dicts of weights, one per layer.
+        example: Place of the example in the mini-batch.
+        mask: List of one 0 or 1 per position, of this example.
+
+    Returns:
+        A scalar tensor: the mean squared error over the example's tokens, summed over the three layers.
+    """
+    total = 0.0
+    for k in range(3):
+        a_1, a_2, a_3 = (_energy_map(memory[k][example], mask) for memory in memory_layers)
+        a_c = _energy_map(layers[k][example], mask)
+        sequence = [(a_1 - a_2).abs(), (a_2 - a_3).abs()]
+        if teacher_layers is not None:
+            sequence.append((a_c - a_3).abs())
+            target = (a_c - _energy_map(teacher_layers[k][example], mask)).abs()
+        else:
+            target = (a_c - a_3).abs()
+        tokens = [place for place, is_token in enumerate(mask) if is_token]  # padding is not there at all
+        prediction = _predict([increment[tokens] for increment in sequence], predictors[k])
+
+        squares = []
+        for prediction_l, target_l in zip(prediction, target[tokens], strict=True):
+            squares.append((prediction_l - target_l) ** 2)  # the gradient goes through both
+        total = total + sum(squares) / len(squares)
+    return total
+
+
+def train_tskd(
+    model, epochs, optimizer, scheduler, *, teacher, predictors, interval_epochs, distillation_weight, temperature,
+    review_weight, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` by temporal-supervised distillation: it reviews, with a teacher or without, how its maps moved.
+
+    Args:
+        model: See the docstring of `tests.methods.oracles`, as for the arguments not listed here. It gives its
+            hidden states when called with `output_hidden_states=True`.
+        epochs: One list of mini-batches per epoch.
+        optimizer: Optimizer over the model's parameters and the predictors' weights.
+        scheduler: Learning rate scheduler or None.
+        teacher: Such a model in eval mode, which is never trained, or None.
+        predictors: List of three dicts of weights, of one convolutional LSTM per layer used.
+        interval_epochs: Epochs from one point to the next. The points are, in turn, three epochs after which the
+            model is remembered and one epoch of review.
+        distillation_weight: Weight of the divergence from the teacher; zero leaves it out.
+        temperature: Divides student and teacher logits in the distillation term, which is multiplied by its square.
+        review_weight: Weight of the temporal term in the epochs of review; zero leaves it out, with its memories.
+        max_grad_norm: Gradient clipping norm of the model's parameters; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, memories)`, the last a list of copies of the state dicts remembered, at most three.
+    """
+    memories = []
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        slot = None  # between the points
+        if review_weight != 0 and epoch % interval_epochs == 0:
+            slot = (epoch // interval_epochs) % 4
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+            size = len(indices)
+
+            loss = _cross_entropy_sum(logits, labels) / size
+            teacher_outputs = None
+            if teacher is not None and (distillation_weight != 0 or slot == 3):
+                with torch.no_grad():
+                    teacher_outputs = teacher(**inputs, output_hidden_states=True)
+            if teacher is not None and distillation_weight != 0:
+                for row, teacher_row in zip(logits, teacher_outputs.logits, strict=True):
+                    kl = _tempered_divergence(teacher_row, row, temperature)
+                    loss = loss + distillation_weight * temperature**2 * kl / size
+
+            if slot == 3:
+                layers = _three_layers(model(**inputs, output_hidden_states=True).hidden_states)  # with gradient
+                memory_layers = []
+                for memory in memories:
+                    with torch.no_grad():
+                        memory_layers.append(_three_layers(memory(**inputs, output_hidden_states=True).hidden_states))
+                teacher_layers = None if teacher is None else _three_layers(teacher_outputs.hidden_states)
+                masks = inputs.get("attention_mask")
+                if masks is None:
+                    masks = torch.ones_like(inputs["input_ids"])
+                for example, mask in enumerate(masks.tolist()):
+                    term = _temporal_term(layers, memory_layers, teacher_layers, predictors, example, mask)
+                    loss = loss + review_weight * term / size
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+            for weights in predictors:
+                for weight in weights.values():
+                    weight.grad = None
+
+        if slot in (0, 1, 2):
+            if slot == 0:  # a new group of four
+                memories = []
+            memory = copy.deepcopy(model)
+            memory.eval()
+            memories.append(memory)
+        states = []
+        for memory in memories:
+            states.append({name: tensor.clone() for name, tensor in memory.state_dict().items()})
+        yield epoch, losses, states

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from lstsd_hf import (
     KD,
     METHODS,
+    TSKD,
     DLBConfig,
     ELRConfig,
     KDConfig,
@@ -31,6 +32,7 @@ from lstsd_hf import (
     SnapshotEnsembleConfig,
     TeacherOutputs,
     TemporalEnsembleConfig,
+    TSKDConfig,
 )
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
 from lstsd_hf.reference import train_algorithm_1
@@ -84,10 +86,27 @@ class EpochEnds(TrainerCallback):
         self.trainer.epochs.append((weights(self.trainer.model), kept))
 
 
-def compare(make_args, config, oracle, options, *, check_targets, epochs=5, scheduled=True, dropout=0.1, atol=1e-9):
-    """Trains both and compares; returns the trainer and the reference model."""
+def compare(
+    make_args,
+    config,
+    oracle,
+    options,
+    *,
+    check_targets,
+    epochs=5,
+    scheduled=True,
+    dropout=0.1,
+    atol=1e-9,
+    others=(),
+    change=lambda model: None,
+):
+    """Trains both and compares; returns the trainer and the reference model.
+
+    `others` are parameters that the reference's optimizer trains too; `change` is done to both models first.
+    """
     data = [{**row, "uid": index} for index, row in enumerate(make_examples(NUM_EXAMPLES, num_labels=3))]
     model = make_model(num_labels=3, dropout=dropout).double()
+    change(model)
     reference = copy.deepcopy(model)
     trainer = Recording(
         model=model,
@@ -110,7 +129,7 @@ def compare(make_args, config, oracle, options, *, check_targets, epochs=5, sche
         reference.register_forward_pre_hook(
             lambda module, args: torch.set_rng_state(next(states)) if module.training else None
         )
-    optimizer = torch.optim.SGD(reference.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD([*reference.parameters(), *others], lr=LEARNING_RATE)
     total = len(steps)
     scheduler = None
     if scheduled:
@@ -410,6 +429,55 @@ def test_regulated_lstsd(make_args, mode):
     options |= {"mode": mode, "threshold": 0.5}
     own = {"check_targets": check, "epochs": 7, "dropout": 0.0, "atol": 1e-6}  # the significance is fp32
     compare(make_args, config, oracles.train_regulated_lstsd, options, **own)
+
+
+@pytest.mark.parametrize("teacher_free", [False, True])
+def test_tskd(make_args, teacher_free):
+    """A review in the fourth epoch, after three memories; the LSTMs are fp32, as the maps that they read."""
+    own = {"distillation_weight": 0.7, "temperature": 2.0, "review_weight": 5.0, "interval_epochs": 1}
+
+    def change(model):
+        # What leaves a new LayerNorm has the same energy everywhere.
+        torch.manual_seed(1)
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                torch.nn.init.uniform_(module.weight, 0.2, 2.0)
+
+    fixed = None if teacher_free else make_model(num_labels=3, seed=7).double().eval()
+    if fixed is not None:
+        change(fixed)
+    teacher = TSKD(TSKDConfig(**own, teacher_free=teacher_free), model=copy.deepcopy(fixed))
+    # Made anew for each run, and always the same.
+    predictors = [
+        {name: value.detach().double().requires_grad_() for name, value in module.state_dict().items()}
+        for module in teacher.predictors
+    ]
+
+    def check(state, targets, epoch):
+        # A memory of an epoch is taken when the next one begins.
+        for slot, expected in enumerate(targets[:epoch]):
+            for name, value in expected.items():
+                key = f"memories.{slot}.{name}"
+                if key in state:
+                    torch.testing.assert_close(state[key], value, atol=1e-6, rtol=0)
+
+    options = {**own, "teacher": fixed, "predictors": predictors}
+    others = [value for module in predictors for value in module.values()]
+    trainer, _ = compare(
+        make_args,
+        teacher,
+        oracles.train_tskd,
+        options,
+        check_targets=check,
+        epochs=6,
+        atol=1e-6,
+        others=others,
+        change=change,
+    )
+    for module, expected in zip(trainer.teacher.predictors, predictors, strict=True):
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(value.double(), expected[name], atol=1e-6, rtol=0)
+    assert any("loss_temporal" in entry for entry in trainer.state.log_history)
 
 
 @pytest.mark.parametrize("is_function", [False, True])

@@ -36,19 +36,23 @@ def test_the_lstm_learns_a_motion():
     """A bump that moves by one position a step is forecast at the next one."""
     torch.manual_seed(0)
     model = ConvLSTM(hidden_channels=8)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer, mask = torch.optim.Adam(model.parameters(), lr=0.02), torch.ones(64, 20)
 
     def bumps(positions):
         return torch.stack([nn.functional.one_hot(positions + step, 20).float() for step in range(4)], dim=1)
 
     for _ in range(150):
         maps = bumps(torch.randint(0, 16, (64,)))
-        loss = (model(maps[:, :3]) - maps[:, 3]).square().mean()
+        loss = (model(maps[:, :3], mask) - maps[:, 3]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     maps = bumps(torch.arange(2, 14))
-    assert torch.equal(model(maps[:, :3]).argmax(-1), maps[:, 3].argmax(-1))
+    assert torch.equal(model(maps[:, :3], mask[:12]).argmax(-1), maps[:, 3].argmax(-1))
+    # Padding changes nothing.
+    longer = nn.functional.pad(maps, (0, 5))
+    padded = model(longer[:, :3], nn.functional.pad(mask[:12], (0, 5)))
+    torch.testing.assert_close(padded[:, :20], model(maps[:, :3], mask[:12]))
 
 
 def test_three_points_are_remembered_and_the_fourth_is_a_review(make_args):
