@@ -16,13 +16,13 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from lstsd_hf import METHODS, LSTSDTrainer
+from lstsd_hf import METHODS, ConstantMemory, LSTSDTrainer
 from lstsd_hf.glue.models import resolve_model
 from lstsd_hf.glue.results import package_versions
 from lstsd_hf.glue.synthetic import generate_sentences
 
 EXAMPLES, EPOCHS, BATCH = 64, 4, 16
-PERIODS = {"mini_generation_epochs": 1, "cycle_epochs": 1, "rampup_epochs": 0.0}
+PERIODS = {"mini_generation_epochs": 1, "cycle_epochs": 1, "rampup_epochs": 0.0, "interval_epochs": 1}
 
 
 class Peak(TrainerCallback):
@@ -33,12 +33,14 @@ class Peak(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         tensors = [value for value in self.trainer.teacher.state_dict().values() if torch.is_tensor(value)]
+        if isinstance(self.trainer.teacher.memory, ConstantMemory):  # which checkpoints do not hold
+            tensors += self.trainer.teacher.memory.tables()
         self.bytes = max(self.bytes, sum(value.numel() * value.element_size() for value in tensors))
 
 
 def measure(name: str) -> dict:
     config_class = METHODS[name]
-    config = config_class(**{key: value for key, value in PERIODS.items() if key in config_class.__dataclass_fields__})
+    options = {key: value for key, value in PERIODS.items() if key in config_class.__dataclass_fields__}
     checkpoint = resolve_model("minilm")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     torch.manual_seed(0)
@@ -52,6 +54,10 @@ def measure(name: str) -> dict:
 
     model.register_forward_pre_hook(count, with_kwargs=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        if not config_class().is_self_taught:
+            options["teacher_model_name_or_path"] = f"{folder}/teacher"
+            model.save_pretrained(f"{folder}/teacher")
+            tokenizer.save_pretrained(f"{folder}/teacher")
         args = TrainingArguments(
             output_dir=folder,
             num_train_epochs=EPOCHS,
@@ -69,11 +75,14 @@ def measure(name: str) -> dict:
             train_dataset=data,
             processing_class=tokenizer,
             callbacks=[peak],
-            teacher=config,
+            teacher=config_class(**options),
         )
-        peak.trainer = trainer
+        peak.trainer, trainer.cache_dir = trainer, Path(folder, "cache")
         trainer.train()
-        on_disk = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+        fixed = getattr(trainer.teacher, "fixed_teacher", None)
+        passes["no gradient"] += 0 if fixed is None else fixed.rows_computed
+        written = [path for path in Path(folder).rglob("*.safetensors") if path.parent.name != "teacher"]
+        on_disk = sum(path.stat().st_size for path in written)
     drawn = EXAMPLES * EPOCHS
     return {
         "passes_with_gradient": passes["gradient"] / drawn - 1,

@@ -101,7 +101,7 @@ def main() -> None:
     model = BertForSequenceClassification(BertConfig(num_hidden_layers=options.layers))
     tokens = torch.randint(1000, 20000, (options.steps * options.batch_size, LENGTH))
     data = [{"input_ids": row, "labels": index % 2} for index, row in enumerate(tokens)]
-    names = [STOCK, *METHODS]
+    names = [STOCK, *(name for name, config in METHODS.items() if config().is_self_taught)]
     train(STOCK, model, data, options)
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
