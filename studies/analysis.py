@@ -33,16 +33,20 @@ NAMES = {
     "elr": "ELR",
     "sat": "SAT",
     "kd": "KD",
+    "dlb-overlap": "DLB, overlapping batches",
+    "self_regulated": "self-regulated teacher",
+    "self_regulated-hybrid": "its hybrid student",
+    "regulated_lstsd": "LSTSD with a gate (ours)",
     "label_smoothing": "label smoothing",
 }
 # Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
 # The protocol's E in each file, and the seeds and cells of its families of comparisons.
 LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", "single_seed_mrpc_cnn"), 6)
-LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd"), 6)
+LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd", "mlp_gated"), 6)
 LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
 LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short", "kd_cnn", "kd_minilm"), 1)
-LENGTHS |= {"gpu": 6, "l3": 2}
+LENGTHS |= {"gpu": 6, "l3": 2, "l3_gated": 2}
 # Of `LSTSDConfig()`, whose E is the file's.
 DEFAULTS = {"lambda_short": 1.0, "lambda_long": 1.0, "teacher_floor": 1e-4}
 SEEDS, CELLS = 10, 9
@@ -139,6 +143,10 @@ def kind(group: Group, length: int) -> str:
         return f"{name}-defaults"
     if name == "temporal_ensemble" and method["consistency_weight"] != 1.0:
         return f"{name}-{method['consistency_weight']:g}"
+    if name == "dlb" and method.get("form") == "overlap":
+        return "dlb-overlap"
+    if name == "self_regulated" and method["distillation"] != "none":
+        return f"{name}-{method['distillation']}"
     is_planned = name != "lstsd" or method["mini_generation_epochs"] == length
     return name if is_planned else f"lstsd-E{method['mini_generation_epochs']}"
 

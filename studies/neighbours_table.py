@@ -2,14 +2,46 @@
 
 from collections.abc import Iterable
 
+from lstsd_hf.experiments.records import read_results
 from lstsd_hf.experiments.report import shown_difference, shown_p_value, shown_spread
 from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
 
-from .analysis import NAMES, SIGNIFICANCE, Cell, Values, cells, mlp_cells, nll, score, with_control
+from .analysis import (
+    NAMES,
+    SIGNIFICANCE,
+    TASKS,
+    Cell,
+    Values,
+    cells,
+    mlp_cells,
+    nll,
+    records_file,
+    score,
+    with_control,
+)
 from .tables import NOT_RUN, TEMPORAL, table, unfinished
 
+GATED = "regulated_lstsd"
 BESIDE = ("vanilla", "vanilla-short", "lstsd", TEMPORAL)
 CONTROLS = BESIDE[:2]
+
+
+def teachers_table() -> str:
+    """The teachers of `kd`: what they score themselves."""
+    path = records_file("teachers.jsonl")
+    runs = [result for _, result in read_results([path])] if path.exists() else []
+    runs.sort(key=lambda run: (run["model"], list(TASKS).index(run["task"]), run["config"].get("label_noise", 0.0)))
+    rows = [
+        [
+            TASKS[run["task"]],
+            f"{100 * run['config'].get('label_noise', 0.0):.0f} %",
+            run["model"].split("/")[-1],
+            f"{100 * run['last_epoch']['eval_' + run['metrics'][0]]:.1f}",
+            f"{run['last_epoch']['eval_nll']:.2f}",
+        ]
+        for run in runs
+    ]
+    return table(["task", "wrong labels", "teacher", "score", "NLL"], rows) if rows else NOT_RUN
 
 
 def neighbours(records: str, methods: Iterable[str]) -> str:
@@ -55,3 +87,30 @@ def neighbours(records: str, methods: Iterable[str]) -> str:
             rows.append([cell.name, *shown])
         parts.append(table([f"− {NAMES[control]}", *(NAMES[method] for method in methods)], rows))
     return "\n\n".join(parts)
+
+
+def savings_table() -> str:
+    """What leaving examples out saves: rows trained on, seconds of an epoch, and the score."""
+    found = cells("l3_gated")
+    if not found:
+        return NOT_RUN
+    rows = []
+    for cell in found:
+        vanilla = cell.groups["vanilla"]
+        for name, group in cell.groups.items():
+            spread = shown_spread(mean_and_std([*score(cell, group).values()]), 1)
+            shares, seconds = [], []
+            for seed, run in group.results.items():
+                last = run["last_epoch"]
+                shares.append(last["samples_used"] / last["samples_seen"] if "samples_seen" in last else 1.0)
+                seconds.append(run["seconds_per_epoch"] / vanilla.results[seed]["seconds_per_epoch"])
+            rows.append(
+                [
+                    NAMES[name],
+                    str(len(shares)),
+                    spread,
+                    *(shown_spread(mean_and_std(item), 2) for item in (shares, seconds)),
+                ]
+            )
+    header = ["method", "n", "score", "share of rows trained on", "seconds of an epoch, ratio to vanilla"]
+    return "\n\n".join([*unfinished("l3_gated"), table(header, rows)])

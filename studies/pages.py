@@ -12,7 +12,7 @@ from .analysis import (
 )
 from .cleaning_table import cleaning_table
 from .history_table import history_table
-from .neighbours_table import neighbours
+from .neighbours_table import GATED, neighbours, savings_table, teachers_table
 from .sentences import (
     cnn_sentence,
     cost_sentence,
@@ -83,6 +83,11 @@ def results_blocks() -> dict[str, str]:
         "l3-against-short": family(l3_cells(), "lstsd", "vanilla-short", **OF_L3),
         "neighbours": neighbours("mlp_targets", ["ps_kd", "elr", "sat"]),
         "neighbours-kd": neighbours("mlp_kd", ["kd"]),
+        "teachers": teachers_table(),
+        "kd-cnn": cell_tables("kd_cnn", cells("kd_cnn")),
+        "kd-minilm": cell_tables("kd_minilm", cells("kd_minilm")),
+        "neighbours-gated": neighbours("mlp_gated", ["dlb-overlap", "self_regulated", "self_regulated-hybrid", GATED]),
+        "savings": savings_table(),
         "history": history_table(),
         "cleaning": cleaning_table(),
         "defaults": defaults(),
