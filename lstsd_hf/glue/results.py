@@ -15,6 +15,8 @@ from ..files import replacing
 SCHEMA_VERSION = 3
 RESULTS_NAME = "results.json"
 PREDICTIONS_NAME = "predictions.npz"
+# What is kept of a training log entry: the parts of the loss, and what methods log.
+OF_TRAINING = ("loss", "teacher_", "samples_", "exposures")
 PACKAGES = ("lstsd-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers")
 
 
@@ -52,13 +54,13 @@ def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, flo
         log_history: `trainer.state.log_history`.
 
     Returns:
-        One entry for each evaluation: `epoch`, `eval_…`, and `loss…` and `teacher_…` where logged.
+        One entry for each evaluation: `epoch`, `eval_…`, and what `OF_TRAINING` names where it was logged.
     """
     epochs = []
     latest: dict[str, float] = {}
     for entry in log_history:
         if "loss" in entry:
-            latest = {name: value for name, value in entry.items() if name.startswith(("loss", "teacher_"))}
+            latest = {name: value for name, value in entry.items() if name.startswith(OF_TRAINING)}
         elif "eval_loss" in entry:
             scores = {name: value for name, value in entry.items() if name.startswith("eval_")}
             # A run that was interrupted after its last evaluation makes it again.

@@ -146,6 +146,9 @@ def test_both_stages_by_one_command(workplace, options, capsys):
     assert sorted(modes) == sorted(["none", "hybrid", "significance", "regulated"] * 2)
     for result in results:
         method = result["config"]["method"]
+        gates = method["distillation"] != "significance"
+        last = result["last_epoch"]
+        assert (last["samples_used"] < last["samples_seen"]) == gates
         if method["distillation"] != "none":
             teacher = json.loads((Path(method["teacher_model_name_or_path"]) / "results.json").read_text())
             assert teacher["seed"] == result["seed"]
