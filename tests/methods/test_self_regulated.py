@@ -139,6 +139,7 @@ def test_options_that_are_refused(options, message):
 def test_both_stages_by_one_command(workplace, options, capsys):
     """The teacher is trained once for all of its students."""
     command = [*options, "--method", "self_regulated", "--output_dir", "runs", "--seeds", "1", "2"]
+    command += ["--confidence_threshold", "0.5"]
     for mode in ("hybrid", "significance", "regulated"):
         cli.main([*command, "--distillation", mode])
     results = [json.loads(path.read_text()) for path in Path("runs").rglob("results.json")]
