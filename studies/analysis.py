@@ -15,6 +15,7 @@ TASKS = {"sst2": "SST-2 (5,000 rows)", "mrpc": "MRPC", "cola": "CoLA", "rte": "R
 NAMES = {
     "vanilla": "vanilla",
     "vanilla-short": "vanilla, 3 epochs",
+    "vanilla-stopped": "vanilla, stopped early",
     "vanilla-tuned": "vanilla, tuned",
     "lstsd": "LSTSD",
     "lstsd-defaults": "LSTSD, its defaults",
@@ -43,7 +44,7 @@ NAMES = {
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
 # The protocol's E in each file, and the seeds and cells of its families of comparisons.
 LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", "single_seed_mrpc_cnn"), 6)
-LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd", "mlp_gated"), 6)
+LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd", "mlp_gated", "mlp_stopped"), 6)
 LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
 LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short", "kd_cnn", "kd_minilm"), 1)
 LENGTHS |= {"gpu": 6, "l3": 2, "l3_gated": 2}
@@ -108,10 +109,11 @@ def cell_of(section: Section, length: int) -> Cell:
 
 
 def mlp_cells() -> list[Cell]:
-    """A1's cells, each with its control of fewer epochs."""
-    return with_control(
-        cells("mlp"), "vanilla-short", {cell.name: cell.groups["vanilla"] for cell in cells("mlp_short")}
-    )
+    """A1's cells, each with its controls of fewer epochs: three, or as many as rows kept out say."""
+    found = cells("mlp")
+    for name, file in (("vanilla-short", "mlp_short"), ("vanilla-stopped", "mlp_stopped")):
+        found = with_control(found, name, {cell.name: cell.groups["vanilla"] for cell in cells(file)})
+    return found
 
 
 def l3_cells() -> list[Cell]:

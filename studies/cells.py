@@ -32,7 +32,7 @@ from .commands import (
     Command,
     NotYetError,
 )
-from .gpu_cells import gpu_base, gpu_core, gpu_large, gpu_more, gpu_noisy, gpu_short, gpu_trials, gpu_tuned
+from .gpu_cells import gpu_base, gpu_core, gpu_large, gpu_more, gpu_noisy, gpu_short, gpu_stopped, gpu_trials, gpu_tuned
 from .neighbour_cells import gated, kd, kd_from_12_layers, savings, targets, teachers
 
 
@@ -52,6 +52,14 @@ def short() -> Iterator[Command]:
         for rate in RATES:
             for task in TASKS:
                 yield Command("mlp_short", task, f"{MLP} --learning_rate 1e-3 --num_train_epochs 3", methods, TEN, rate)
+
+
+def stopped() -> Iterator[Command]:
+    """A1's control that stops early by rows kept out, with their labels as they are."""
+    for rate in RATES:
+        for task in TASKS:
+            settings = f"{MLP} --learning_rate 1e-3 --num_train_epochs 30 --held_out_share 0.15"
+            yield Command("mlp_stopped", task, settings, "vanilla", TEN, rate)
 
 
 def a3() -> Iterator[Command]:
@@ -175,9 +183,9 @@ def l3_short() -> Iterator[Command]:
 CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
     for cell in (
-        *(a1, short, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
+        *(a1, short, stopped, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
         *(l3, l3_short, dynamics, targets, teachers, kd, kd_from_12_layers, gated, savings),
-        *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large, gpu_noisy, gpu_base),
+        *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large, gpu_noisy, gpu_stopped, gpu_base),
     )
 }
 

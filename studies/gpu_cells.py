@@ -96,6 +96,14 @@ def gpu_noisy() -> Iterator[Command]:
                 yield Command("gpu", task, f"{GPU} --learning_rate 5e-5 --num_train_epochs 50", methods, FIVE, rate)
 
 
+def gpu_stopped() -> Iterator[Command]:
+    """The control of gpu_noisy that stops early by rows kept out, with their labels as they are."""
+    for rate in NOISY_RATES:
+        for task in GPU_TASKS:
+            settings = f"{GPU} --learning_rate 5e-5 --num_train_epochs 50 --held_out_share 0.15"
+            yield Command("gpu_stopped", task, settings, "vanilla", FIVE, rate)
+
+
 def gpu_base() -> Iterator[Command]:
     """A base-size encoder, joined by pack.py: the paper's Table 2 as far as it can be had."""
     base = GPU.replace("minilm-bf16", "encoder-bf16")

@@ -50,6 +50,7 @@ def results_blocks() -> dict[str, str]:
         "primary": family(mlp, "lstsd", "vanilla"),
         "against-tuned": family(mlp, "lstsd", "vanilla-tuned"),
         "against-short": family(mlp, "lstsd", "vanilla-short"),
+        "against-stopped": family(mlp, "lstsd", "vanilla-stopped"),
         "short": family(cells("mlp_short"), "lstsd-defaults", "vanilla"),
         "against-temporal": family(mlp, "lstsd", TEMPORAL),
         "against-smoothing": family(mlp, "lstsd", "label_smoothing"),

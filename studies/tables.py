@@ -28,6 +28,7 @@ TEMPORAL = "temporal_ensemble-6.4"
 CONTROLS = {
     "vanilla": "vanilla",
     "3 epochs": "vanilla-short",
+    "stopped early": "vanilla-stopped",
     "tuned": "vanilla-tuned",
     "temporal": TEMPORAL,
     "smoothing": "label_smoothing",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..glue.results import headline
 
 BASELINE = "vanilla"
 # Options of the data in a run's config, where they are not the default.
@@ -34,10 +35,9 @@ class Group:
         return next(iter(self.results.values()))
 
     def scores(self, name: str) -> dict[int, float]:
-        """A number of the last epoch's evaluation by seed; `name` is its key."""
-        return {
-            seed: result["last_epoch"][name] for seed, result in self.results.items() if name in result["last_epoch"]
-        }
+        """A number of the evaluation that a run is judged by, by seed; `name` is its key."""
+        judged = {seed: headline(result) for seed, result in self.results.items()}
+        return {seed: scores[name] for seed, scores in judged.items() if name in scores}
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def collect(runs: Path, output: Path) -> int:
 
 def _record(result: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a run beside its setting and seed."""
-    kept = {name: result[name] for name in (*_OF_A_RUN, "other_splits") if name in result}
+    kept = {name: result[name] for name in (*_OF_A_RUN, "best_model", "other_splits") if name in result}
     kept["last_epoch"] = {
         name: value for name, value in result["last_epoch"].items() if not name.endswith(("_runtime", "_per_second"))
     }

@@ -22,7 +22,7 @@ from .models import CNN
 from .options import ALL, PAPER_CNN_SETTINGS, PAPER_SETTINGS, Parsed, RunArguments, check_unique, parse
 from .own_files import load_files
 from .preparation import DataOptions
-from .results import format_table
+from .results import format_table, judged_by
 from .run import GlueRun, check_plan
 from .tasks import TASKS, GlueTask, get_task
 
@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> None:
     if is_main:
         for task, rows in results.items():
             generated = "Generated data, not GLUE: " if rows[0]["data"]["generated"] else ""
-            print(f"\n{generated}{task}, scores of the last epoch\n\n{format_table(rows)}")
+            print(f"\n{generated}{task}, scores of {judged_by(rows[0])}\n\n{format_table(rows)}")
     if failed:
         folders = ", ".join(map(str, failed))
         raise InputError(f"{len(failed)} of {len(planned)} runs failed, for the reasons given above: {folders}.")

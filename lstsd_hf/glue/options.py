@@ -115,6 +115,13 @@ class RunArguments:
             "help": "Folds: judge each training label by a model that did not train on it, in <run>/cross_validation."
         },
     )
+    held_out_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Early stopping: keep such a share of the training rows out, with their labels as they are, and "
+            "end with the model of the epoch that has the smallest loss on them."
+        },
+    )
     shard: str | None = field(default=None, metadata={"help": "i/n: run only every n-th run, from the i-th on."})
     sweep: int | None = field(
         default=None,

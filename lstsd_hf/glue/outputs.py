@@ -47,13 +47,15 @@ def find_label_errors(
     rankings = {name: rank_label_errors(*source, prepared.train) for name, source in sources.items()}
     if trainer.is_world_process_zero():
         write_json(record, folder / "label_noise.json")
-        _write_ranking([*rankings.values()][-1], run, folder / "label_errors.jsonl")
+        _write_ranking([*rankings.values()][-1], prepared.true_labels, run.task, folder / "label_errors.jsonl")
     found = {name: ranking_quality(ranking, rows) for name, ranking in rankings.items()}
     return {"count": len(rows), "memory": None, **found}
 
 
-def _write_ranking(ranking: Sequence[LabelErrorCandidate], run: GlueRun, path: Path) -> None:
-    names, true_labels = run.task.label_names, run.splits["train"]["label"][:]
+def _write_ranking(
+    ranking: Sequence[LabelErrorCandidate], true_labels: Sequence[int], task: GlueTask, path: Path
+) -> None:
+    names = task.label_names
     with replacing(path) as temporary, temporary.open("w") as file:
         for candidate in ranking:
             line = asdict(candidate) | {

@@ -17,6 +17,7 @@ from ..files import replacing_folder
 from ..models import PooledMLPConfig, PooledMLPForSequenceClassification
 from ..position_limit import position_limit
 from .frozen import EncoderSplit, FrozenStates, collate_states, compute_states
+from .held_out import held_out_rows
 from .models import label_settings, load_model
 from .noise import flip_labels
 from .tasks import GlueTask
@@ -36,6 +37,7 @@ class DataOptions:
         trainable_layers: Train the head and so many top layers of the encoder; 0 is an MLP on pooled features, `None`
             the whole model.
         dropout: Dropout probability instead of the model's own.
+        held_out_share: Share of the training rows that is kept out of the training, to choose the epoch by.
     """
 
     max_seq_length: int = 128
@@ -44,6 +46,7 @@ class DataOptions:
     label_noise_seed: int = 0
     trainable_layers: int | None = None
     dropout: float | None = None
+    held_out_share: float = 0.0
 
     def __post_init__(self):
         # Shorter inputs would hold little but the separators.
@@ -52,7 +55,7 @@ class DataOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"`{name}` must be at least {least}, got {value}.")
-        for name in ("label_noise", "dropout"):
+        for name in ("label_noise", "dropout", "held_out_share"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise InputError(f"`{name}` must be from 0 to below 1, got {value}.")
@@ -68,7 +71,8 @@ class Prepared:
         splits: Datasets by split.
         collator: For their examples.
         train: The training split's raw rows, with the labels that are trained on.
-        noisy_rows: Rows of the training split with a replaced label.
+        true_labels: Their labels before any was replaced.
+        noisy_rows: Rows of `train` with a replaced label.
         training_form: Context manager that trims the model to its trainable top, then restores it.
     """
 
@@ -77,6 +81,7 @@ class Prepared:
     splits: dict[str, Any]
     collator: Callable[[list[Any]], dict[str, Any]]
     train: Dataset
+    true_labels: list[Any]
     noisy_rows: list[int]
     training_form: Callable[[], AbstractContextManager]
 
@@ -100,7 +105,8 @@ def prepare(
     train = splits["train"]
     if options.max_train_samples is not None:
         train = train.select(range(min(options.max_train_samples, len(train))))
-    labels, noisy_rows = train["label"][:], []
+    true_labels = labels = train["label"][:]
+    noisy_rows = []
     if options.label_noise:
         labels, noisy_rows = flip_labels(labels, task.num_outputs, options.label_noise, options.label_noise_seed)
         if not noisy_rows:
@@ -109,9 +115,15 @@ def prepare(
                 "Use more noise or more rows."
             )
         train = train.remove_columns("label").add_column("label", labels)
+    raw = {**splits}
+    if options.held_out_share:
+        kept, held_out = held_out_rows(len(train), options.held_out_share)
+        raw["held_out"], train = train.select(held_out), train.select(kept)
+        true_labels, noisy = [true_labels[row] for row in kept], {*noisy_rows}
+        noisy_rows = [position for position, row in enumerate(kept) if row in noisy]
+    raw["train"] = train
     texts = (text for name in task.text_columns for text in train[name])
     model, tokenizer = load_model(model_name, task, texts, options.dropout)
-    raw = {**splits, "train": train}
     if not args.do_predict:
         raw = {name: rows for name, rows in raw.items() if not name.startswith("test")}
     # Once: tokenizing leaves its settings in the tokenizer.
@@ -123,9 +135,10 @@ def prepare(
         logger.info(f"Inputs are cut off at {limit} tokens: {model_name} has no positions for more.")
     with args.main_process_first(desc="tokens"):
         tokens = {name: _tokenize(rows, task, tokenizer, fingerprint, max_length, cache) for name, rows in raw.items()}
+    training_rows = train, true_labels, noisy_rows
     if options.trainable_layers is None:
         data = {name: _with_labels(tokens[name], rows) for name, rows in raw.items()}
-        return Prepared(model, tokenizer, data, DataCollatorWithPadding(tokenizer), train, noisy_rows, nullcontext)
+        return Prepared(model, tokenizer, data, DataCollatorWithPadding(tokenizer), *training_rows, nullcontext)
     if args.train_sampling_strategy == "group_by_length":
         raise InputError(
             "`train_sampling_strategy` must not be group_by_length with `trainable_layers`: hidden states have no "
@@ -145,14 +158,14 @@ def prepare(
         first = tokens["train"].remove_columns("length").select(range(min(2, len(train))))
         split.check(model, pad(list(first)).to(args.device))
         split.freeze()
-        return Prepared(model, tokenizer, data, collate_states, train, noisy_rows, split.top)
+        return Prepared(model, tokenizer, data, collate_states, *training_rows, split.top)
     config = PooledMLPConfig(
         feature_size=model.config.hidden_size,
         **label_settings(task),
         **({} if options.dropout is None else {"dropout": options.dropout}),
     )
     head = PooledMLPForSequenceClassification(config)
-    return Prepared(head, tokenizer, data, collate_states, train, noisy_rows, nullcontext)
+    return Prepared(head, tokenizer, data, collate_states, *training_rows, nullcontext)
 
 
 def _tokenize(

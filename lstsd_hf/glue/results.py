@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,22 @@ def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, flo
     return epochs
 
 
+def headline(result: Mapping[str, Any]) -> Mapping[str, float]:
+    """The scores that a run is judged by: of its last epoch, or with `held_out_share` of the model that it ended with.
+
+    Args:
+        result: The content of `results.json`, or what is kept of it.
+    """
+    return result["best_model"] if result["config"].get("held_out_share") else result["last_epoch"]
+
+
+def judged_by(result: Mapping[str, Any]) -> str:
+    """Which scores these are."""
+    return "the epoch chosen by held-out rows" if result["config"].get("held_out_share") else "the last epoch"
+
+
 def format_table(results: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table with a row for each run; scores in percent, of the last epoch."""
+    """A Markdown table with a row for each run; the scores are those of `headline`, in percent."""
     metrics = results[0]["metrics"]
     has_seeds = len({result["seed"] for result in results}) > 1
     header = [
@@ -87,8 +101,8 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
     ]
     rows = []
     for result in results:
-        last = result["last_epoch"]
-        coverage, divergence = result["coverage"], last.get("loss_short")
+        last = headline(result)
+        coverage, divergence = result["coverage"], result["last_epoch"].get("loss_short")
         rows.append(
             [
                 result["method"],

@@ -85,7 +85,8 @@ class GlueRun:
     def num_examples(self) -> int:
         """Examples that are trained on."""
         limit, examples = self.options.max_train_samples, len(self.splits["train"])
-        return examples if limit is None else min(limit, examples)
+        examples = examples if limit is None else min(limit, examples)
+        return examples - round(self.options.held_out_share * examples)
 
     @property
     def plan(self) -> TrainingPlan:
@@ -166,6 +167,11 @@ def check_plan(run: GlueRun) -> None:
         raise InputError(
             f"`cross_validate` must be 0 or from 2 to {run.num_examples}, the number of training examples, got "
             f"{run.cross_validate}."
+        )
+    if run.options.held_out_share and run.args.load_best_model_at_end:
+        raise InputError(
+            "`load_best_model_at_end` must be False with `held_out_share`, got True: one chooses the epoch by the "
+            "validation split, the other by training rows. Leave one out."
         )
     if run.cross_validate and not run.teacher.is_self_taught:
         raise InputError(

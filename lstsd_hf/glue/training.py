@@ -14,6 +14,7 @@ from ..dynamics.measures import estimated_label_errors
 from ..dynamics.recorder import DynamicsRecorder
 from ..label_errors import example_texts
 from .cross_validation import judge_labels
+from .held_out import KeepsBest
 from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
 from .preparation import prepare
@@ -48,6 +49,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
     set_seed(run.args.seed)
     prepared = prepare(run.task, run.splits, run.model_name_or_path, run.options, run.args, cache)
     timer = EpochTimer()
+    keeps_best = KeepsBest(folder, prepared.splits.pop("held_out")) if run.options.held_out_share else None
     with prepared.training_form():
         untrained = copy.deepcopy(prepared.model) if run.cross_validate else None
         trainer = GlueTrainer(
@@ -58,12 +60,14 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
             data_collator=prepared.collator,
             processing_class=prepared.tokenizer,
             compute_metrics=metrics_function(run.task),
-            callbacks=[DurationEstimate(), timer],
+            callbacks=[DurationEstimate(), timer, *([keeps_best] if keeps_best else [])],
             teacher=run.teacher,
             texts=[prepared.train[name][:] for name in run.task.text_columns],
             cache_dir=cache,
             observers=[DynamicsRecorder(texts=example_texts(prepared.train))] if run.record_dynamics else (),
         )
+        if keeps_best:
+            keeps_best.trainer = trainer
         trainer.train(resume_from_checkpoint=checkpoint)
         best_model = None
         if run.args.load_best_model_at_end:
@@ -74,6 +78,10 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
         elif trainer.last_evaluation is None:
             # Interrupted after its last evaluation, a run has the scores in its log, but no predictions.
             _predict_again(trainer)
+        if keeps_best:
+            # As above, but chosen without the validation split.
+            keeps_best.best.load_into(trainer.model)
+            best_model = {"step": keeps_best.step, "held_out_loss": keeps_best.loss, **_predict_again(trainer)}
         other_splits = {}
         for name, split in prepared.splits.items():
             if name.startswith("test"):
