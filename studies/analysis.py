@@ -38,6 +38,8 @@ NAMES = {
     "self_regulated": "self-regulated teacher",
     "self_regulated-hybrid": "its hybrid student",
     "regulated_lstsd": "LSTSD with a gate (ours)",
+    "tskd": "TSKD",
+    "tskd-free": "TSKD without a teacher (ours)",
     "label_smoothing": "label smoothing",
 }
 # Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
@@ -149,6 +151,8 @@ def kind(group: Group, length: int) -> str:
         return "dlb-overlap"
     if name == "self_regulated" and method["distillation"] != "none":
         return f"{name}-{method['distillation']}"
+    if name == "tskd" and method["teacher_free"]:
+        return "tskd-free"
     is_planned = name != "lstsd" or method["mini_generation_epochs"] == length
     return name if is_planned else f"lstsd-E{method['mini_generation_epochs']}"
 

@@ -57,4 +57,9 @@ def savings() -> Iterator[Command]:
     """What is saved where a pass costs something."""
     methods = "vanilla lstsd self_regulated regulated_lstsd --self_regulated.distillation none"
     methods += " --lstsd.mini_generation_epochs 2 --regulated_lstsd.mini_generation_epochs 3"
-    yield Command("l3_gated", "mrpc", f"{L3} --num_train_epochs 6", methods, range(1, 4))
+    settings, seeds = f"{L3} --num_train_epochs 6", range(1, 4)
+    yield Command("l3_gated", "mrpc", settings, methods, seeds)
+    # Features that train: temporal supervision, by the teacher of kd and without.
+    named = f"teacher_model_name_or_path runs/{teacher('mrpc', 0.0)}"
+    yield Command("l3_gated", "mrpc", settings, f"kd tskd --kd.{named} --tskd.{named} --tskd.interval_epochs 1", seeds)
+    yield Command("l3_gated", "mrpc", settings, "tskd --teacher_free True --interval_epochs 1", seeds)
