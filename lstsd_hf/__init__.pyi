@@ -10,6 +10,8 @@ from .memory.latest import LatestMemory as LatestMemory
 from .memory.short_long import TeacherMemory as TeacherMemory
 from .memory.staged import ExampleMemory as ExampleMemory
 from .methods import METHODS as METHODS
+from .methods.anchored import Anchored as Anchored
+from .methods.anchored import AnchoredConfig as AnchoredConfig
 from .methods.base import ConfiguredTeacher as ConfiguredTeacher
 from .methods.base import DistillationTerm as DistillationTerm
 from .methods.base import Teacher as Teacher

@@ -165,7 +165,7 @@ def active(config_class, num_labels=2, problem_type=None):
     """Options under which a method acts early: periods of one or two epochs, no ramp-up; a teacher, if it needs one."""
     fields = {field.name for field in dataclasses.fields(config_class) if field.init}
     early = {"mini_generation_epochs": 2, "cycle_epochs": 2, "rampup_epochs": 0.0, "warmup_epochs": 1}
-    early["interval_epochs"] = 1
+    early |= {"interval_epochs": 1, "pull": 1.0, "patience": 1, "kept_out_share": 0.3}
     if "teacher_model_name_or_path" in fields:
         early["teacher_model_name_or_path"] = teacher_folder(num_labels, problem_type)
     if "distillation" in fields:

@@ -244,7 +244,7 @@ ORACLES = {
 }
 # Methods that need labels to choose from, or one of several.
 ONE_LABEL = "needs one label of several for each example, got a model for"
-OF_ONE_LABEL = ("elr", "sat", "self_regulated", "regulated_lstsd")
+OF_ONE_LABEL = ("elr", "sat", "self_regulated", "regulated_lstsd", "anchored")
 REFUSED = {
     ("label_smoothing", NUMBERS): "must predict labels to spread a target over them, got a regression",
     **{(name, problem): ONE_LABEL for name in OF_ONE_LABEL for problem in (MULTI, NUMBERS)},

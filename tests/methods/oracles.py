@@ -1085,3 +1085,120 @@ def train_tskd(
         for memory in memories:
             states.append({name: tensor.clone() for name, tensor in memory.state_dict().items()})
         yield epoch, losses, states
+
+
+def _doubted(anchor, labels):
+    """Ids whose anchor predicts another class than the label, at least as surely as that class's examples are.
+
+    Args:
+        anchor: Example id -> logits, for every example.
+        labels: Example id -> label, for every example.
+
+    Returns:
+        Dict of example id -> the class predicted, for the doubted examples alone.
+    """
+    own = {}  # class -> probabilities of that class over the examples labelled with it
+    for index, row in anchor.items():
+        label = labels[index]
+        own.setdefault(label, []).append(torch.softmax(row, dim=-1)[label])
+    thresholds = {label: sum(probabilities) / len(probabilities) for label, probabilities in own.items()}
+
+    corrections = {}
+    for index, row in anchor.items():
+        z = torch.softmax(row, dim=-1)
+        predicted = z.argmax().item()
+        if predicted == labels[index] or predicted not in thresholds:  # a class without examples corrects nothing
+            continue
+        if bool(z[predicted] >= thresholds[predicted]):
+            corrections[index] = predicted
+    return corrections
+
+
+def train_anchored(
+    model, epochs, optimizer, scheduler, *, held_out, patience, mixing, rule, pull, max_grad_norm=1.0,
+):  # fmt: skip
+    """Trains `model` without the held-out examples until their loss stops falling, then on all, near that epoch.
+
+    Args:
+        model: See the docstring of `tests.methods.oracles`, as for the arguments not listed here.
+        epochs: One list of mini-batches per epoch. Every example occurs exactly once in each.
+        optimizer: Optimizer over the model's parameters.
+        scheduler: Learning rate scheduler or None.
+        held_out: Set of the example ids kept out of the loss until the run is anchored.
+        patience: Epochs without a new smallest held-out loss after which the run is anchored.
+        mixing: Weight of the divergence from the anchor, that of the cross-entropy being 1 - mixing.
+        rule: What is different for the doubted examples: "constant" (nothing), "flip" (the class the anchor predicts
+            is their label) or "cl" (they have the divergence alone, whole).
+        pull: Weight, until the run is anchored, of the divergence from the logits of the epoch before; zero leaves
+            it out.
+        max_grad_norm: Gradient clipping norm; None or 0 for none.
+
+    Yields:
+        `(epoch, losses, info)`, where info has "anchor_epoch" (the 0-based epoch whose logits are the anchor, None
+        as long as there is none), "held_out_loss" (the mean at the end of the epoch; None for the first one and for
+        those trained with an anchor) and "doubted" (sorted list of ids, None as long as there is no anchor).
+    """
+    if rule not in ("constant", "flip", "cl"):
+        raise ValueError(f"unknown rule {rule!r}")
+    latest, labels_seen = {}, {}
+    best, best_epoch = None, None
+    held_out_losses = []  # L, of the second epoch and those after it
+    anchor, corrections = None, None  # z, and doubted id -> predicted class
+    for epoch, batches in enumerate(epochs):
+        losses = []
+        collected = {}  # example id -> logits produced in this epoch
+        anchored_before = anchor is not None
+        for indices, inputs, labels in batches:
+            model.train()
+            logits = model(**inputs).logits
+
+            terms = []  # of the rows that count
+            for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
+                log_p = torch.log_softmax(row, dim=-1)
+                if anchor is None:
+                    if index in held_out:
+                        continue
+                    term = _cross_entropy_sum([row], labels.new_tensor([label]))
+                    if pull != 0 and index in latest:
+                        log_q = torch.log_softmax(latest[index], dim=-1)
+                        term = term + pull * _divergence(log_p, log_q, "student_teacher")
+                else:
+                    a, target = mixing, label
+                    if index in corrections and rule == "flip":
+                        target = corrections[index]
+                    if index in corrections and rule == "cl":
+                        a = 1.0
+                    log_q = torch.log_softmax(anchor[index], dim=-1)
+                    cross_entropy = _cross_entropy_sum([row], labels.new_tensor([target]))
+                    term = (1 - a) * cross_entropy + a * _divergence(log_p, log_q, "teacher_student")
+                terms.append(term)
+            loss = _mean_or_zero(terms, model)  # the optimizer steps all the same when all rows are held out
+
+            losses.append(_update(model, loss, optimizer, scheduler, max_grad_norm))
+
+            for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
+                collected[index] = row.detach().clone()  # the forward made before the update
+                labels_seen[index] = label
+
+        for index, row in collected.items():
+            latest[index] = row
+
+        held_out_loss = None
+        if not anchored_before and epoch >= 1:
+            total = 0.0
+            for index in sorted(held_out):
+                total = total - torch.log_softmax(latest[index], dim=-1)[labels_seen[index]]
+            held_out_loss = (total / len(held_out)).item()
+            if all(held_out_loss < earlier for earlier in held_out_losses):
+                best, best_epoch = {index: row.clone() for index, row in latest.items()}, epoch
+            elif epoch - best_epoch >= patience:
+                anchor = best
+                corrections = _doubted(anchor, labels_seen)
+            held_out_losses.append(held_out_loss)
+
+        info = {
+            "anchor_epoch": None if anchor is None else best_epoch,
+            "held_out_loss": held_out_loss,
+            "doubted": None if anchor is None else sorted(corrections),
+        }
+        yield epoch, losses, info

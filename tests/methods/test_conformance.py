@@ -520,7 +520,7 @@ def test_copies_are_not_run_for_nobody(make_args):
 def with_another(config, name):
     """The options with another value of one of them, which the method takes."""
     default = getattr(config, name)
-    others = (3, 2, 0.5, 0.25, "teacher_student", "mse", "file", "overlap", "hybrid")
+    others = (3, 2, 0.5, 0.25, "teacher_student", "mse", "file", "overlap", "hybrid", "cl")
     for value in (not default,) if isinstance(default, bool) else others:
         with contextlib.suppress(InputError):
             if value != default:

@@ -12,6 +12,7 @@ from lstsd_hf import (
     KD,
     METHODS,
     TSKD,
+    AnchoredConfig,
     DLBConfig,
     ELRConfig,
     KDConfig,
@@ -32,6 +33,7 @@ from lstsd_hf import (
     SnapshotEnsembleConfig,
     TeacherOutputs,
     TemporalEnsembleConfig,
+    TrainingContext,
     TSKDConfig,
 )
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs
@@ -429,6 +431,33 @@ def test_regulated_lstsd(make_args, mode):
     options |= {"mode": mode, "threshold": 0.5}
     own = {"check_targets": check, "epochs": 7, "dropout": 0.0, "atol": 1e-6}  # the significance is fp32
     compare(make_args, config, oracles.train_regulated_lstsd, options, **own)
+
+
+@pytest.mark.parametrize("rule", ["flip", "cl", "constant"])
+@pytest.mark.parametrize("pull", [0.0, 2.0])
+def test_anchored(make_args, rule, pull):
+    own = {"rule": rule, "pull": pull, "mixing": 0.7, "patience": 1}
+    config = AnchoredConfig(**own, kept_out_share=0.3)
+    teacher, found = config.build(), []
+    teacher.context = TrainingContext(NUM_EXAMPLES)
+    teacher.reset()
+    held_out = set(teacher._kept_out.nonzero()[:, 0].tolist())
+    assert len(held_out) == 4
+
+    def check(state, info, epoch):
+        if epoch == 9:  # nobody looks at what the last epoch said
+            return
+        anchor = info["anchor_epoch"]
+        assert state["anchor_epoch"] == (None if anchor is None else anchor + 1)
+        if info["held_out_loss"] is not None:
+            assert state["kept_out_loss"] == pytest.approx(info["held_out_loss"], abs=1e-6)
+        found.append(info["doubted"])
+
+    options = {**own, "held_out": held_out}
+    trainer, _ = compare(make_args, config, oracles.train_anchored, options, check_targets=check, epochs=10)
+    assert found[-1] is not None
+    if rule != "constant":
+        assert trainer.teacher._is_doubted.nonzero()[:, 0].tolist() == found[-1]
 
 
 @pytest.mark.parametrize("teacher_free", [False, True])

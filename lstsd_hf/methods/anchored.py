@@ -1,0 +1,275 @@
+"""Anchored sample distillation: the teacher is the model's own prediction from before it memorised. Ours."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..distributed import max_over_processes
+from ..errors import InputError
+from ..memory import LatestMemory
+from ..observers import State, TrainingBatch
+from ..schedules import Progress
+from .base import DistillationTerm
+from .config import TeacherConfig
+from .one_label import check_one_label, class_labels
+from .with_memory import MemoryTeacher, where_written
+
+RULES = ("flip", "cl", "constant")
+# The first epoch has seen too little, from 0.
+FIRST_ANCHOR = 1
+
+
+@dataclass(frozen=True)
+class AnchoredConfig(TeacherConfig):
+    """Options of anchored sample distillation.
+
+    No paper's: ours. The rule by which a label is doubted is confident learning's (Northcutt et al., "Confident
+    Learning", JAIR 2021, arXiv 1911.00068, Sec. 3).
+
+    Attributes:
+        kept_out_share: Share of the training examples whose labels carry no loss at first. What the training forwards
+            say of them is out of sample.
+        patience: Epochs without an improvement of their loss after which the best epoch is the anchor.
+        mixing: a, share of the anchor's prediction in the target from then on.
+        rule: What becomes of a label that the anchor's predictions call wrong: "flip" replaces it by the predicted one,
+            "cl" leaves it out of the target, "constant" does nothing.
+        pull: Weight of KL(p ‖ prediction of the previous epoch) before the anchor.
+        kept_out_seed: Seed of the choice of examples, apart from the run's own.
+
+    Example:
+        >>> AnchoredConfig().rule
+        'flip'
+    """
+
+    name = "anchored"
+    search_space: ClassVar = {"mixing": (0.5, 0.7, 0.9), "kept_out_share": (0.1, 0.2), "pull": (0.0, 2.0)}
+
+    kept_out_share: float = field(
+        default=0.1,
+        metadata={"help": "Share of the examples that carry no loss at first; 0: plain fine-tuning."},
+    )
+    patience: int = field(
+        default=2, metadata={"help": "Epochs without improvement on them after which the best one is the anchor."}
+    )
+    mixing: float = field(default=0.7, metadata={"help": "Share of the anchor's prediction in the target."})
+    rule: str = field(
+        default="flip", metadata={"help": "Of labels that the anchor doubts: flip, cl (leave out) or constant (keep)."}
+    )
+    pull: float = field(default=0.0, metadata={"help": "Weight of the previous epoch's prediction before the anchor."})
+    kept_out_seed: int = field(default=0, metadata={"help": "Seed of the choice of the examples kept out."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_choice("rule", dict.fromkeys(RULES))
+        self._check_share("mixing")
+        self._check_weight("pull")
+        if not 0 <= self.kept_out_share < 1:
+            raise InputError(f"`kept_out_share` must be from 0 to below 1, got {self.kept_out_share}. 0 keeps none.")
+        if self.patience < 1:
+            raise InputError(f"`patience` must be at least 1 epoch, got {self.patience}.")
+
+    @classmethod
+    def neutral(cls) -> "AnchoredConfig":
+        """Nobody is kept out, so that there is never an anchor."""
+        return cls(kept_out_share=0.0)
+
+    def build(self) -> "Anchored":
+        return Anchored(self)
+
+
+class Anchored(MemoryTeacher):
+    """A long run that ends where a short one would, without anybody choosing its length.
+
+    A share of the examples is kept out of the loss. Once their loss has not improved for `patience` epochs, the
+    predictions of its best epoch are the anchor: they stay, all examples train, and the target is
+    `(1 - a) · label + a · prediction at the anchor`. A run too short for that is plain fine-tuning, and says so.
+
+    Ours; see `AnchoredConfig`.
+
+    Args:
+        config: Options; `None` is `AnchoredConfig()`.
+
+    Attributes:
+        anchor_epoch: The anchor's epoch, from 1; `None` before it is found.
+        kept_out_loss: Mean loss of the examples kept out in the last epoch before the anchor, in nats.
+
+    Example:
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="anchored")
+        >>> _ = trainer.train()  # 3 epochs are too few for an anchor
+        >>> trainer.teacher.anchor_epoch is None
+        True
+    """
+
+    config_class = AnchoredConfig
+    memory_class = LatestMemory
+
+    def reset(self) -> None:
+        super().reset()
+        context, share = self.context, self.config.kept_out_share
+        self._is_active = False
+        order = torch.randperm(context.num_examples, generator=torch.Generator().manual_seed(self.config.kept_out_seed))
+        self._kept_out = torch.zeros(context.num_examples, dtype=torch.bool)
+        self._kept_out[order[: round(share * context.num_examples)]] = True
+        self._kept_out = self._kept_out.to(context.device)
+        self._labels = torch.full((context.num_examples,), -100, device=context.device)
+        self._best_rows: Tensor | None = None
+        self._best_written: Tensor | None = None
+        self._best_loss, self._best_epoch = math.inf, -1
+        self._judged_epoch = 0
+        self._is_doubted: Tensor | None = None
+        self._believed: Tensor | None = None
+        self.anchor_epoch: int | None = None
+        self.kept_out_loss: float | None = None
+
+    def on_train_begin(self) -> str | None:
+        super().on_train_begin()
+        if not self.config.kept_out_share:
+            return None
+        count, all_of_them = int(self._kept_out.sum()), self.context.num_examples
+        epochs, least = self.context.plan.num_epochs, FIRST_ANCHOR + self.config.patience + 2
+        if epochs < least:
+            return (
+                f"Anchored: {epochs} epochs are too few to find an anchor and be taught by it (at least {least}): "
+                "plain fine-tuning."
+            )
+        if not 0 < count < all_of_them:
+            return f"Anchored: {all_of_them} examples are too few to keep some out: plain fine-tuning."
+        self._is_active = True
+        return f"Anchored: {count} of {all_of_them} examples are kept out at first."
+
+    # ---- The anchor ----
+
+    def on_epoch_begin(self, progress: Progress) -> None:
+        super().on_epoch_begin(progress)
+        if self._is_active and self.memory is not None and self.anchor_epoch is None:
+            self._judge(progress.epoch - 1)
+        if self.anchor_epoch is not None and self._is_doubted is None:
+            self._doubt()
+
+    def _judge(self, epoch: int) -> None:
+        """Looks at what an epoch, from 0, said of the examples kept out. All processes know the same."""
+        if epoch < FIRST_ANCHOR or epoch <= self._judged_epoch:
+            return
+        self._judged_epoch = epoch
+        # Each process has seen the labels of its own batches.
+        self._labels = max_over_processes(self._labels, self.context.device)
+        rows = self.memory.latest.to(self.context.device)
+        counts = self._kept_out & self.memory.written.to(self.context.device) & (self._labels >= 0)
+        losses = torch.nn.functional.cross_entropy(rows[counts], self._labels[counts], reduction="sum")
+        self.kept_out_loss = float(losses) / max(1, int(counts.sum()))
+        if self.kept_out_loss < self._best_loss:
+            self._best_loss, self._best_epoch = self.kept_out_loss, epoch
+            self._best_rows, self._best_written = self.memory.latest.clone(), self.memory.written.clone()
+        elif self._best_rows is not None and epoch - self._best_epoch >= self.config.patience:
+            self.anchor_epoch = self._best_epoch + 1
+
+    def _doubt(self) -> None:
+        """Which labels the anchor's predictions call wrong, and what they say instead."""
+        device = self.context.device
+        z, written = self._best_rows.to(device).softmax(dim=-1), self._best_written.to(device)
+        has_label = written & (self._labels >= 0)
+        labels = self._labels.clamp(min=0)
+        given = torch.nn.functional.one_hot(labels, z.size(1)) * has_label[:, None]
+        counts = given.sum(dim=0)
+        thresholds = torch.where(counts > 0, (z * given).sum(dim=0) / counts.clamp(min=1), math.inf)
+        probability, self._believed = z.max(dim=1)
+        is_wrong = has_label & (self._believed != labels) & (probability >= thresholds[self._believed])
+        self._is_doubted = is_wrong if self.config.rule != "constant" else torch.zeros_like(is_wrong)
+
+    # ---- Loss ----
+
+    def base_loss_weight(self, batch: TrainingBatch) -> float | Tensor:
+        if not self._is_active:
+            return 1.0
+        like = batch.student_logits[:, 0].detach()
+        if self.anchor_epoch is None:
+            takes_part = (~self._kept_out[batch.indices]).to(like.dtype)
+            # The mean over those that take part.
+            return takes_part * (len(takes_part) / takes_part.sum().clamp(min=1))
+        shares = 1.0 - self._shares(batch, like)
+        if self.config.rule == "flip":
+            shares = shares.masked_fill(self._is_doubted[batch.indices], 0.0)
+        return shares
+
+    def _shares(self, batch: TrainingBatch, like: Tensor) -> Tensor:
+        """a of each example, `(batch_size,)`: 0 without a prediction at the anchor."""
+        shares = torch.full_like(like, self.config.mixing)
+        if self.config.rule == "cl":
+            shares = shares.masked_fill(self._is_doubted[batch.indices], 1.0)
+        return shares * self._best_written.to(like.device)[batch.indices]
+
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
+        if not self._is_active:
+            return {}
+        check_one_label(batch, self.config.name)
+        return self._pull(batch) if self.anchor_epoch is None else self._anchored(batch)
+
+    def _pull(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
+        if not (self.config.pull and self.memory is not None and batch.progress.epoch):
+            return {}
+        kind, weights = batch.problem_type, self.base_loss_weight(batch)
+        logits, written = self.recall(batch, batch.student_logits)
+        targets = kind.targets(logits)
+        divergences = kind.divergence("student_teacher", batch.student_logits, targets)
+        divergences, agreement = where_written(written, divergences, kind.agreement(batch.student_logits, targets))
+        return {"pull": DistillationTerm(divergences * weights, self.config.pull, agreement)}
+
+    def _anchored(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
+        kind, logits, indices = batch.problem_type, batch.student_logits, batch.indices
+        z = kind.targets(self._best_rows.to(logits.device)[indices].to(logits.dtype))
+        divergences = kind.divergence("teacher_student", logits, z) * self._shares(batch, logits[:, 0].detach())
+        terms = {"anchor": DistillationTerm(divergences, 1.0, kind.agreement(logits, z))}
+        if self.config.rule == "flip" and self.config.mixing < 1:
+            losses = torch.nn.functional.cross_entropy(logits, self._believed[indices], reduction="none")
+            flipped = losses.where(self._is_doubted[indices], 0.0)
+            terms["believed_labels"] = DistillationTerm(flipped, 1.0 - self.config.mixing)
+        return terms
+
+    def observe(self, batch: TrainingBatch) -> None:
+        if not self._is_active or self.anchor_epoch is not None:
+            return
+        self._labels[batch.indices] = class_labels(batch.labels).to(self._labels.dtype)
+        super().observe(batch)
+
+    # ---- What is known of it ----
+
+    def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
+        """The anchor's predictions; before it is found, those of the best epoch so far, or the last one."""
+        if self._best_rows is not None:
+            return self._best_rows.softmax(dim=-1), self._best_written
+        return None if self.memory is None else (self.memory.latest.softmax(dim=-1), self.memory.written)
+
+    def log_metrics(self) -> dict[str, float]:
+        found = {} if self.kept_out_loss is None else {"kept_out_loss": self.kept_out_loss}
+        if self.anchor_epoch is not None and self._is_doubted is not None:
+            found |= {"anchor_epoch": self.anchor_epoch, "labels_doubted": float(self._is_doubted.float().mean())}
+        return found
+
+    def state_dict(self) -> State:
+        tables = {} if self._best_rows is None else {"best.rows": self._best_rows, "best.written": self._best_written}
+        return {
+            **{f"memory.{name}": value for name, value in super().state_dict().items()},
+            **tables,
+            "labels": max_over_processes(self._labels, self.context.device),
+            "best_loss": self._best_loss if self._best_epoch >= 0 else None,
+            "best_epoch": self._best_epoch,
+            "judged_epoch": self._judged_epoch,
+            "anchor_epoch": self.anchor_epoch,
+            "kept_out_loss": self.kept_out_loss,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        memory = {name.removeprefix("memory."): value for name, value in state.items() if name.startswith("memory.")}
+        super().load_state_dict(memory)
+        self._labels = state["labels"].to(self.context.device)
+        self._best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+        self._best_epoch, self._judged_epoch = state["best_epoch"], state["judged_epoch"]
+        self.anchor_epoch, self.kept_out_loss = state["anchor_epoch"], state["kept_out_loss"]
+        if "best.rows" in state:
+            device = self.context.memory_device
+            self._best_rows, self._best_written = state["best.rows"].to(device), state["best.written"].to(device)
+        if self.anchor_epoch is not None:
+            self._doubt()

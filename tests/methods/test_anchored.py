@@ -1,0 +1,121 @@
+"""Anchored sample distillation: resumed around its anchor, said where it cannot work, and where labels are wrong."""
+
+import logging
+
+import pytest
+import torch
+
+from lstsd_hf import AnchoredConfig
+from lstsd_hf.errors import InputError
+from tests.helpers import SavesAt, assert_same_weights, make_examples, make_model, make_trainer
+
+OPTIONS = {"kept_out_share": 0.3, "patience": 1}
+
+
+def trained(make_args, config=None, **options):
+    options = {"num_train_epochs": 10, "learning_rate": 3e-2} | options
+    checkpoint = options.pop("resume", None)
+    trainer = make_trainer(make_args, config or AnchoredConfig(**OPTIONS), **options)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer
+
+
+@pytest.mark.parametrize("rule", ["flip", "cl"])
+def test_interrupted_equals_uninterrupted_around_the_anchor(make_args, rule):
+    config = AnchoredConfig(**OPTIONS, rule=rule, pull=1.0)
+    # 4 steps an epoch: at the ends of epochs and within them, before, at and after the anchor.
+    steps = (7, 8, 12, 13, 16, 20, 26)
+    whole = trained(make_args, config, callbacks=[SavesAt(steps)], save_strategy="steps", save_steps=1000)
+    anchor = whole.teacher.anchor_epoch
+    assert anchor is not None
+    assert anchor < 6
+    for step in steps:
+        resumed = trained(make_args, config, resume=f"{whole.args.output_dir}/checkpoint-{step}")
+        assert_same_weights(whole.model, resumed.model)
+        assert resumed.teacher.anchor_epoch == anchor
+        assert torch.equal(resumed.teacher._is_doubted, whole.teacher._is_doubted)
+
+
+def test_what_is_kept_out_changes_nothing_before_the_anchor(make_args):
+    """Other labels for the examples kept out: the same weights as long as there is no anchor."""
+    models = []
+    for flips in (False, True):
+        config = AnchoredConfig(kept_out_share=0.3, patience=8)
+        rows = make_examples(14)
+        trainer = make_trainer(make_args, config, train_dataset=rows, num_train_epochs=11, optim="sgd")
+        trainer.teacher.begin(trainer._context)
+        kept_out = trainer.teacher._kept_out.tolist()
+        if flips:
+            for row, is_out in zip(rows, kept_out, strict=True):
+                row["labels"] = 1 - row["labels"] if is_out else row["labels"]
+        trainer.args.max_steps = 20
+        trainer.train()
+        assert trainer.teacher.anchor_epoch is None
+        models.append(trainer.model)
+    # Their share of the mean loss is subtracted again, which rounds.
+    assert_same_weights(*models, atol=1e-6, rtol=0)
+
+
+def test_the_log_says_what_was_found(make_args):
+    trainer = trained(make_args)
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert "kept_out_loss" not in log[0]
+    assert log[-1]["anchor_epoch"] == trainer.teacher.anchor_epoch
+    assert 0 <= log[-1]["labels_doubted"] <= 1
+    assert log[-1]["loss_anchor"] >= 0
+    probabilities, written = trainer.teacher.example_probabilities()
+    assert written.all()
+    torch.testing.assert_close(probabilities, trainer.teacher._best_rows.softmax(-1))
+
+
+def test_wrong_labels_are_turned_round(make_args):
+    """An easy task with a fifth of its labels wrong: among those that the anchor doubts most are."""
+    rows = make_examples(200)
+    generator = torch.Generator().manual_seed(0)
+    wrong = set(torch.randperm(200, generator=generator)[:40].tolist())
+    # The first token alone decides, so that a few epochs suffice.
+    for index, row in enumerate(rows):
+        label = int(row["input_ids"][0] < 30)
+        row["input_ids"] = [row["input_ids"][0]] * 4
+        row["labels"] = 1 - label if index in wrong else label
+    trainer = trained(
+        make_args,
+        AnchoredConfig(kept_out_share=0.2),
+        model=make_model(dropout=0.0),
+        train_dataset=rows,
+        per_device_train_batch_size=16,
+        num_train_epochs=16,
+        learning_rate=3e-3,
+    )
+    assert trainer.teacher.anchor_epoch is not None
+    doubted = set(trainer.teacher._is_doubted.nonzero()[:, 0].tolist())
+    assert len(doubted & wrong) > 0.5 * len(doubted) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_train_epochs": 4}, "4 epochs are too few to find an anchor and be taught by it (at least 5): plain"),
+        ({"num_train_epochs": 5, "train_dataset": make_examples(4)}, "4 examples are too few to keep some out: plain"),
+    ],
+)
+def test_where_it_cannot_work_it_is_plain_fine_tuning_and_says_so(make_args, caplog, options, message):
+    with caplog.at_level(logging.INFO, "lstsd_hf"):
+        ours = trained(make_args, AnchoredConfig(), **options)
+    assert message in caplog.text
+    assert_same_weights(ours.model, trained(make_args, AnchoredConfig.neutral(), **options).model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kept_out_share": 1.0}, "`kept_out_share` must be from 0 to below 1"),
+        ({"patience": 0}, "`patience` must be at least 1 epoch"),
+        ({"rule": "drop"}, "`rule` must be one of"),
+        ({"mixing": 1.5}, "`mixing` must be from 0 to 1"),
+        ({"pull": -1.0}, "`pull` must be a finite number of at least 0"),
+    ],
+)
+def test_options_that_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        AnchoredConfig(**options)
