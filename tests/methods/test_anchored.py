@@ -4,12 +4,21 @@ import logging
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from lstsd_hf import AnchoredConfig
 from lstsd_hf.errors import InputError
 from tests.helpers import SavesAt, assert_same_weights, make_examples, make_model, make_trainer
 
 OPTIONS = {"kept_out_share": 0.3, "patience": 1}
+
+
+class StopsAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
 
 
 def trained(make_args, config=None, **options):
@@ -48,7 +57,7 @@ def test_what_is_kept_out_changes_nothing_before_the_anchor(make_args):
         if flips:
             for row, is_out in zip(rows, kept_out, strict=True):
                 row["labels"] = 1 - row["labels"] if is_out else row["labels"]
-        trainer.args.max_steps = 20
+        trainer.add_callback(StopsAt(20))
         trainer.train()
         assert trainer.teacher.anchor_epoch is None
         models.append(trainer.model)
