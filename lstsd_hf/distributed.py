@@ -38,6 +38,15 @@ def sum_over_processes(mine: Tensor) -> Tensor:
     return mine
 
 
+def with_mean_one(weights: Tensor) -> Tensor:
+    """Weights of a micro-batch, `(batch_size,)`, scaled to a mean of 1 over all processes; zeros where all are.
+
+    All processes must call it.
+    """
+    total = sum_over_processes(weights.sum()) / num_processes()
+    return weights * (len(weights) / total.clamp(min=torch.finfo(weights.dtype).tiny))
+
+
 def max_over_processes(mine: Tensor, device: torch.device | str) -> Tensor:
     """The element-wise maximum of every process's tensor. All processes must call it.
 

@@ -20,6 +20,7 @@ from .teacher_outputs import TeacherOutputs, read_teacher_outputs, write_teacher
 
 # A tokenizer without a limit says more.
 NO_LIMIT = 10**6
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
 class FixedTeacher:
@@ -83,7 +84,7 @@ class FixedTeacher:
         accepted = named_parameters(model)
         tokenizer = None
         if accepted is None or "input_ids" in accepted:
-            tokenizer = _tokenizer_for(name_or_path, student)
+            tokenizer = _tokenizer_for(name_or_path, student, model)
         return cls(model, student, device, name_or_path, tokenizer)
 
     def logits(self, inputs: Mapping[str, Any], indices: Tensor) -> Tensor:
@@ -133,12 +134,19 @@ class FixedTeacher:
         # A file that not every process sees is of no use.
         if all(gather_objects(path.is_file())):
             return read_teacher_outputs(path), f"read from {path}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"`cache_dir` must be a folder that can be written, for the teacher's outputs, got {folder}: {error}. "
+                "Choose another."
+            ) from error
         table: Tensor | None = None
         for indices, logits in self._student.predict_training_set(self.logits):
             if table is None:
                 table = logits.new_zeros(num_examples, logits.size(1))
             table[indices] = logits
-        outputs = TeacherOutputs(sum_over_processes(table).cpu(), "logits", label_names=self._student.class_names)
+        outputs = TeacherOutputs(sum_over_processes(table).cpu(), "logits")
         if self._student.writes_files:
             write_teacher_outputs(path, outputs)
         self._student.wait_for_everyone()
@@ -155,7 +163,7 @@ class FixedTeacher:
 
     def _digest(self) -> str:
         """SHA-256 of its weights and of what it reads."""
-        digest = hashlib.sha256(self.weights_digest.encode())
+        digest = hashlib.sha256(f"{self.weights_digest} {self._student.precision}".encode())
         for text in self._what_it_reads():
             digest.update(text.encode())
         return digest.hexdigest()
@@ -169,16 +177,36 @@ class FixedTeacher:
                 yield f"{name} {value.tolist() if isinstance(value, Tensor) else value}"
 
 
-def _tokenizer_for(name_or_path: str, student: Student) -> Any:
+def _check_vocabulary(model: nn.Module, student: Student, name: str) -> None:
+    """Whether a teacher without a tokenizer can read the student's token ids."""
+    sizes = [getattr(getattr(item, "config", None), "vocab_size", None) for item in (model, student.model)]
+    if None not in sizes and sizes[0] != sizes[1]:
+        raise InputError(
+            f"The teacher {name!r} has no tokenizer in its folder and must know the student's tokens, but has "
+            f"{sizes[0]} of them and the student {sizes[1]}. Save the teacher's tokenizer into its folder."
+        )
+
+
+def _tokenizer_for(name_or_path: str, student: Student, model: nn.Module) -> Any:
     """The tokenizer by which a teacher reads the texts; `None` if it is to be given the student's inputs."""
+    folder = Path(name_or_path)
+    # Without files, transformers makes a tokenizer of special tokens alone.
+    if folder.is_dir() and not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        _check_vocabulary(model, student, name_or_path)
+        return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError):
-        return None
-    # Without files, transformers makes one of special tokens alone.
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        return None
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"The tokenizer of the teacher {name_or_path!r} could not be loaded: {str(error).strip().splitlines()[0]} "
+            "Save the teacher's tokenizer into its folder, or install what it needs."
+        ) from error
     if student.training_texts is not None:
+        if tokenizer.pad_token is None:
+            raise InputError(
+                f"The tokenizer of the teacher {name_or_path!r} must have a padding token, found none. Set its "
+                "`pad_token`, save it, and give that folder."
+            )
         return tokenizer
     own = student.processing_class
     if not hasattr(own, "get_vocab") or own.get_vocab() != tokenizer.get_vocab():

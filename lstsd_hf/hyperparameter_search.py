@@ -25,7 +25,7 @@ class SearchableTeacherMixin:
         if found:
             config = replace(config, **found)
             is_built_of_it = isinstance(self.teacher, ConfiguredTeacher)
-            self._group.teacher = type(self.teacher)(config) if is_built_of_it else config.build()
+            self._group.teacher = self.teacher.with_config(config) if is_built_of_it else config.build()
             self._group.introduce(self._context)
 
 

@@ -200,7 +200,7 @@ class ObserverGroup:
     def observe(self, batch: TrainingBatch) -> None:
         """Shows a batch to everyone who is to see the batches."""
         for member in self:
-            if member.needs_batches:
+            if member.needs_batches and (member is self.teacher or not getattr(self.teacher, "is_empty", False)):
                 member.observe(batch)
 
     def log_metrics(self) -> dict[str, float]:

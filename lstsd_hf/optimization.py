@@ -1,6 +1,9 @@
 """What a teacher declares for the optimizer: a learning rate, as methods with cycles do, and parameters of its own."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from .errors import InputError
@@ -9,13 +12,24 @@ from .errors import InputError
 class TeacherOptimizationMixin:
     """A trainer whose learning rate is its teacher's, where it declares one, and which trains its parameters too."""
 
+    _own_parameters: Sequence[nn.Parameter] = ()
+
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """The parent's, with the teacher's own parameters added."""
-        optimizer = super().create_optimizer(*args, **kwargs)
-        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        added = [parameter for parameter in self.teacher.trainable_parameters() if id(parameter) not in known]
-        if added:
-            optimizer.add_param_group({"params": added})
+        optimizer, own = super().create_optimizer(*args, **kwargs), self.teacher.trainable_parameters()
+        # Those of an earlier training: a teacher makes new ones for each.
+        earlier = {id(parameter) for parameter in self._own_parameters}
+        optimizer.param_groups[:] = [
+            group for group in optimizer.param_groups if not earlier & {id(parameter) for parameter in group["params"]}
+        ]
+        self._own_parameters = own
+        if own and self.lr_scheduler is not None and not self._created_lr_scheduler:
+            raise InputError(
+                f"{type(self.teacher).__name__} trains parameters of its own, which a scheduler made before does not "
+                "know, got a scheduler in `optimizers`. Pass `optimizers=(optimizer, None)`."
+            )
+        if own:
+            optimizer.add_param_group({"params": own, "weight_decay": self.args.weight_decay})
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):

@@ -18,6 +18,7 @@ class Batching:
         batch_size: Examples of a micro-batch, on one process.
         accumulation_steps: Micro-batches of an optimizer step, on one process.
         num_processes: Processes that train together.
+        drop_last: Whether plain training leaves out a last batch that is not full.
         seed: Seed of the order.
     """
 
@@ -25,12 +26,14 @@ class Batching:
     batch_size: int
     accumulation_steps: int = 1
     num_processes: int = 1
+    drop_last: bool = False
     seed: int = 0
 
     @property
     def batches_per_epoch(self) -> int:
         """Micro-batches of an epoch on each process, as in plain training."""
-        return -(-self.num_examples // (self.batch_size * self.num_processes))
+        whole, rest = divmod(self.num_examples, self.batch_size * self.num_processes)
+        return whole + (1 if rest and not self.drop_last else 0)
 
 
 class OverlappingSampler(Sampler[int]):

@@ -83,6 +83,11 @@ class Student:
         self._trainer.accelerator.wait_for_everyone()
 
     @property
+    def precision(self) -> str:
+        """Of the autocast that the models are run under: "no", "bf16" or "fp16"."""
+        return self._trainer.accelerator.mixed_precision
+
+    @property
     def training_texts(self) -> list[list[str]] | None:
         """The columns of text of the training set, one or two; `None` if it has none."""
         return self._trainer.training_texts()

@@ -49,6 +49,8 @@ class TeacherOutputs:
 
     def __post_init__(self):
         values = self.values
+        if self.kind not in KINDS:
+            raise InputError(f"`kind` must be one of {', '.join(KINDS)}, got {self.kind!r}.")
         if values.dim() != 2 or not values.is_floating_point():
             raise InputError(
                 f"`{self.kind}` must be numbers of shape (num_rows, num_labels), got {values.dtype} of shape "
@@ -59,6 +61,9 @@ class TeacherOutputs:
                 f"`{EXAMPLE_INDEX}` must be {len(values)} whole numbers, one for each row, got {self.rows.dtype} of "
                 f"shape {tuple(self.rows.shape)}. Write each row's position in the training set."
             )
+        for name in ("rows", "top_labels"):
+            if getattr(self, name) is not None and not getattr(self, name).is_floating_point():
+                object.__setattr__(self, name, getattr(self, name).long())
         if self.top_labels is not None:
             self._check_top_labels()
         self._check_values()
@@ -145,9 +150,10 @@ class TeacherOutputs:
             return values[:, matched_order(self.label_names, label_names, values.size(1), whose)]
         count = len(self.label_names or label_names or range(int(self.top_labels.max()) + 1))
         order = torch.tensor(matched_order(self.label_names, label_names, count, whose))
-        if self.top_labels.numel() and int(self.top_labels.max()) >= count:
+        low, high = int(self.top_labels.min()), int(self.top_labels.max())
+        if low < 0 or high >= count:
             raise InputError(
-                f"`{TOP_LABELS}` must be from 0 to {count - 1}, got {int(self.top_labels.max())}: there are {count} "
+                f"`{TOP_LABELS}` must be from 0 to {count - 1}, got {low if low < 0 else high}: there are {count} "
                 "labels."
             )
         return torch.cat([values, order.argsort()[self.top_labels].to(values.dtype)], dim=1)

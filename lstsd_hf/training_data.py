@@ -1,5 +1,6 @@
 """The training data of a trainer with a teacher: the user's own, with an index beside each example."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from transformers.trainer_utils import has_length
 from .errors import InputError
 from .example_index import IndexedDataset, collate_indices
 from .fingerprint import is_hugging_face_dataset
-from .label_errors import text_columns
+from .label_errors import example_labels, text_columns
 from .overlapping import Batching
+from .text_columns import LABEL, choose_text_columns
+
+logger = logging.getLogger(__name__)
 
 
 class IndexedTrainingDataMixin:
@@ -44,18 +48,33 @@ class IndexedTrainingDataMixin:
     def training_texts(self) -> list[list[str]] | None:
         """The columns of text of the training set, one or two, for a teacher with a tokenizer of its own.
 
-        By default its columns of strings; `None` if it has none. Override it if they are elsewhere.
+        By default they are chosen as in one's own files (`choose_text_columns`): by name, or what looks like text and
+        does not tell the label. `None` if there is no column of strings. Override it if they are elsewhere.
 
         Raises:
-            InputError: If there are more than two.
+            InputError: If it is not clear which columns are meant.
         """
         columns = text_columns(self.train_dataset)
-        if len(columns) > 2:
+        if not columns:
+            return None
+        try:
+            labels: Any = example_labels(self.train_dataset)
+        except InputError:
+            # No classes, so that no column tells them.
+            labels = range(len(self.train_dataset))
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = [{**row, LABEL: label} for row, label in zip(rows, labels, strict=True)]
+        try:
+            chosen, left_out = choose_text_columns(rows, "The training set")
+        except InputError as error:
+            reason = str(error).rpartition(" Name")[0]
             raise InputError(
-                f"The training set must have one or two columns of text for a teacher with a tokenizer of its own, got "
-                f"{', '.join(columns)}. Remove the others, or override `training_texts` of the trainer."
-            )
-        return list(columns.values()) or None
+                f"{reason} A teacher with a tokenizer of its own reads them: remove the other columns, or override "
+                "`training_texts` of the trainer."
+            ) from error
+        if left_out and self.is_world_process_zero():
+            logger.info(f"The teacher reads {', '.join(chosen)}, not {', '.join(left_out)}.")
+        return [columns[name] for name in chosen]
 
     def _get_train_sampler(self, train_dataset=None):
         own = self.teacher.training_sampler(self._batching()) if has_length(self.train_dataset) else None
@@ -71,9 +90,11 @@ class IndexedTrainingDataMixin:
         args = self.args
         return Batching(
             num_examples=len(self.train_dataset),
-            batch_size=args.train_batch_size,
+            # As `auto_find_batch_size` may have changed it.
+            batch_size=self._train_batch_size or args.train_batch_size,
             accumulation_steps=args.gradient_accumulation_steps,
             num_processes=args.world_size,
+            drop_last=args.dataloader_drop_last,
             seed=args.seed if args.data_seed is None else args.data_seed,
         )
 

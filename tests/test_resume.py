@@ -662,8 +662,8 @@ def test_dlb_goes_on_with_the_batches_of_as_many_processes(make_args, tmp_path, 
     config = DLBConfig()
     make_trainer(make_args, tmp_path, config=config).train()
     trainer = make_trainer(make_args, tmp_path, config=config)
-    monkeypatch.setattr("lstsd_hf.methods.dlb.num_processes", lambda: 2)
+    monkeypatch.setattr("lstsd_hf.memory.last_step.num_processes", lambda: 2)
     with pytest.raises(
-        InputError, match=r"`num_processes` must be 1 to resume DLB, got 2: each process goes on with the"
+        InputError, match=r"`num_processes` must be 1 to resume this method, got 2: each process goes on with the"
     ):
         trainer.train(resume_from_checkpoint=True)

@@ -15,7 +15,7 @@ from datasets import DatasetDict
 from ..errors import InputError
 from ..glue.noise import flip_labels
 from ..glue.results import write_json
-from ..glue.run import GlueRun, check_plan
+from ..glue.run import GlueRun, check_can_be_searched, check_plan
 from ..glue.training import execute
 
 HELD_OUT_SHARE = 0.15
@@ -74,12 +74,7 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
             f"`sweep` must run on one process, got {run.args.world_size}. Start it without torchrun; several "
             "such processes can share `sweep_storage`."
         )
-    if not run.teacher.is_self_taught:
-        raise InputError(
-            f"`sweep` cannot search the options of {run.teacher.name}: it holds out a part of the training split, "
-            "which the teacher may have learned. Leave it out, and choose the options on data that the teacher never "
-            "saw."
-        )
+    check_can_be_searched(run)
     # What judges labels does not change the score.
     run = dataclasses.replace(run, cross_validate=0, record_dynamics=False)
     name = _study_name(run)

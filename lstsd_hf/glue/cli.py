@@ -23,7 +23,7 @@ from .options import ALL, PAPER_CNN_SETTINGS, PAPER_SETTINGS, Parsed, RunArgumen
 from .own_files import load_files
 from .preparation import DataOptions
 from .results import format_table, judged_by
-from .run import GlueRun, check_plan
+from .run import GlueRun, check_can_be_searched, check_plan
 from .tasks import TASKS, GlueTask, get_task
 
 
@@ -86,6 +86,7 @@ def plan(parsed: Parsed) -> list[PlannedRun]:
     if run.sweep is None:
         return take_shard([_placed(item, root, own_folder) for item in planned], run.shard)
     for item in planned:
+        check_can_be_searched(item)
         check_plan(item)
     return [_placed(item, root, own_folder) for item in _searched(take_shard(planned, run.shard), parsed)]
 

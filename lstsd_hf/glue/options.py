@@ -58,7 +58,7 @@ DEMO_SETTINGS = {
     "per_device_train_batch_size": 32,
     "save_strategy": "no",
 }
-DEMO_METHOD_SETTINGS = {"mini_generation_epochs": 2, "cycle_epochs": 2}
+DEMO_METHOD_SETTINGS = {"mini_generation_epochs": 2, "cycle_epochs": 2, "interval_epochs": 1}
 ALL = "all"
 
 
@@ -225,12 +225,13 @@ def parse(arguments: list[str]) -> Parsed:
 
 
 def _all_methods(arguments: list[str]) -> list[str]:
-    """All that need nothing more, and those whose options are given."""
+    """All that need nothing more, and those whose options are given; where labels are held out, the self-taught."""
+    holds_labels_out = any(argument.startswith(("--sweep", "--cross_validate")) for argument in arguments)
     return [
         name
         for name, config in METHODS.items()
         if config.paper().is_self_taught
-        or config.paper().first_stage() is not None
+        or (config.paper().first_stage() is not None and not holds_labels_out)
         or any(argument.startswith(f"--{name}.") for argument in arguments)
     ]
 

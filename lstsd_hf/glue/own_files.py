@@ -12,8 +12,8 @@ from typing import Any, TextIO
 from datasets import Dataset, DatasetDict
 
 from ..errors import InputError
+from ..text_columns import LABEL, choose_text_columns
 from .tasks import TASKS, GlueTask
-from .text_columns import LABEL, choose_text_columns
 
 logger = logging.getLogger(__name__)
 

@@ -182,6 +182,16 @@ def check_plan(run: GlueRun) -> None:
     run.teacher.check_plan(run.plan)
 
 
+def check_can_be_searched(run: GlueRun) -> None:
+    """Raises an `InputError` if a search of the method's options would be told by a teacher what it holds out."""
+    if not run.teacher.is_self_taught:
+        raise InputError(
+            f"`sweep` cannot search the options of {run.teacher.name}: it holds out a part of the training split, "
+            "which the teacher may have learned. Leave it out, and choose the options on data that the teacher never "
+            "saw."
+        )
+
+
 def _check_best_metric(run: GlueRun) -> None:
     name = run.args.metric_for_best_model
     known = ["loss", *metrics_of(run.task).names]

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..distributed import max_over_processes
+from ..distributed import max_over_processes, with_mean_one
 from ..errors import InputError
 from ..memory import LatestMemory
 from ..observers import State, TrainingBatch
@@ -186,9 +186,8 @@ class Anchored(MemoryTeacher):
             return 1.0
         like = batch.student_logits[:, 0].detach()
         if self.anchor_epoch is None:
-            takes_part = (~self._kept_out[batch.indices]).to(like.dtype)
             # The mean over those that take part.
-            return takes_part * (len(takes_part) / takes_part.sum().clamp(min=1))
+            return with_mean_one((~self._kept_out[batch.indices]).to(like.dtype))
         shares = 1.0 - self._shares(batch, like)
         if self.config.rule == "flip":
             shares = shares.masked_fill(self._is_doubted[batch.indices], 0.0)

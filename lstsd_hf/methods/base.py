@@ -52,6 +52,7 @@ class Teacher(Observer):
             refused where the weights are sharded (FSDP, DeepSpeed ZeRO-3).
         learning_rate_factor: Optimizer steps done -> factor on the base learning rate, instead of the scheduler that
             `TrainingArguments` ask for; `None` leaves that one.
+        is_empty: Whether nobody of the micro-batch that runs takes part; other observers then do not see it.
         memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
 
     Example:
@@ -70,6 +71,7 @@ class Teacher(Observer):
     learning_rate_factor: Callable[[int], float] | None = None
     memory: ExampleMemory | ConstantMemory | None = None
     config: TeacherConfig | None = None
+    is_empty: bool = False
 
     # ---- Loss ----
 
@@ -202,6 +204,14 @@ class ConfiguredTeacher(Teacher):
     def __init__(self, config: TeacherConfig | None = None):
         self.config = self.options = config if config is not None else self.config_class()
         self.reset()
+
+    def with_config(self, config: TeacherConfig) -> Teacher:
+        """A teacher like this one with other options.
+
+        Args:
+            config: The options.
+        """
+        return config.build()
 
     def on_train_begin(self) -> str | None:
         self.options = self.config.fitted_to(self.context.plan)

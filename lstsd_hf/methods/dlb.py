@@ -83,6 +83,14 @@ class _DLB(ConfiguredTeacher):
 
     config_class = DLBConfig
 
+    def __init__(self, config: DLBConfig | None = None):
+        super().__init__(config)
+        if FORMS[self.config.form] is not type(self):
+            raise InputError(
+                f"`form` of the config of {type(self).__name__} must be its own, got {self.config.form!r}. Use "
+                "`config.build()`."
+            )
+
     def reset(self) -> None:
         self._epoch = 0
         self._memory = LastStepMemory()
@@ -217,7 +225,8 @@ class OverlappingDLB(_DLB):
         term = self.term(batch.problem_type, batch.student_logits, partner["logits"][newest])
         # Their mean over the batch is that over the shared examples.
         share = is_shared * (len(is_shared) / is_shared.sum().clamp(min=1).to(term.per_example.dtype))
-        return {"previous": DistillationTerm(term.per_example * share, term.weight, term.agreement * share)}
+        agreement = None if term.agreement is None else term.agreement * share
+        return {"previous": DistillationTerm(term.per_example * share, term.weight, agreement)}
 
     def observe(self, batch: TrainingBatch) -> None:
         if self.config.alpha:

@@ -14,11 +14,14 @@ from ..fixed_teacher import FixedTeacher
 from ..losses import kl_top_k
 from ..memory import ConstantMemory, check_same_digest
 from ..observers import State, TrainingBatch
-from ..problem_types import SingleLabel
+from ..problem_types import MultiLabel, SingleLabel
 from ..teacher_outputs import TOLERANCE, TeacherOutputs, read_teacher_outputs
 from .base import ConfiguredTeacher, DistillationTerm
 from .config import TeacherConfig
 from .with_memory import where_written
+
+# Of a model's folder: weights, config, tokenizer.
+TEACHES = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class KDConfig(TeacherConfig):
 
     Differences from the paper:
         The teacher sees each example once, as it is in the training set. Where examples are augmented at random, use
-            `live`.
+            `live`, with a teacher that takes the student's inputs; one that reads texts reads them as they are.
 
     Example:
         >>> KDConfig(teacher_model_name_or_path="my/teacher").temperature
@@ -91,8 +94,13 @@ class KDConfig(TeacherConfig):
             )
 
     def source_digest(self) -> str | None:
-        path = Path(self.teacher_outputs or self.teacher_model_name_or_path or "")
-        files = sorted(path.glob("*")) if path.is_dir() else [path]
+        named = self.teacher_outputs or self.teacher_model_name_or_path
+        if not named:
+            return None
+        files = [Path(named)]
+        if files[0].is_dir():
+            # What teaches; notes and submissions may come and go.
+            files = sorted(file for pattern in TEACHES for file in files[0].glob(pattern))
         digests = [file_digest(file) for file in files if file.is_file()]
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:10] if digests else None
 
@@ -124,6 +132,8 @@ class KD(ConfiguredTeacher):
 
     config_class = KDConfig
     memory: ConstantMemory | None = None
+    # Whether the model is needed beside its outputs.
+    keeps_teacher: ClassVar[bool] = False
 
     def __init__(
         self, config: KDConfig | None = None, model: nn.Module | None = None, outputs: TeacherOutputs | None = None
@@ -132,13 +142,22 @@ class KD(ConfiguredTeacher):
             raise InputError("`model` and `outputs` must not both be given: each is a teacher. Leave one out.")
         self._given_model, self._given_outputs = model, outputs
         super().__init__(config)
+        named = self.config.teacher_model_name_or_path or self.config.teacher_outputs
+        if named and not (model is None and outputs is None):
+            raise InputError(f"A teacher must be given once, got an object and {named!r} in the config. Leave one out.")
+        if self.config.live and outputs is not None:
+            raise InputError("`live` must be False with `outputs`: a table cannot be run. Leave it out.")
+
+    def with_config(self, config: KDConfig) -> "KD":
+        if self._given_model is None and self._given_outputs is None:
+            return config.build()
+        return type(self)(config, self._given_model, self._given_outputs)
 
     def reset(self) -> None:
         self.memory = None
         self.fixed_teacher: FixedTeacher | None = None
         self._live: FixedTeacher | None = None
-        self._are_logits = True
-        self._num_top = 0
+        self._kind, self._num_top = "logits", 0
         self._is_checked = False
         self._saved_digest: str | None = None
 
@@ -157,7 +176,9 @@ class KD(ConfiguredTeacher):
         if outputs is None and self.config.teacher_outputs is not None:
             outputs, origin = read_teacher_outputs(Path(self.config.teacher_outputs)), self.config.teacher_outputs
         if outputs is None:
-            self.fixed_teacher = teacher = self.load_teacher()
+            teacher = self.load_teacher()
+            if self.keeps_teacher or self.config.live:
+                self.fixed_teacher = teacher
             if self.config.live:
                 self._live = teacher
                 return f"the teacher {teacher.name} is run on each batch"
@@ -169,7 +190,7 @@ class KD(ConfiguredTeacher):
                 f"`temperature` must be 1 where only the largest of a teacher's probabilities are known, got "
                 f"{self.config.temperature}: what is left to the others cannot be softened. Set it to 1."
             )
-        self._are_logits = outputs.kind == "logits"
+        self._kind = outputs.kind
         rows, written = outputs.table(context.num_examples, context.student.class_names)
         self.memory = ConstantMemory(rows, written, context.memory_device)
         return f"{origin}; {int(written.sum())} of {context.num_examples} examples have a teacher"
@@ -208,7 +229,7 @@ class KD(ConfiguredTeacher):
     def _compare(self, batch: TrainingBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Divergence and agreement with whole rows, `(batch_size,)`."""
         kind, temperature = batch.problem_type, self.config.temperature
-        logits = rows if self._are_logits else kind.logits_of_log_probabilities(rows)
+        logits = rows if self._kind == "logits" else kind.logits_of_log_probabilities(rows)
         targets = kind.targets(logits, temperature)
         divergences = kind.divergence("teacher_student", batch.student_logits, targets, temperature)
         return divergences * kind.temperature(temperature) ** 2, kind.agreement(batch.student_logits, targets)
@@ -233,12 +254,17 @@ class KD(ConfiguredTeacher):
                     f"{self._num_top} of {num_labels} in a model for {kind.name}. Give the values of all labels."
                 )
             return
+        if kind.name == MultiLabel.name and self._kind == "votes":
+            raise InputError(
+                "`votes` are of people who each choose one label, got a model for several labels of a text. Give "
+                "`probabilities`: the share of the people who chose each label."
+            )
         if rows.size(1) != num_labels:
             raise InputError(
                 f"The teacher must have an output for each of the student's {num_labels}, got {rows.size(1)}. Choose a "
                 "teacher for the same labels."
             )
-        if kind.name == SingleLabel.name and not self._are_logits and written.any():
+        if kind.name == SingleLabel.name and self._kind != "logits" and written.any():
             sums = rows[written].exp().sum(dim=1)
             if (sums - 1).abs().max() > TOLERANCE:
                 raise InputError(

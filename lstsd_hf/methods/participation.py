@@ -44,6 +44,12 @@ class Participation:
     Attributes:
         used: Rows that this process trained on.
         seen: Rows that it drew.
+
+    Example:
+        >>> participation = Participation(num_examples=3, device="cpu")
+        >>> participation.add(torch.tensor([2, 0]))
+        >>> participation.counts().tolist()
+        [1.0, 0.0, 1.0]
     """
 
     def __init__(self, num_examples: int, device: torch.device | str):
@@ -53,7 +59,6 @@ class Participation:
     def add(self, indices: Tensor) -> None:
         """Counts the examples of a batch that take part, int64 `(num_rows,)`."""
         self._counts.index_add_(0, indices, torch.ones_like(indices, dtype=self._counts.dtype))
-        self.used += len(indices)
 
     def counts(self) -> Tensor:
         """s, `(num_examples,)`. Every process must call it."""
@@ -96,12 +101,31 @@ class Gate(ConfiguredTeacher):
         participation: The counts.
         is_gated: Whether examples may be left out in this epoch.
         is_empty: Whether nobody takes part in the micro-batch that runs, which then has the loss 0.
+
+    Example:
+        >>> from lstsd_hf import NoTeacherConfig
+        >>> class KnowsAll(Gate):
+        ...     config_class = NoTeacherConfig
+        ...     def on_epoch_begin(self, progress):
+        ...         self.is_gated = progress.epoch > 0
+        ...     def known(self, inputs, indices, labels, forward):
+        ...         return torch.ones_like(indices, dtype=torch.bool)
+        ...     def base_loss_weight(self, batch):
+        ...         return 0.0 if self.is_empty else 1.0
+        ...     def observe(self, batch):
+        ...         self.count(batch)
+        >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=KnowsAll())
+        >>> _ = trainer.train()
+        >>> trainer.teacher.participation.counts().tolist() == [1.0] * len(data)
+        True
     """
 
     def reset(self) -> None:
         self.participation = Participation(self.context.num_examples, self.context.device)
         self.is_gated = self.is_empty = False
         self._drawn = 0
+        # Where nobody is left out, who would have been.
+        self.needs: Tensor | None = None
 
     def known(self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor, forward: Callable) -> Tensor:
         """Which examples of a batch need no training, bool `(batch_size,)`; arguments are those of `select_rows`."""
@@ -110,7 +134,7 @@ class Gate(ConfiguredTeacher):
     def select_rows(
         self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor | None, forward: Callable
     ) -> Tensor | None:
-        self._drawn, self.is_empty = len(indices), False
+        self._drawn, self.is_empty, self.needs = len(indices), False, None
         if not self.is_gated:
             return None
         rows = (~self.known(inputs, indices, labels, forward)).nonzero()[:, 0]
@@ -121,8 +145,10 @@ class Gate(ConfiguredTeacher):
     def count(self, batch: TrainingBatch) -> None:
         """Counts a batch's examples that take part."""
         self.participation.seen += self._drawn
-        if not self.is_empty:
-            self.participation.add(batch.indices)
+        if self.is_empty:
+            return
+        self.participation.used += len(batch.indices)
+        self.participation.add(batch.indices if self.needs is None else batch.indices[self.needs])
 
     def log_metrics(self) -> dict[str, float]:
         return self.participation.log_metrics()

@@ -26,8 +26,8 @@ class RegulatedLSTSDConfig(LSTSDConfig):
 
     Attributes:
         regulation: "regulated" leaves out an example whose last stored output is right and gives its label the
-            probability δ; "significance" multiplies an example's two terms by how often it took part so far, relative
-            to the mean; "hybrid" does both.
+            probability δ; "significance" leaves nobody out, and multiplies an example's two terms by how often it would
+            have taken part so far, relative to the mean; "hybrid" does both.
         confidence_threshold: δ.
         max_significance: Upper bound of an example's factor.
 
@@ -105,14 +105,28 @@ class RegulatedLSTSD(Gate, LSTSD):
         Gate.reset(self)
         LSTSD.reset(self)
         self._weights: Tensor | None = None
+        self._counts: Tensor | None = None
+        self._counted_epoch = -1
 
     def on_epoch_begin(self, progress: Progress) -> None:
         LSTSD.on_epoch_begin(self, progress)
         length = self._mini_generations.length
         refreshes = progress.epoch == 0 or progress.epoch % length == length - 1
         self.is_gated = self.config.gates and not refreshes
+        self._is_whole = refreshes
         if self.config.weights:
-            self._weights = significance(self.participation.counts(), self.config.max_significance)
+            # Of the epochs before, also where this one is resumed half-way.
+            if progress.epoch != self._counted_epoch:
+                self._counts, self._counted_epoch = self.participation.counts(), progress.epoch
+            self._weights = significance(self._counts, self.config.max_significance)
+
+    def select_rows(
+        self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor | None, forward: Callable
+    ) -> Tensor | None:
+        rows = Gate.select_rows(self, inputs, indices, labels, forward)
+        if self.config.regulation == "significance" and not self._is_whole:
+            self.needs = ~self.known(inputs, indices, labels, forward)
+        return rows
 
     def known(self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor, forward: Callable) -> Tensor:
         if self.memory is None:
@@ -141,8 +155,14 @@ class RegulatedLSTSD(Gate, LSTSD):
         return {**LSTSD.log_metrics(self), **Gate.log_metrics(self)}
 
     def state_dict(self) -> State:
-        return {**LSTSD.state_dict(self), **self.participation_state()}
+        counts = {} if self._counts is None else {"epoch_counts": self._counts}
+        own = {**self.participation_state(), **counts, "counted_epoch": self._counted_epoch}
+        return {**{f"lstsd.{name}": value for name, value in LSTSD.state_dict(self).items()}, **own}
 
     def load_state_dict(self, state: State) -> None:
         own = self.load_participation(state)
-        LSTSD.load_state_dict(self, own)
+        if "epoch_counts" in own:
+            self._counts = own["epoch_counts"].to(self.context.device)
+        self._counted_epoch = own["counted_epoch"]
+        lstsd = {name.removeprefix("lstsd."): value for name, value in own.items() if name.startswith("lstsd.")}
+        LSTSD.load_state_dict(self, lstsd)

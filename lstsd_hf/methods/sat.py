@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from ..distributed import is_distributed, num_processes
+from ..distributed import with_mean_one
 from ..errors import InputError
 from ..memory import LatestMemory
 from ..observers import TrainingBatch
@@ -128,7 +128,7 @@ class SAT(MemoryTeacher):
         if not self._adapts:
             return 1.0
         targets, labels = self.rows(batch), label_distribution(batch)
-        weights = _normalised(targets.amax(dim=-1)) * (targets * labels).sum(dim=-1)
+        weights = with_mean_one(targets.amax(dim=-1)) * (targets * labels).sum(dim=-1)
         # An example without a label has no loss; it must not change the mean where only that is known.
         is_labelled = labels.sum(dim=-1) > 0
         mean = weights.sum() / len(weights)
@@ -145,17 +145,8 @@ class SAT(MemoryTeacher):
         targets = self.rows(batch)
         losses = batch.problem_type.cross_entropy_to(batch.student_logits, (targets * (1.0 - labels)).log())
         agreement = batch.problem_type.agreement(batch.student_logits, targets)
-        return {"corrected": DistillationTerm(_normalised(targets.amax(dim=-1)) * losses, 1.0, agreement)}
+        return {"corrected": DistillationTerm(with_mean_one(targets.amax(dim=-1)) * losses, 1.0, agreement)}
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The targets."""
         return None if self.memory is None else (self.memory.latest, self.memory.written)
-
-
-def _normalised(weights: Tensor) -> Tensor:
-    """Weights `(batch_size,)` with a mean of 1, over all processes; zeros where all are."""
-    total = weights.sum()
-    if is_distributed():
-        torch.distributed.all_reduce(total)
-        total = total / num_processes()
-    return weights * (len(weights) / total.clamp(min=torch.finfo(weights.dtype).tiny))

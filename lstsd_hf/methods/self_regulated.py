@@ -79,6 +79,13 @@ class SelfRegulatedConfig(KDConfig):
                 "trains one. Choose one of them, or leave the teacher out."
             )
 
+        if self.weights and self.teacher_outputs:
+            raise InputError(
+                f'`distillation` must be "regulated" with `teacher_outputs`, got "{self.distillation}": how often an '
+                "example took part is known of a teacher's training only. Name its folder in "
+                "`teacher_model_name_or_path`."
+            )
+
     @property
     def is_self_taught(self) -> bool:
         return not self.is_student
@@ -177,7 +184,7 @@ class SelfRegulated(_OwnGate):
     def on_train_end(self, progress: Progress) -> None:
         counts = self.participations.cpu()
         student = self.context.student
-        if self.config.gates and student.writes_files:
+        if self.participation.seen and student.writes_files:
             student.output_dir.mkdir(parents=True, exist_ok=True)
             with replacing(student.output_dir / PARTICIPATIONS_NAME) as temporary:
                 save_file({"participations": counts}, temporary)
@@ -200,6 +207,11 @@ class SelfRegulatedStudent(_OwnGate, KD):
 
     Args:
         config: Options.
+
+    Example:
+        >>> config = SelfRegulatedConfig(distillation="regulated", teacher_model_name_or_path="my/teacher")
+        >>> type(config.build()).__name__
+        'SelfRegulatedStudent'
     """
 
     config_class = SelfRegulatedConfig
@@ -217,11 +229,10 @@ class SelfRegulatedStudent(_OwnGate, KD):
         return self.config.gates
 
     def on_train_begin(self) -> str | None:
-        message = KD.on_train_begin(self)
         if self.config.weights:
             counts = self._read_counts()
             self._weights = significance(counts.to(self.context.device), self.config.max_significance)
-        return message
+        return KD.on_train_begin(self)
 
     def _read_counts(self) -> Tensor:
         path = Path(self.config.teacher_model_name_or_path or "") / PARTICIPATIONS_NAME

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..conv_lstm import ConvLSTM
 from ..distributed import is_distributed
 from ..errors import InputError
+from ..memory import check_same_digest
 from ..model_copy import ModelCopy
 from ..observers import State, TrainingBatch
 from ..schedules import Progress, TrainingPlan
@@ -135,10 +136,12 @@ class TSKD(KD):
     """
 
     config_class = TSKDConfig
+    keeps_teacher = True
 
     def reset(self) -> None:
         super().reset()
         self.memories: list[ModelCopy] = []
+        self._saved_weights: str | None = None
         self._epoch, self._reviews = -1, False
         self.predictors = None
         self._callables: Sequence[nn.Module] = ()
@@ -163,6 +166,8 @@ class TSKD(KD):
             message = super().on_train_begin()
             if self.fixed_teacher is None:
                 self.fixed_teacher = self.load_teacher()
+            if self._saved_weights is not None:
+                check_same_digest(self._saved_weights, self.fixed_teacher.weights_digest)
         if self.predictors is not None:
             self._callables = [
                 DistributedDataParallel(module) if is_distributed() else module for module in self.predictors
@@ -223,6 +228,7 @@ class TSKD(KD):
         return {
             **({} if self.config.teacher_free else super().state_dict()),
             "epoch": self._epoch,
+            "teacher_weights": None if self.fixed_teacher is None else self.fixed_teacher.weights_digest,
             **{f"predictors.{name}": value.detach() for name, value in own.items()},
             **{
                 f"memories.{slot}.{name}": value
@@ -233,7 +239,7 @@ class TSKD(KD):
 
     def load_state_dict(self, state: State) -> None:
         super().load_state_dict(state)
-        self._epoch = state["epoch"]
+        self._epoch, self._saved_weights = state["epoch"], state["teacher_weights"]
         if self.predictors is not None:
             self.predictors.load_state_dict(_below(state, "predictors."))
         memories = [_below(state, f"memories.{slot}.") for slot in range(NUM_MEMORIES)]
@@ -283,6 +289,8 @@ def resized(maps: Tensor, own_mask: Tensor, mask: Tensor) -> Tensor:
         return maps
     result = torch.zeros_like(mask)
     for row, own, is_own, is_token in zip(result, maps, own_mask.bool(), mask.bool(), strict=True):
+        if not (is_own.any() and is_token.any()):
+            continue  # an empty text
         row[is_token] = nn.functional.adaptive_avg_pool1d(own[is_own][None], int(is_token.sum()))[0]
     return result
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from lstsd_hf.errors import InputError
 from lstsd_hf.glue.own_files import load_files
-from lstsd_hf.glue.text_columns import KNOWN_PAIRS, choose_text_columns
+from lstsd_hf.text_columns import KNOWN_PAIRS, choose_text_columns
 
 SENTENCES = [
     "a fine film",

@@ -799,8 +799,8 @@ def train_self_regulated_student(
         scheduler: Learning rate scheduler or None.
         teacher_logits: Example id -> the fixed teacher's logits, for every example.
         participations: Example id -> how many times it took part in the teacher's training, for every example.
-        mode: "significance" (every row takes part, with its weight), "regulated" (the rows the gate lets through,
-            all of weight 1) or "hybrid" (the rows the gate lets through, with their weights).
+        mode: "significance" (every row takes part, with its weight), "regulated" (the rows the gate lets through, all
+            of weight 1) or "hybrid" (the rows the gate lets through, with their weights).
         threshold: The gate lets a row through if its prediction is wrong or its label's probability is below this,
             both by the forward of the step itself, in train mode.
         ungated_epochs: Epochs at the start in which the gate lets every row through.
@@ -862,7 +862,8 @@ def train_regulated_lstsd(
         lambda_long: Weight of the divergence from the long-term teacher; zero leaves the term out.
         mode: "significance" (every row takes part, with its weight), "regulated" (the rows the gate lets through,
             all of weight 1) or "hybrid" (the rows the gate lets through, with their weights). The weight is on the
-            divergences only.
+            divergences only, and counts how often the gate has let an example through or, in "significance", would
+            have.
         threshold: Outside of the first epoch and the last epochs of the mini-generations, the gate stops an example
             whose short-term logits predict its label with at least this probability.
         max_significance: Upper bound on an example's weight, its participations in the epochs before divided by
@@ -882,6 +883,7 @@ def train_regulated_lstsd(
     for epoch, batches in enumerate(epochs):
         losses = []
         collected = {}  # example id -> logits of the rows that took part in this epoch
+        counted = []  # example ids that needed training, as far as the gate knows
         is_last_of_generation = epoch % mini_generation_epochs == mini_generation_epochs - 1
         for indices, inputs, labels in batches:
             model.train()
@@ -889,11 +891,13 @@ def train_regulated_lstsd(
 
             terms = []  # of the rows that take part
             for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
-                takes_part = True
-                if mode != "significance" and epoch != 0 and not is_last_of_generation and index in short:
+                needs_training = True
+                if epoch != 0 and not is_last_of_generation and index in short:
                     q = torch.softmax(short[index], dim=-1)
-                    takes_part = not (q.argmax().item() == label and bool(q[label] >= threshold))
-                if not takes_part:
+                    needs_training = not (q.argmax().item() == label and bool(q[label] >= threshold))
+                if needs_training:
+                    counted.append(index)
+                elif mode != "significance":
                     continue
 
                 term = _cross_entropy_sum([row], labels.new_tensor([label]))
@@ -919,6 +923,7 @@ def train_regulated_lstsd(
             short[index] = row
             if is_last_of_generation:
                 long[index] = row
+        for index in counted:
             participations[index] += 1
         short_copy = {index: row.clone() for index, row in short.items()}
         long_copy = {index: row.clone() for index, row in long.items()}

@@ -11,7 +11,16 @@ from transformers import Trainer
 from lstsd_hf import DLBConfig, LSTSDTrainer
 from lstsd_hf.errors import InputError
 from lstsd_hf.overlapping import Batching, OverlappingSampler
-from tests.helpers import SavesAt, assert_same_weights, make_examples, make_model, make_trainer
+from tests.helpers import (
+    MULTI,
+    NUMBERS,
+    SavesAt,
+    assert_same_weights,
+    make_data,
+    make_examples,
+    make_model,
+    make_trainer,
+)
 
 OVERLAP = DLBConfig.paper()
 
@@ -123,3 +132,20 @@ def test_bf16_and_an_epoch_of_one_batch(make_args):
         trainer = make_trainer(make_args, OVERLAP, train_dataset=make_examples(rows), bf16=True, model=make_model())
         trainer.train()
         assert trainer.distilled_steps == 0
+
+
+@pytest.mark.parametrize(("problem", "num_labels"), [(MULTI, 3), (NUMBERS, 2)])
+def test_other_problems(make_args, problem, num_labels):
+    model = make_model(num_labels)
+    model.config.problem_type = problem
+    trainer = make_trainer(make_args, OVERLAP, model=model, train_dataset=make_data(problem, 14, num_labels))
+    trainer.train()
+    assert trainer.distilled_steps == trainer.state.global_step - 6
+
+
+def test_a_last_batch_that_plain_training_leaves_out_is_left_out(make_args):
+    assert Batching(14, 4, drop_last=True).batches_per_epoch == 3
+    assert Batching(14, 4).batches_per_epoch == 4
+    trainer = make_trainer(make_args, OVERLAP, dataloader_drop_last=True, num_train_epochs=2)
+    trainer.train()
+    assert trainer.state.global_step == 6

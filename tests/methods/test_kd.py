@@ -11,7 +11,7 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from transformers import BertModel
 
-from lstsd_hf import KD, KDConfig, LSTSDTrainer, TeacherOutputs
+from lstsd_hf import DLB, KD, DLBConfig, KDConfig, LSTSDTrainer, TeacherOutputs
 from lstsd_hf.errors import InputError
 from lstsd_hf.fixed_teacher import FixedTeacher
 from lstsd_hf.glue import cli
@@ -27,6 +27,7 @@ from tests.helpers import (
 )
 
 EXAMPLES = 14
+ROWS = make_examples(EXAMPLES)
 
 
 def logits_of_teacher(num_labels=2):
@@ -267,11 +268,28 @@ def test_texts_are_read_with_the_teachers_tokenizer(make_args, tmp_path):
     trainer = make_trainer(make_args, KDConfig(teacher_model_name_or_path=str(folder)), train_dataset=data)
     trainer.train()
     torch.testing.assert_close(trainer.teacher.memory.tables()[0][0], logits_of_teacher(), atol=1e-6, rtol=0)
-    two = [{**row, "more": "x"} for row in data]
-    for row in two:
-        row["third"] = "y"
-    with pytest.raises(InputError, match=r"must have one or two columns of text .* got text, more, third"):
-        make_trainer(make_args, trainer.teacher.config, train_dataset=two).train()
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"text": "a b", "label_text": "yes"}, "text"),  # a label's name would tell the teacher what to say
+        ({"sentence": "a b", "guid": "x-1"}, "sentence"),
+        ({"premise": "a b", "hypothesis": "c d"}, "premise hypothesis"),
+        ({"first": "a b c", "second": "d e f", "third": "g h i"}, None),
+    ],
+)
+def test_which_columns_a_teacher_reads(make_args, columns, expected):
+    rows = [{**row, **{name: f"{text} {index}" for name, text in columns.items()}} for index, row in enumerate(ROWS)]
+    for row in rows:
+        if "label_text" in row:
+            row["label_text"] = "yes" if row["labels"] else "no"
+    trainer = make_trainer(make_args, None, train_dataset=rows)
+    if expected is None:
+        with pytest.raises(InputError, match="remove the other columns, or override `training_texts` of the trainer"):
+            trainer.training_texts()
+        return
+    assert trainer.training_texts() == [[row[name] for row in rows] for name in expected.split()]
 
 
 def test_a_run_of_the_command_teaches_another(workplace, options, capsys):
@@ -299,3 +317,65 @@ def test_the_command_refuses_what_would_leak_labels(options):
     assert "`kd` needs a teacher, got none" in error_of([*options, "--method", "kd"])
     assert "`cross_validate` must be 0 with kd" in error_of([*named, "--cross_validate", "3"])
     assert "`sweep` cannot search the options of kd" in error_of([*named, "--sweep", "3"])
+
+
+def test_a_run_does_not_depend_on_what_else_lies_in_a_folder(tmp_path, monkeypatch):
+    """Neither in the present one, where no teacher is named, nor in the teacher's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("1")
+    assert KDConfig().source_digest() is None
+    make_model(seed=7).save_pretrained(tmp_path / "teacher")
+    config = KDConfig(teacher_model_name_or_path="teacher")
+    before = config.source_digest()
+    (tmp_path / "teacher" / "notes.txt").write_text("2")
+    assert config.source_digest() == before
+    make_model(seed=8).save_pretrained(tmp_path / "teacher")
+    assert config.source_digest() != before
+
+
+def test_students_with_other_names_share_what_is_kept(make_args, tmp_path, monkeypatch):
+    """A teacher without names is matched by position, whatever the student that had it run first called its labels."""
+    monkeypatch.setattr(LSTSDTrainer, "cache_dir", tmp_path / "cache")
+    tables = []
+    for names in (["neg", "pos"], ["pos", "neg"], ["bad", "good"]):
+        student = make_model(dropout=0.0)
+        student.config.id2label = dict(enumerate(names))
+        trainer = trained(make_args, KDConfig(teacher_model_name_or_path=teacher_folder()), model=student, max_steps=1)
+        tables.append(trainer.teacher.memory.tables()[0])
+    assert torch.equal(tables[0], tables[1])
+    assert torch.equal(tables[0], tables[2])
+    assert len([*(tmp_path / "cache").iterdir()]) == 1
+
+
+def test_a_teacher_without_a_tokenizer_must_know_the_students_tokens(make_args, tmp_path):
+    teacher = make_model(seed=7)
+    teacher.resize_token_embeddings(90)
+    teacher.save_pretrained(tmp_path)
+    with pytest.raises(
+        InputError, match="has no tokenizer in its folder and must know the student's tokens, but has 90"
+    ):
+        trained(make_args, KDConfig(teacher_model_name_or_path=str(tmp_path)))
+
+
+def test_a_search_keeps_the_given_teacher(make_args):
+    teacher = KD(outputs=TeacherOutputs(NINE, "probabilities"))
+    other = teacher.with_config(KDConfig(distillation_weight=0.9))
+    assert other.config.distillation_weight == 0.9
+    trained(make_args, other, max_steps=1)
+    assert type(DLBConfig().build().with_config(DLBConfig.paper())).__name__ == "OverlappingDLB"
+
+
+def test_given_twice(make_args):
+    with pytest.raises(InputError, match="A teacher must be given once"):
+        KD(KDConfig(teacher_outputs="x.parquet"), model=make_model())
+    with pytest.raises(InputError, match="`live` must be False with `outputs`"):
+        KD(KDConfig(live=True), outputs=TeacherOutputs(NINE, "logits"))
+    with pytest.raises(InputError, match="`kind` must be one of"):
+        TeacherOutputs(NINE, "soft")
+    with pytest.raises(InputError, match="`form` of the config of DLB must be its own, got 'overlap'"):
+        DLB(DLBConfig.paper())
+    indices = torch.arange(14, dtype=torch.int32)
+    assert TeacherOutputs(NINE, "logits", indices).table(14, None)[1].all()
+    below = TeacherOutputs(NINE[:, :1], "probabilities", None, torch.full((14, 1), -1))
+    with pytest.raises(InputError, match="`top_labels` must be from 0 to 1, got -1"):
+        below.table(14, ["a", "b"])

@@ -422,7 +422,7 @@ def test_students_of_self_regulated_teachers(make_args, tmp_path, mode):
 @pytest.mark.parametrize("mode", ["significance", "regulated", "hybrid"])
 def test_regulated_lstsd(make_args, mode):
     def check(state, targets, epoch):
-        for table, expected in zip(state["rows"], targets, strict=True):
+        for table, expected in zip(state["lstsd.rows"], targets, strict=True):
             for index, row in expected.items():
                 torch.testing.assert_close(table[index], row, atol=1e-6, rtol=0)
 

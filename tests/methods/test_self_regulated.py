@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lstsd_hf import RegulatedLSTSDConfig, SelfRegulatedConfig
+from lstsd_hf import Observer, RegulatedLSTSDConfig, SelfRegulatedConfig
 from lstsd_hf.errors import InputError
 from lstsd_hf.glue import cli
 from tests.helpers import (
     DividesByItems,
+    SavesAt,
     assert_same_weights,
     error_of,
     make_examples,
@@ -163,4 +164,45 @@ def test_both_stages_in_a_folder_of_ones_own(workplace, options):
     assert json.loads(Path("own/results.json").read_text())["config"]["method"]["distillation"] == "hybrid"
     assert json.loads(Path("own-teacher/results.json").read_text())["config"]["method"]["distillation"] == "none"
     assert Path("own-teacher/participations.safetensors").is_file()
-    assert "needs a teacher" in error_of([*options, "--method", "self_regulated", "--sweep", "2"])
+    assert "`sweep` cannot search the options of self_regulated" in error_of(
+        [*options, "--method", "self_regulated", "--sweep", "2"]
+    )
+
+
+@pytest.mark.parametrize("regulation", ["significance", "hybrid"])
+def test_a_resumed_run_has_the_significance_of_the_epochs_before(make_args, regulation):
+    config = RegulatedLSTSDConfig(regulation=regulation, mini_generation_epochs=2, confidence_threshold=0.5)
+    steps = (13, 14, 18)
+    options = {"save_strategy": "steps", "save_steps": 1000, "learning_rate": 3e-2}
+    whole = make_trainer(make_args, config, callbacks=[SavesAt(steps)], **options)
+    whole.train()
+    assert whole.teacher._weights.std() > 0
+    for step in steps:
+        resumed = make_trainer(make_args, config, **options)
+        resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
+        assert_same_weights(whole.model, resumed.model)
+
+
+def test_other_observers_do_not_see_an_example_that_takes_no_part(make_args):
+    class Sees(Observer):
+        name, is_stateful = "sees", False
+
+        def reset(self):
+            self.rows = 0
+
+        def observe(self, batch):
+            self.rows += len(batch.indices)
+
+    sees = Sees()
+    trainer = trained(make_args, SelfRegulatedConfig(confidence_threshold=0.5), observers=[sees], learning_rate=3e-2)
+    assert any(entry.get("loss") == 0 for entry in trainer.state.log_history)
+    assert sees.rows == trainer.teacher.participation.used
+
+
+def test_a_teacher_that_gates_nothing_counts_all_the_same(make_args, workplace):
+    trainer = trained(make_args, SelfRegulatedConfig(confidence_threshold=0.0))
+    counts = load_file(Path(trainer.args.output_dir) / "participations.safetensors")["participations"]
+    assert counts.tolist() == [6.0] * 14
+    message = '`distillation` must be "regulated" with `teacher_outputs`, got "hybrid"'
+    with pytest.raises(InputError, match=message):
+        SelfRegulatedConfig(distillation="hybrid", teacher_outputs="x.parquet")

@@ -128,3 +128,23 @@ def test_what_is_refused(make_args):
 @pytest.mark.parametrize(("epochs", "expected"), [(4, 1), (12, 1), (24, 2), (240, 5)])
 def test_the_default_interval_fits_the_run(epochs, expected):
     assert TSKDConfig().fitted_to(TrainingPlan(epochs, 1, epochs)).interval_epochs == expected
+
+
+def test_the_optimizer_trains_what_this_training_has(make_args):
+    trainer = make_trainer(make_args, TSKDConfig(**FREE), num_train_epochs=4, weight_decay=0.0)
+    for _ in range(2):
+        trainer.train()
+        own = {id(parameter) for parameter in trainer.teacher.trainable_parameters()}
+        groups = trainer.optimizer.param_groups
+        assert sum(own == {id(parameter) for parameter in group["params"]} for group in groups) == 1
+        assert all(group["weight_decay"] == 0 for group in groups)
+        assert len(groups) == 3
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with pytest.raises(InputError, match=r"got a scheduler in `optimizers`. Pass `optimizers=\(optimizer, None\)`"):
+        make_trainer(make_args, TSKDConfig(**FREE), model=model, optimizers=given).train()
+
+
+def test_an_empty_text_has_no_map():
+    assert resized(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 3)).tolist() == [[0.0, 0.0, 0.0]]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InputError
+from .errors import InputError
 
 LABEL = "label"
 
