@@ -104,7 +104,7 @@ def _placed(run: GlueRun, root: Path, folder: Path | None) -> PlannedRun:
         beside = folder and folder.with_name(f"{folder.name}-teacher")
         # A command goes through the methods seed by seed: all have the same first stage, which is run once.
         before = _placed(dataclasses.replace(run, teacher=first, args=copy.copy(run.args)), root, beside)
-        run = dataclasses.replace(run, teacher=run.teacher.taught_by(before.folder))
+        run = dataclasses.replace(run, first_stage=before.folder)
     check_plan(run)
     return PlannedRun(run, folder or run.default_folder(root), folder is None, before)
 

@@ -40,6 +40,8 @@ class GlueRun:
         untuned: Where the settings were searched: what the searched training settings were before.
         record_dynamics: Whether to keep what each epoch says of each training example.
         cross_validate: Folds whose labels are judged by models that did not train on them, beside the run; 0 for none.
+        first_stage: The folder of the run that makes its teacher, if one must come first. It is not part of the
+            settings, which are the same for every seed.
     """
 
     task: GlueTask
@@ -52,6 +54,12 @@ class GlueRun:
     untuned: Mapping[str, Any] = field(default_factory=dict)
     record_dynamics: bool = False
     cross_validate: int = 0
+    first_stage: Path | None = None
+
+    @property
+    def taught(self) -> TeacherConfig:
+        """The method's options, with the teacher named."""
+        return self.teacher if self.first_stage is None else self.teacher.taught_by(self.first_stage)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -105,7 +113,7 @@ class GlueRun:
     @property
     def state(self) -> dict[str, Any]:
         """What tells this run from others in the same folder; JSON."""
-        source = self.teacher.source_digest()
+        source = self.taught.source_digest()
         return {
             "config": self.config,
             "seed": self.args.seed,
@@ -178,7 +186,7 @@ def check_plan(run: GlueRun) -> None:
             f"`cross_validate` must be 0 with {run.teacher.name}, got {run.cross_validate}: its teacher may have "
             "learned the labels that are to be judged. Leave it out, or use a method of self-distillation."
         )
-    run.teacher.check_source()
+    run.taught.check_source()
     run.teacher.check_plan(run.plan)
 
 

@@ -61,7 +61,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
             processing_class=prepared.tokenizer,
             compute_metrics=metrics_function(run.task),
             callbacks=[DurationEstimate(), timer, *([keeps_best] if keeps_best else [])],
-            teacher=run.teacher,
+            teacher=run.taught,
             texts=[prepared.train[name][:] for name in run.task.text_columns],
             cache_dir=cache,
             observers=[DynamicsRecorder(texts=example_texts(prepared.train))] if run.record_dynamics else (),
