@@ -44,7 +44,8 @@ def with_mean_one(weights: Tensor) -> Tensor:
     All processes must call it.
     """
     total = sum_over_processes(weights.sum()) / num_processes()
-    return weights * (len(weights) / total.clamp(min=torch.finfo(weights.dtype).tiny))
+    # A least value instead of 0 would overflow in the division.
+    return torch.where(total > 0, weights * (len(weights) / total.where(total > 0, 1.0)), 0.0)
 
 
 def max_over_processes(mine: Tensor, device: torch.device | str) -> Tensor:

@@ -158,8 +158,9 @@ class Anchored(MemoryTeacher):
         self._labels = max_over_processes(self._labels, self.context.device)
         rows = self.memory.latest.to(self.context.device)
         counts = self._kept_out & self.memory.written.to(self.context.device) & (self._labels >= 0)
-        losses = torch.nn.functional.cross_entropy(rows[counts], self._labels[counts], reduction="sum")
-        self.kept_out_loss = float(losses) / max(1, int(counts.sum()))
+        if not counts.any():  # a sampler of one's own that never draws them
+            return
+        self.kept_out_loss = float(torch.nn.functional.cross_entropy(rows[counts], self._labels[counts]))
         if self.kept_out_loss < self._best_loss:
             self._best_loss, self._best_epoch = self.kept_out_loss, epoch
             self._best_rows, self._best_written = self.memory.latest.clone(), self.memory.written.clone()

@@ -206,12 +206,13 @@ class ConfiguredTeacher(Teacher):
         self.reset()
 
     def with_config(self, config: TeacherConfig) -> Teacher:
-        """A teacher like this one with other options.
+        """A teacher like this one with other options: of the class that they call for, or of a subclass of one's own.
 
         Args:
             config: The options.
         """
-        return config.build()
+        is_own_class = type(self.config.build()) is not type(self)
+        return type(self)(config) if is_own_class else config.build()
 
     def on_train_begin(self) -> str | None:
         self.options = self.config.fitted_to(self.context.plan)

@@ -150,7 +150,7 @@ class KD(ConfiguredTeacher):
 
     def with_config(self, config: KDConfig) -> "KD":
         if self._given_model is None and self._given_outputs is None:
-            return config.build()
+            return super().with_config(config)
         return type(self)(config, self._given_model, self._given_outputs)
 
     def reset(self) -> None:

@@ -7,6 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from lstsd_hf import AnchoredConfig
+from lstsd_hf.distributed import with_mean_one
 from lstsd_hf.errors import InputError
 from tests.helpers import SavesAt, assert_same_weights, make_examples, make_model, make_trainer
 
@@ -128,3 +129,8 @@ def test_where_it_cannot_work_it_is_plain_fine_tuning_and_says_so(make_args, cap
 def test_options_that_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         AnchoredConfig(**options)
+
+
+def test_a_batch_of_examples_that_are_all_kept_out_moves_nothing():
+    assert with_mean_one(torch.zeros(64)).tolist() == [0.0] * 64
+    assert with_mean_one(torch.tensor([0.0, 1.0, 0.0, 1.0])).tolist() == [0.0, 2.0, 0.0, 2.0]
