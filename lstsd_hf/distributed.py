@@ -32,7 +32,7 @@ def gather_objects(mine: Any) -> list[Any]:
 
 
 def sum_over_processes(mine: Tensor) -> Tensor:
-    """The sum of every process's tensor, which is on the device of the training. All processes must call it."""
+    """The sum of every process's tensor, in place and on the device of the training. All processes must call it."""
     if is_distributed():
         dist.all_reduce(mine)
     return mine

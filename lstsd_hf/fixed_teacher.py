@@ -97,7 +97,6 @@ class FixedTeacher:
         Returns:
             Logits `(batch_size, num_labels)` in the order of the student's labels.
         """
-        self.rows_computed += len(indices)
         with torch.no_grad():
             logits = self._student.run(self._model, self._inputs(inputs, indices))
         return logits if self._order is None else logits[:, self._order]
@@ -114,6 +113,7 @@ class FixedTeacher:
             return self._student.hidden_states(self._model, inputs), inputs.get("attention_mask")
 
     def _inputs(self, inputs: Mapping[str, Any], indices: Tensor) -> Mapping[str, Any]:
+        self.rows_computed += len(indices)
         if self._tokens is None:
             return inputs
         rows = [{name: self._tokens[name][row] for name in self._tokens} for row in indices.tolist()]

@@ -129,7 +129,7 @@ class Gate(ConfiguredTeacher):
 
     def known(self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor, forward: Callable) -> Tensor:
         """Which examples of a batch need no training, bool `(batch_size,)`; arguments are those of `select_rows`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define `known`.")
 
     def select_rows(
         self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor | None, forward: Callable
