@@ -25,7 +25,7 @@ from lstsd_hf.glue.results import package_versions
 from lstsd_hf.glue.synthetic import generate_sentences
 
 EXAMPLES, EPOCHS, BATCH = 64, 4, 16
-PERIODS = {"mini_generation_epochs": 1, "cycle_epochs": 1, "rampup_epochs": 0.0, "interval_epochs": 1}
+PERIODS = {"mini_generation_epochs": 1, "cycle_epochs": 1, "rampup_epochs": 0.0, "interval_epochs": 1, "patience": 1}
 
 
 class Peak(TrainerCallback):
