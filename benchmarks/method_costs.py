@@ -21,8 +21,8 @@ from transformers.utils import logging as transformers_logging
 from lstsd_hf import METHODS, ConstantMemory, LSTSDTrainer
 from lstsd_hf.fixed_teacher import FixedTeacher
 from lstsd_hf.glue.models import resolve_model
-from lstsd_hf.glue.results import package_versions
 from lstsd_hf.glue.synthetic import generate_sentences
+from lstsd_hf.runner.results import package_versions
 
 EXAMPLES, EPOCHS, BATCH = 64, 4, 16
 PERIODS = {"mini_generation_epochs": 1, "cycle_epochs": 1, "rampup_epochs": 0.0, "interval_epochs": 1, "patience": 1}

@@ -19,6 +19,8 @@ from .label_errors import LABEL_NAMES
 def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str, int | str | None]:
     """What identifies a training set: its length, a digest of its labels and, for `datasets.Dataset`, of its rows.
 
+    Another dataset may have a digest of its rows as an attribute, `rows_sha256`.
+
     Args:
         dataset: Map-style; anything else has neither length nor digests. One without a column or an attribute of
             labels is read item by item, from a shallow copy that may open files which workers must not inherit, and
@@ -35,7 +37,7 @@ def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str,
     return {
         "num_examples": len(dataset),
         "labels_sha256": hashlib.sha256(json.dumps(labels, default=repr).encode()).hexdigest() if has_labels else None,
-        "rows_sha256": _rows_digest(dataset) if is_hugging_face_dataset(dataset) else None,
+        "rows_sha256": _rows_digest(dataset),
     }
 
 
@@ -66,7 +68,10 @@ def _plain(label: Any) -> Any:
     return label.tolist() if hasattr(label, "tolist") else label
 
 
-def _rows_digest(dataset: Any) -> str:
+def _rows_digest(dataset: Any) -> str | None:
+    if not is_hugging_face_dataset(dataset):
+        digest = getattr(dataset, "rows_sha256", None)
+        return digest if isinstance(digest, str) else None
     # pyarrow comes with datasets.
     from .arrow_digest import rows_digest
 

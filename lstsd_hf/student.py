@@ -199,6 +199,8 @@ class Student:
     def _training_batches(self, batches: Iterable[range]) -> Iterator[tuple[range, Mapping[str, Any]]]:
         """Batches of training examples; random states are put back, so that training is not disturbed."""
         dataset, collate = self._trainer.training_examples()
+        if hasattr(dataset, "without_augmentation"):
+            dataset = dataset.without_augmentation()
         # A shallow copy may open files, which the workers of a data loader must not inherit.
         dataset, device = copy.copy(dataset), self._trainer.args.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

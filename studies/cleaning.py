@@ -17,10 +17,10 @@ import numpy as np
 import transformers
 
 from lstsd_hf.dynamics import History, InSampleWarning, drop_suspects, relabel
-from lstsd_hf.glue.preparation import Prepared
 from lstsd_hf.glue.run import GlueRun
-from lstsd_hf.glue.trainer import GlueTrainer
-from lstsd_hf.glue.training import metrics_function
+from lstsd_hf.runner.preparation import Prepared
+from lstsd_hf.runner.trainer import RunTrainer
+from lstsd_hf.runner.training import metrics_function
 
 from .analysis import records_file
 from .dynamics import prepared_cell, recorded_folders
@@ -34,7 +34,7 @@ def score(run: GlueRun, prepared: Prepared, rows: list[dict[str, Any]], epochs: 
     args = copy.copy(run.args)
     args.num_train_epochs, args.output_dir = epochs, "runs/cleaning"
     args.eval_strategy = args.save_strategy = args.logging_strategy = "no"
-    trainer = GlueTrainer(
+    trainer = RunTrainer(
         model=copy.deepcopy(prepared.model),
         args=args,
         train_dataset=rows,

@@ -21,6 +21,10 @@ L3_DEFAULTS = f"{LSTSD_DEFAULTS} --mini_generation_epochs 2"
 CNN_RATES, FITTED_LOSS = (0.03, 0.1, 0.3, 1.0), 0.1
 
 
+# Fashion-MNIST lies in runs/fashion-mnist, or where Debian's package installs it: the same files are the same data.
+IMAGES = "--data runs/fashion-mnist --max_train_samples 10000 --model_name_or_path resnet20 --bf16 True --use_cpu True"
+IMAGES += " --per_device_eval_batch_size 500"
+
 # What is no plain `--task`. The slices of SST-2 have no more rows; studies/trec.py writes TREC's files.
 DATA = {
     "sst2": "--task sst2 --max_train_samples 5000",
@@ -43,6 +47,7 @@ class Command:
         methods: Methods, and their options.
         seeds: Seeds.
         rate: Share of replaced labels.
+        script: The command.
     """
 
     records: str
@@ -51,12 +56,13 @@ class Command:
     methods: str
     seeds: range
     rate: float = 0.0
+    script: str = "run_glue.py"
 
     def __str__(self) -> str:
         data = DATA.get(self.task, f"--task {self.task}")
         noise = f" --label_noise {self.rate}" if self.rate else ""
         return (
-            f"python run_glue.py {data}{noise} {self.settings} --method {self.methods} "
+            f"python {self.script} {data}{noise} {self.settings} --method {self.methods} "
             f"--seeds {' '.join(map(str, self.seeds))} --output_dir runs/{self.records} --cache_dir runs/.cache "
             "--save_strategy no"
         )

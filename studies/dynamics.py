@@ -22,8 +22,8 @@ from lstsd_hf.dynamics import History
 from lstsd_hf.dynamics import measures as m
 from lstsd_hf.files import replacing
 from lstsd_hf.glue import cli
-from lstsd_hf.glue.preparation import Prepared, prepare
 from lstsd_hf.glue.run import GlueRun
+from lstsd_hf.runner.preparation import Prepared
 
 from .analysis import records_file
 from .cells import CELLS
@@ -106,7 +106,7 @@ def prepared_cell(task: str, rate: float, seed: int = 1) -> tuple[GlueRun, Prepa
     parsed = cli.parse([*shlex.split(str(command))[2:], "--use_cpu", "True"])
     run = next(item.run for item in cli.plan(parsed) if item.run.args.seed == seed)
     set_seed(seed)
-    return run, prepare(run.task, run.splits, run.model_name_or_path, run.options, run.args, Path(parsed.run.cache_dir))
+    return run, run.prepare(Path(parsed.run.cache_dir))
 
 
 def out_of_sample() -> Iterator[dict[str, Any]]:
@@ -119,7 +119,7 @@ def out_of_sample() -> Iterator[dict[str, Any]]:
         train = prepared.splits["train"]
         features = np.stack([train[row]["features"].numpy() for row in range(len(train))])
         given = np.array(train.labels)
-        is_wrong = np.isin(np.arange(len(given)), prepared.noisy_rows)
+        is_wrong = np.isin(np.arange(len(given)), prepared.rows.noisy_rows)
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
         fits = [
             cross_val_predict(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from lstsd_hf import METHODS
 from lstsd_hf.checkpoint import UnfinishedCheckpointError, check_whole, newest_whole_checkpoint
-from lstsd_hf.glue.results import package_versions
+from lstsd_hf.runner.results import package_versions
 from tests.helpers import ROOT, active, assert_same_weights
 
 STEPS = 24  # 48 examples in batches of 8, 4 epochs

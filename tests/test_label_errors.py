@@ -12,25 +12,25 @@ from transformers import pipeline
 from lstsd_hf import LSTSDConfig, LSTSDTrainer, TemporalEnsembleConfig
 from lstsd_hf.errors import InputError
 from lstsd_hf.glue import cli
-from lstsd_hf.glue.noise import flip_labels
 from lstsd_hf.label_errors import LabelErrorCandidate, rank_label_errors
+from lstsd_hf.runner.noise import replace_labels
 from tests.helpers import make_examples, make_model
 
 
 @pytest.mark.parametrize(("num_labels", "rate", "count"), [(2, 0.2, 20), (5, 0.4, 40), (3, 0.0, 0)])
 def test_the_given_share_of_labels_is_replaced_by_others(num_labels, rate, count):
     labels = [index % num_labels for index in range(100)]
-    noisy, rows = flip_labels(labels, num_labels, rate, seed=3)
+    noisy, rows = replace_labels(labels, num_labels, rate, seed=3)
     assert rows == [index for index in range(100) if noisy[index] != labels[index]]
     assert len(rows) == count
     assert set(noisy) <= set(range(num_labels))
-    assert flip_labels(labels, num_labels, rate, seed=3) == (noisy, rows)
+    assert replace_labels(labels, num_labels, rate, seed=3) == (noisy, rows)
     if rate:
-        assert flip_labels(labels, num_labels, rate, seed=4)[1] != rows
+        assert replace_labels(labels, num_labels, rate, seed=4)[1] != rows
 
 
 def test_every_other_label_is_as_likely():
-    noisy, rows = flip_labels([1] * 9000, 4, 0.9999, seed=0)
+    noisy, rows = replace_labels([1] * 9000, 4, 0.9999, seed=0)
     counts = torch.bincount(torch.tensor([noisy[row] for row in rows]), minlength=4)
     assert counts[1] == 0
     assert all(abs(int(count) - 3000) < 150 for count in counts[[0, 2, 3]])

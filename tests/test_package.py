@@ -20,7 +20,9 @@ def test_wheel_holds_the_package_and_its_schema(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("lstsd_hf/**/*.py")}
     page = {f"lstsd_hf/dynamics/report/{name}" for name in ("template.html", "page.css", "page.js")}
-    assert sources | page | {"lstsd_hf/glue/results.schema.json", "lstsd_hf/__init__.pyi", "lstsd_hf/py.typed"} <= names
+    assert (
+        sources | page | {"lstsd_hf/runner/results.schema.json", "lstsd_hf/__init__.pyi", "lstsd_hf/py.typed"} <= names
+    )
     assert not any(name.startswith("tests/") for name in names)
 
 

@@ -120,7 +120,7 @@ def work(jobs: Connection, life: Connection, steps, slot: int) -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from lstsd_hf.glue.cli import parse, plan
-    from lstsd_hf.glue.training import execute
+    from lstsd_hf.runner.training import execute
 
     def count(*_) -> None:
         steps[slot] += 1
@@ -317,12 +317,11 @@ class Pool:
 def fill_caches(jobs: Sequence[Job]) -> None:
     """Tokenizes once what all processes will read."""
     from lstsd_hf.glue.cli import parse, plan
-    from lstsd_hf.glue.preparation import prepare
 
     for job in {job.kind: job for job in jobs}.values():
         parsed = parse(job.arguments.split())
         run = plan(parsed)[job.position].run
-        prepare(run.task, run.splits, run.model_name_or_path, run.options, run.args, Path(parsed.run.cache_dir))
+        run.prepare(Path(parsed.run.cache_dir))
 
 
 def print_tables(paths: Sequence[Path]) -> None:

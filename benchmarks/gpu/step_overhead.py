@@ -32,7 +32,7 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lstsd_hf import METHODS, LSTSDTrainer
-from lstsd_hf.glue.results import device_name, package_versions
+from lstsd_hf.runner.results import device_name, package_versions
 
 STOCK = "stock Trainer"
 EPOCHS, LENGTH = 3, 128

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 
 from ..files import replacing
-from ..glue.results import PREDICTIONS_NAME
+from ..runner.results import PREDICTIONS_NAME
 from .grouping import Group, Section
 from .statistics import mean_and_std
 

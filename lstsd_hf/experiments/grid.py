@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
-from ..glue.run import GlueRun
-from ..glue.run_folder import is_finished
-from ..glue.training import execute
+from ..runner.run import Run
+from ..runner.run_folder import is_finished
+from ..runner.training import execute
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class PlannedRun:
         before: The run whose folder is its teacher, if that is to be run first.
     """
 
-    run: GlueRun
+    run: Run
     folder: Path
     is_own_folder: bool
     before: "PlannedRun | None" = None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..glue.results import headline
+from ..runner.results import headline
 
 BASELINE = "vanilla"
 # Options of the data in a run's config, where they are not the default.

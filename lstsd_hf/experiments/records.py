@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from ..errors import InputError
 from ..files import replacing
-from ..glue.results import RESULTS_NAME, SCHEMA_VERSION
+from ..runner.results import RESULTS_NAME, SCHEMA_VERSION
 
 SWEEPS_FOLDER = "sweeps"
 _DIGITS, _COURSE_DIGITS = 6, 4

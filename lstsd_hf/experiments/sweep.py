@@ -13,43 +13,35 @@ import optuna
 from datasets import DatasetDict
 
 from ..errors import InputError
-from ..glue.noise import flip_labels
-from ..glue.results import write_json
-from ..glue.run import GlueRun, check_can_be_searched, check_plan
-from ..glue.training import execute
+from ..runner.preparation import with_noise
+from ..runner.results import write_json
+from ..runner.run import Run, check_can_be_searched, check_plan
+from ..runner.training import execute
 
 HELD_OUT_SHARE = 0.15
 SPLIT_SEED = 0
-# For methods without options of their own: what a practitioner would tune instead.
-TRAINING_SEARCH_SPACE: Mapping[str, tuple] = {
-    "learning_rate_factor": (0.25, 0.5, 1.0, 2.0, 4.0),
-    "dropout": (0.1, 0.2, 0.3, 0.5),
-}
+# For methods without options of their own: what a practitioner would tune instead, beside `option_search_space`.
+TRAINING_SEARCH_SPACE: Mapping[str, tuple] = {"learning_rate_factor": (0.25, 0.5, 1.0, 2.0, 4.0)}
 
 
-def hold_out(run: GlueRun) -> GlueRun:
+def hold_out(run: Run) -> Run:
     """The run with a part of its training split, labels as noisy as those, instead of the validation split.
 
     Raises:
         InputError: If the training split has fewer than 2 rows.
     """
-    options, train = run.options, run.splits["train"]
-    if options.max_train_samples is not None:
-        train = train.select(range(min(options.max_train_samples, len(train))))
-    if options.label_noise:
-        labels, _ = flip_labels(train["label"][:], run.task.num_outputs, options.label_noise, options.label_noise_seed)
-        train = train.remove_columns("label").add_column("label", labels)
+    train, _ = with_noise(run.splits["train"], run.task, run.options)
     if len(train) < 2:
         raise InputError(f"`sweep` holds out a part of the training split, which must have 2 rows, got {len(train)}.")
     parts = train.train_test_split(test_size=HELD_OUT_SHARE, seed=SPLIT_SEED)
     return dataclasses.replace(
         run,
         splits=DatasetDict(train=parts["train"], validation=parts["test"]),
-        options=dataclasses.replace(options, max_train_samples=None, label_noise=0.0),
+        options=dataclasses.replace(run.options, max_train_samples=None, label_noise=0.0),
     )
 
 
-def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> dict[str, Any]:
+def search(run: Run, trials: int, storage: str, root: Path, cache: Path) -> dict[str, Any]:
     """Searches the options of a run's method and returns the best ones, for `with_options`.
 
     The first trial has the run's own options. The score is the headline metric of the last epoch on 15 % of the
@@ -124,19 +116,21 @@ def search(run: GlueRun, trials: int, storage: str, root: Path, cache: Path) -> 
     return best.params
 
 
-def with_options(run: GlueRun, params: Mapping[str, Any]) -> GlueRun:
-    """The run with some options of its method, its dropout, or its learning rate (by a factor) replaced."""
+def with_options(run: Run, params: Mapping[str, Any]) -> Run:
+    """The run with some options of its method or data, or its learning rate (by a factor), replaced."""
     params = dict(params)
-    untuned = {"learning_rate": run.args.learning_rate, "dropout": run.options.dropout}
+    untuned = {name: getattr(run.options, name) for name in run.option_search_space}
+    found = {name: params.pop(name, value) for name, value in untuned.items()}
     args = copy.copy(run.args)
     args.learning_rate *= params.pop("learning_rate_factor", 1.0)
-    options = dataclasses.replace(run.options, dropout=params.pop("dropout", run.options.dropout))
+    options = dataclasses.replace(run.options, **found)
     teacher = dataclasses.replace(run.teacher, **params)
+    untuned = {"learning_rate": run.args.learning_rate, **untuned}
     return dataclasses.replace(run, args=args, options=options, teacher=teacher, untuned=untuned)
 
 
 def _objective(
-    inner: GlueRun, space: Mapping[str, list], folder: Path, cache: Path
+    inner: Run, space: Mapping[str, list], folder: Path, cache: Path
 ) -> Callable[[optuna.Trial, list[str]], float]:
     def objective(trial: optuna.Trial, failures: list[str]) -> float:
         params = {name: trial.suggest_categorical(name, values) for name, values in space.items()}
@@ -161,16 +155,16 @@ def _objective(
     return objective
 
 
-def _search_space(run: GlueRun) -> dict[str, list]:
+def _search_space(run: Run) -> dict[str, list]:
     """The method's search space with the run's own options, without values that do not fit the run's length."""
     space: dict[str, list] = {}
-    for name, values in (run.teacher.search_space or TRAINING_SEARCH_SPACE).items():
+    for name, values in (run.teacher.search_space or {**TRAINING_SEARCH_SPACE, **run.option_search_space}).items():
         candidates = dict.fromkeys([_current(run, name), *values])
         space[name] = [value for value in candidates if _fits(with_options(run, {name: value}))]
     return space
 
 
-def _fits(run: GlueRun) -> bool:
+def _fits(run: Run) -> bool:
     try:
         check_plan(run)
     except InputError:
@@ -178,10 +172,10 @@ def _fits(run: GlueRun) -> bool:
     return True
 
 
-def _current(run: GlueRun, name: str) -> Any:
+def _current(run: Run, name: str) -> Any:
     if name == "learning_rate_factor":
         return 1.0
-    return run.options.dropout if name == "dropout" else getattr(run.teacher, name)
+    return getattr(run.options if name in run.option_search_space else run.teacher, name)
 
 
 def _completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -190,7 +184,7 @@ def _completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return sorted(trials, key=lambda trial: trial.datetime_complete)
 
 
-def _study_name(run: GlueRun) -> str:
+def _study_name(run: Run) -> str:
     # The data count too: a study of other rows under the same name is another one.
     digest = hashlib.sha256(json.dumps(run.state, sort_keys=True).encode()).hexdigest()[:10]
     return f"{run.task.name}-{run.model_name_or_path.rstrip('/').split('/')[-1]}-{run.teacher.name}-{digest}"

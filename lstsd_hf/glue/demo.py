@@ -20,10 +20,10 @@ import transformers
 from ..dynamics import History, InSampleWarning, relabel, suspects
 from ..dynamics.measures import suspicion_window
 from ..dynamics.report import write_report
+from ..runner.training import execute
 from . import cli
-from .preparation import DataOptions
+from .preparation import TextOptions
 from .run import GlueRun
-from .training import execute
 
 RATE = 0.2
 SHOWN, CHECKED = 5, 50
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     left = int((np.array(cleaned["label"]) != true).sum())
     print(f"Relabelled {len(changed)} suspects as the model believes, and trained again:\n", flush=True)
     fixed = replace(
-        run, splits=datasets.DatasetDict({**run.splits, "train": cleaned}), options=DataOptions(), record_dynamics=False
+        run, splits=datasets.DatasetDict({**run.splits, "train": cleaned}), options=TextOptions(), record_dynamics=False
     )
     after = _quietly(fixed, options.output_dir / "after", options.cache_dir)
     print("| training labels     | wrong labels | Matthews corr. | NLL   |")

@@ -3,7 +3,6 @@
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
@@ -72,7 +71,7 @@ def load_model(
     path = resolve_model(name_or_path)
     try:
         saved = AutoConfig.from_pretrained(path)
-        config = AutoConfig.from_pretrained(path, **label_settings(task))
+        config = AutoConfig.from_pretrained(path, **task.label_settings())
         if dropout is not None:
             _set_dropout(config, dropout)
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -136,19 +135,6 @@ def train_word_tokenizer(texts: Iterable[str], vocab_size: int = 30000) -> PreTr
     )
 
 
-def label_settings(task: GlueTask) -> dict[str, Any]:
-    """What a model's config says of a task's labels."""
-    if task.is_regression:
-        return {"num_labels": task.num_outputs, "problem_type": "regression"}
-    id2label = dict(enumerate(task.label_names))
-    return {
-        "num_labels": len(id2label),
-        "id2label": id2label,
-        "label2id": {name: index for index, name in id2label.items()},
-        "problem_type": "single_label_classification",
-    }
-
-
 def _new_cnn(
     task: GlueTask, training_texts: Iterable[str], dropout: float | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -156,7 +142,7 @@ def _new_cnn(
     config = TextCNNConfig(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
-        **label_settings(task),
+        **task.label_settings(),
         **({} if dropout is None else {"dropout": dropout}),
     )
     return TextCNNForSequenceClassification(config), tokenizer

@@ -102,7 +102,7 @@ def _task_of(labels: list[tuple[int, str]], texts: tuple[str, ...], path: str) -
     # Whole numbers are names of classes.
     fractions = [name for name, number in zip(label_names, numbers, strict=True) if number and not number.is_integer()]
     if not fractions:
-        return GlueTask("custom", "custom", texts, (), label_names, labels_are_names=True)
+        return _own_task(texts, label_names, labels_are_names=True)
     if None in numbers:
         no_number = label_names[numbers.index(None)]
         line = next(line for line, label in labels if label == no_number)
@@ -111,7 +111,7 @@ def _task_of(labels: list[tuple[int, str]], texts: tuple[str, ...], path: str) -
             "Leave the row out, or label it; classes must not be named by fractions."
         )
     logger.info(f"The labels of {path} are numbers with fractions: a regression.")
-    return GlueTask("custom", "custom", texts, (), (), metrics=TASKS["stsb"].metrics)
+    return _own_task(texts, (), metrics=TASKS["stsb"].metrics)
 
 
 def _check_values(row: dict[str, Any], names: Sequence[str], place: str) -> None:
@@ -227,3 +227,9 @@ def _object(pairs: list[tuple[str, Any]], place: str) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise InputError(f"{place}: an object must name each column once, got {names}.")
     return dict(pairs)
+
+
+def _own_task(texts: tuple[str, ...], label_names: tuple[str, ...], **options: Any) -> GlueTask:
+    return GlueTask(
+        name="custom", folder="custom", text_columns=texts, tsv_columns=(), label_names=label_names, **options
+    )

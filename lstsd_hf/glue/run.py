@@ -1,214 +1,71 @@
-"""What determines a run, and whether it can be carried out."""
+"""A run on texts."""
 
-import hashlib
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
-from transformers import TrainingArguments
+from datasets import Dataset
 
-from ..errors import InputError
 from ..methods import TeacherConfig
-from ..schedules import TrainingPlan
-from .metrics import metrics_of
-from .preparation import DataOptions
-from .tasks import TASKS, GlueTask
+from ..runner.preparation import Prepared
+from ..runner.run import Run
+from .models import CNN
+from .preparation import TextOptions, prepare
+from .tasks import GlueTask
 
-# Training arguments without influence on the result; the seed names the run beside the hash.
-_IRRELEVANT = ("output_dir", "run_name", "seed", "report_to", "disable_tqdm", "do_", "logging_", "save_", "hub_")
-_IRRELEVANT += ("push_to_hub", "log_", "dataloader_num", "dataloader_pin", "dataloader_pers", "dataloader_pref")
-_IRRELEVANT += ("project", "trackio_", "eval_on_start", "per_device_eval_batch_size", "resume_from_checkpoint")
-
-
-@dataclass(frozen=True)
-class GlueRun:
-    """Everything that determines a run.
-
-    Attributes:
-        task: The task.
-        splits: Raw splits `train`, `validation` and, for predictions, `test`.
-        data_source: Where they came from: "hub", "synthetic", "tsv" (GLUE's release), or one's own files.
-        model_name_or_path: Model as named on the command line.
-        teacher: The method's options.
-        args: Training arguments; `output_dir` is set by `folder`.
-        options: What is done to the data before training.
-        untuned: Where the settings were searched: what the searched training settings were before.
-        record_dynamics: Whether to keep what each epoch says of each training example.
-        cross_validate: Folds whose labels are judged by models that did not train on them, beside the run; 0 for none.
-        first_stage: The folder of the run that makes its teacher, if one must come first. It is not part of the
-            settings, which are the same for every seed.
-    """
-
-    task: GlueTask
-    splits: DatasetDict
-    data_source: str
-    model_name_or_path: str
-    teacher: TeacherConfig
-    args: TrainingArguments
-    options: DataOptions = field(default_factory=DataOptions)
-    untuned: Mapping[str, Any] = field(default_factory=dict)
-    record_dynamics: bool = False
-    cross_validate: int = 0
-    first_stage: Path | None = None
-
-    @property
-    def taught(self) -> TeacherConfig:
-        """The method's options, with the teacher named."""
-        return self.teacher if self.first_stage is None else self.teacher.taught_by(self.first_stage)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the result depends on, apart from the seed; JSON."""
-        training = {name: value for name, value in self.args.to_dict().items() if not name.startswith(_IRRELEVANT)}
-        if self.args.world_size > 1:  # several processes make larger batches
-            training["world_size"] = self.args.world_size
-        defaults = asdict(DataOptions())
-        # What was added later is left out where it does nothing, so that the digests of older runs stay.
-        options = {
-            name: value
-            for name, value in asdict(self.options).items()
-            if value != defaults[name] or name in ("max_seq_length", "max_train_samples")
-        }
-        config = {
-            "method": self.teacher.description(),
-            "task": self.task.name,
-            **({} if self.task.name in TASKS else {"text_columns": self.task.text_columns}),
-            "data": self.data_source,
-            "model": self.model_name_or_path,
-            **options,
-            **({"untuned": dict(self.untuned)} if self.untuned else {}),
-            # So that a run that is finished without it is not taken for one with it.
-            **({"record_dynamics": True} if self.record_dynamics else {}),
-            **({"cross_validate": self.cross_validate} if self.cross_validate else {}),
-            "training": training,
-        }
-        return json.loads(json.dumps(config, default=str))
-
-    @property
-    def num_examples(self) -> int:
-        """Examples that are trained on."""
-        limit, examples = self.options.max_train_samples, len(self.splits["train"])
-        examples = examples if limit is None else min(limit, examples)
-        return examples - round(self.options.held_out_share * examples)
-
-    @property
-    def plan(self) -> TrainingPlan:
-        """Its length."""
-        args = self.args
-        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        steps = max(1, math.ceil(self.num_examples / batch))
-        max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
-        return TrainingPlan(math.ceil(max_steps / steps), steps, max_steps)
-
-    @property
-    def config_hash(self) -> str:
-        """Short digest of `config`."""
-        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:10]
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What tells this run from others in the same folder; JSON."""
-        source = self.taught.source_digest()
-        return {
-            "config": self.config,
-            "seed": self.args.seed,
-            "data_digest": self.data_digest,
-            **({} if source is None else {"teacher_digest": source}),
-        }
-
-    @cached_property
-    def data_digest(self) -> str:
-        """Short digest of the labelled splits' rows."""
-        return self._digest("train", "validation")
-
-    @cached_property
-    def submissions(self) -> dict[str, str]:
-        """The submissions that are asked for, each with a short digest of the texts that it answers."""
-        tests = [name for name in self.splits if name.startswith("test")] if self.args.do_predict else []
-        return {self.task.submission_name(name): self._digest(name) for name in tests}
-
-    def _digest(self, *splits: str) -> str:
-        digest = hashlib.sha256()
-        for name in splits:
-            labels = [] if name.startswith("test") else ["label"]
-            columns = self.splits[name].select_columns([*self.task.text_columns, *labels])[:]
-            digest.update(json.dumps(columns, sort_keys=True).encode())
-        return digest.hexdigest()[:10]
-
-    def default_folder(self, root: Path) -> Path:
-        """`<root>/<task>/<model>/<method>/<config hash>-seed<seed>`."""
-        model = self.model_name_or_path.rstrip("/").split("/")[-1]
-        return root / self.task.name / model / self.teacher.name / f"{self.config_hash}-seed{self.args.seed}"
-
-
-# What the runner needs as it is.
-_FIXED = {
-    "remove_unused_columns": True,
-    "label_names": None,
-    "prediction_loss_only": False,
-    "batch_eval_metrics": False,
-    "eval_do_concat_batches": True,
+# Jiang et al., AAAI 2020, for BERT: Adam, 5e-5, batch 64, 50 epochs. Where they are silent: the schedule and the token
+# limit.
+PAPER_SETTINGS = {
+    "learning_rate": 5e-5,
+    "per_device_train_batch_size": 64,
+    "num_train_epochs": 50.0,
+    "weight_decay": 0.0,
+    "optim": "adamw_torch_fused",
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0.1,
+}
+# The same for the CNN: SGD, 8e-3, batch 32, 50 epochs.
+PAPER_CNN_SETTINGS = PAPER_SETTINGS | {
+    "learning_rate": 8e-3,
+    "per_device_train_batch_size": 32,
+    "optim": "sgd",
 }
 
 
-def check_plan(run: GlueRun) -> None:
-    """Raises an `InputError` if method, data and length of the run do not fit, before anything is loaded."""
-    for name, value in _FIXED.items():
-        if getattr(run.args, name) != value:
-            raise InputError(
-                f"`{name}` must be {value} here, got {getattr(run.args, name)}: scores and submissions are made of all "
-                "predictions. Leave it out, or use `LSTSDTrainer` in a script of your own."
-            )
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-        if getattr(run.args, name) < 1:
-            raise InputError(f"`{name}` must be at least 1, got {getattr(run.args, name)}.")
-    _check_best_metric(run)
-    for name, value in (("label_noise", run.options.label_noise), ("cross_validate", run.cross_validate)):
-        if run.task.is_regression and value:
-            raise InputError(f"`{name}` is about labels that are classes and must be 0 for a regression, got {value}.")
-    if run.cross_validate and not 2 <= run.cross_validate <= run.num_examples:
-        raise InputError(
-            f"`cross_validate` must be 0 or from 2 to {run.num_examples}, the number of training examples, got "
-            f"{run.cross_validate}."
-        )
-    if run.options.held_out_share and run.args.load_best_model_at_end:
-        raise InputError(
-            "`load_best_model_at_end` must be False with `held_out_share`, got True: one chooses the epoch by the "
-            "validation split, the other by training rows. Leave one out."
-        )
-    if run.cross_validate and not run.teacher.is_self_taught:
-        raise InputError(
-            f"`cross_validate` must be 0 with {run.teacher.name}, got {run.cross_validate}: its teacher may have "
-            "learned the labels that are to be judged. Leave it out, or use a method of self-distillation."
-        )
-    run.taught.check_source()
-    run.teacher.check_plan(run.plan)
+def paper_settings(model_name: str | None) -> Mapping[str, Any]:
+    """The training settings of the paper for a model as named on the command line."""
+    return PAPER_CNN_SETTINGS if model_name == CNN else PAPER_SETTINGS
 
 
-def check_can_be_searched(run: GlueRun) -> None:
-    """Raises an `InputError` if a search of the method's options would be told by a teacher what it holds out."""
-    if not run.teacher.is_self_taught:
-        raise InputError(
-            f"`sweep` cannot search the options of {run.teacher.name}: it holds out a part of the training split, "
-            "which the teacher may have learned. Leave it out, and choose the options on data that the teacher never "
-            "saw."
+@dataclass(frozen=True)
+class GlueRun(Run):
+    """A run on one of GLUE's tasks, or on texts of one's own; see `Run`."""
+
+    task: GlueTask
+    options: TextOptions = field(default_factory=TextOptions)
+
+    def prepare(self, cache: Path) -> Prepared:
+        return prepare(self.task, self.splits, self.model_name_or_path, self.options, self.args, cache)
+
+    def texts(self, train: Dataset) -> list[list[str]]:
+        return [train[name][:] for name in self.task.text_columns]
+
+    @property
+    def paper_settings(self) -> Mapping[str, Any]:
+        return paper_settings(self.model_name_or_path)
+
+    @property
+    def paper_teacher(self) -> TeacherConfig:
+        return self.teacher.paper()
+
+    @property
+    def paper_note(self) -> str:
+        return (
+            "the paper's settings; where it is silent on GLUE, linear decay after 10 % warm-up, 128 tokens and the "
+            "method's options: "
         )
 
-
-def _check_best_metric(run: GlueRun) -> None:
-    name = run.args.metric_for_best_model
-    known = ["loss", *metrics_of(run.task).names]
-    if name is None:
-        return
-    name = name.removeprefix("eval_")
-    # Copies and ensembles put a name in front.
-    ending = name.partition("_")[2] if run.teacher.build().predicts_with_copies else name
-    if not {name, ending} & {*known}:
-        raise InputError(
-            f"`metric_for_best_model` must be one of {', '.join(known)} for {run.task.name}, got {name!r}."
-        )
+    @property
+    def option_search_space(self) -> Mapping[str, tuple]:
+        return {"dropout": (0.1, 0.2, 0.3, 0.5)}

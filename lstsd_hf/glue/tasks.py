@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import InputError
+from ..runner.tasks import Task
 
 
-@dataclass(frozen=True)
-class GlueTask:
-    """A task over one or two texts: classification, or regression of a number.
+@dataclass(frozen=True, kw_only=True)
+class GlueTask(Task):
+    """A task over one or two texts.
 
     Attributes:
         name: Name on the command line; also the configuration's name on the hub.
+        label_names: Names of the labels 0, 1, …; none for a regression.
+        metrics: Metrics of the official evaluation; the first is the headline.
         folder: Folder and submission file name in GLUE's TSV release.
         text_columns: One or two columns of text, as `nyu-mll/glue` names them.
         tsv_columns: The same columns and the label in the TSV header; in a file without header, positions.
-        label_names: Names of the labels 0, 1, …; none for a regression.
-        metrics: Metrics of the official evaluation; the first is the headline.
         labels_are_names: Whether TSV files spell the label out rather than as a number.
         tsv_files: The TSV file of each split, without suffix. What is named `validation_…` is scored at the end.
         submission_files: The submission of each test split, without suffix; by default one named as the folder.
@@ -24,12 +26,9 @@ class GlueTask:
         has_incomplete_rows: Whether rows of the TSV release lack fields; they are left out, as on the hub.
     """
 
-    name: str
     folder: str
     text_columns: tuple[str, ...]
     tsv_columns: tuple[str, ...] | tuple[int, ...]
-    label_names: tuple[str, ...]
-    metrics: tuple[str, ...] = ("accuracy",)
     labels_are_names: bool = False
     tsv_files: Mapping[str, str] = field(
         default_factory=lambda: {"train": "train", "validation": "dev", "test": "test"}
@@ -39,19 +38,14 @@ class GlueTask:
     has_incomplete_rows: bool = False
 
     @property
-    def is_regression(self) -> bool:
-        """Whether the label is a number to be met rather than a class."""
-        return not self.label_names
+    def input_columns(self) -> tuple[str, ...]:
+        """The columns of text."""
+        return self.text_columns
 
     @property
-    def num_outputs(self) -> int:
-        """Columns of the model's output."""
-        return max(1, len(self.label_names))
-
-    @property
-    def headline_metric(self) -> str:
-        """The first of the metrics, by which runs are compared."""
-        return self.metrics[0]
+    def settings(self) -> Mapping[str, Any]:
+        """The columns of text, where they are not GLUE's."""
+        return {} if self.name in TASKS else {"text_columns": self.text_columns}
 
     @property
     def has_header(self) -> bool:

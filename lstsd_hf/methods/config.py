@@ -62,6 +62,11 @@ class TeacherConfig:
         return cls()
 
     @classmethod
+    def paper_for_images(cls) -> "TeacherConfig":
+        """The options of the paper's experiments on pictures, where they are others than `paper()`."""
+        return cls.paper()
+
+    @classmethod
     def neutral(cls) -> "TeacherConfig":
         """The options under which training is the parent Trainer's, bit for bit."""
         raise TypeError(f"{cls.__name__} does not define `neutral`.")

@@ -99,6 +99,11 @@ class LSTSDConfig(TeacherConfig):
         return cls(lambda_short=4.0, lambda_long=2.4, mini_generation_epochs=6, teacher_floor=0.0)
 
     @classmethod
+    def paper_for_images(cls) -> Self:
+        """As `paper`, with T 2 (its setting for CIFAR-100)."""
+        return replace(cls.paper(), temperature=2.0)
+
+    @classmethod
     def neutral(cls) -> "LSTSDConfig":
         """Both weights zero."""
         return cls(lambda_short=0.0, lambda_long=0.0)

@@ -49,6 +49,11 @@ class RDropConfig(TeacherConfig):
         return cls(official_bert=True)
 
     @classmethod
+    def paper_for_images(cls) -> "RDropConfig":
+        """The defaults."""
+        return cls()
+
+    @classmethod
     def neutral(cls) -> "RDropConfig":
         """No weight."""
         return cls(alpha=0.0)

@@ -68,6 +68,11 @@ class SnapshotDistillationConfig(CyclicConfig):
         return cls(cycle_epochs=10)
 
     @classmethod
+    def paper_for_images(cls) -> "SnapshotDistillationConfig":
+        """The LSTSD paper's setting for CIFAR-100: cycles of 40 epochs, T 2."""
+        return cls(cycle_epochs=40, temperature=2.0)
+
+    @classmethod
     def neutral(cls) -> "SnapshotDistillationConfig":
         """No cycles, no weight on the teacher, 1 on the base loss."""
         return cls(cyclic_learning_rate=False, lambda_student=1.0, lambda_teacher=0.0, cycle_epochs=1)

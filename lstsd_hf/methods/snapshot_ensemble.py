@@ -55,6 +55,11 @@ class SnapshotEnsembleConfig(CyclicConfig):
         return cls(cycle_epochs=10)
 
     @classmethod
+    def paper_for_images(cls) -> "SnapshotEnsembleConfig":
+        """The LSTSD paper's setting for CIFAR-100: cycles of 40 epochs."""
+        return cls(cycle_epochs=40)
+
+    @classmethod
     def neutral(cls) -> "SnapshotEnsembleConfig":
         """No cycles, and the model predicts alone."""
         return cls(cyclic_learning_rate=False, max_snapshots=1, cycle_epochs=1)

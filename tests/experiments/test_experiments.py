@@ -28,6 +28,7 @@ from lstsd_hf.experiments.report import CSV_COLUMNS, section_rows, to_csv
 from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
 from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model
+from lstsd_hf.glue.run import GlueRun
 from lstsd_hf.glue.tasks import TASKS
 from tests.helpers import ROOT, error_of
 
@@ -476,6 +477,7 @@ def test_a_setting_that_is_drawn_again_is_not_run_again(workplace, encoder, monk
 
     monkeypatch.setattr(sweep, "execute", counts)
     monkeypatch.setattr(sweep, "TRAINING_SEARCH_SPACE", {"learning_rate_factor": (0.5, 1.0)})
+    monkeypatch.setattr(GlueRun, "option_search_space", {})
     command = [
         *("--task", "rte", "--data", "synthetic", "--method", "vanilla", "--model_name_or_path", encoder),
         *("--num_train_epochs", "1", "--max_train_samples", "32", "--use_cpu", "true", "--sweep", "6"),

@@ -32,7 +32,13 @@ from lstsd_hf.position_limit import position_limit
 TEXTS = ["a b c d e f g h", "a b c d e f g h i j", "i j k"] * 2
 TOKENIZER = train_word_tokenizer(TEXTS)
 SST2 = get_task("sst2")
-NLI = GlueTask("custom", "custom", ("premise", "hypothesis"), (), ("contradiction", "entailment", "neutral"))
+NLI = GlueTask(
+    name="custom",
+    folder="custom",
+    text_columns=("premise", "hypothesis"),
+    tsv_columns=(),
+    label_names=("contradiction", "entailment", "neutral"),
+)
 
 
 def tiny_bart(**more):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lstsd_hf.glue import cli, held_out
-from lstsd_hf.glue.held_out import held_out_rows
+from lstsd_hf.glue import cli
+from lstsd_hf.runner import held_out
+from lstsd_hf.runner.held_out import held_out_rows
 from tests.helpers import error_of
 
 
@@ -81,7 +82,7 @@ def test_interrupted_equals_uninterrupted(workplace, command, monkeypatch):
             raise InterruptedRunError
 
     with monkeypatch.context() as patch:
-        patch.setattr("lstsd_hf.glue.trainer.DurationEstimate.on_step_end", interrupt)
+        patch.setattr("lstsd_hf.runner.trainer.DurationEstimate.on_step_end", interrupt)
         with pytest.raises(InterruptedRunError):
             cli.main([*command, "--output_dir", "part"])
     assert Path("part/held_out_best.safetensors").is_file()

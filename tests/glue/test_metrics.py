@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lstsd_hf.errors import InputError
-from lstsd_hf.glue.metrics import ClassificationMetrics, expected_calibration_error, metrics_of
 from lstsd_hf.glue.tasks import TASKS, get_task
+from lstsd_hf.runner.metrics import ClassificationMetrics, expected_calibration_error, metrics_of
 
 LOGITS = np.log([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]])
 LABELS = np.array([0, 1, 0, 1])

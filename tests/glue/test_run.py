@@ -23,9 +23,9 @@ from lstsd_hf.errors import InputError
 from lstsd_hf.experiments import grid
 from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model, resolve_model
-from lstsd_hf.glue.results import results_schema
 from lstsd_hf.glue.run import GlueRun
 from lstsd_hf.glue.tasks import TASKS
+from lstsd_hf.runner.results import results_schema
 from tests.helpers import ROOT, assert_same_weights, error_of, write_rows
 
 
@@ -126,7 +126,7 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
             raise InterruptedRunError
 
     with monkeypatch.context() as patch:
-        patch.setattr("lstsd_hf.glue.trainer.DurationEstimate.on_step_end", interrupt)
+        patch.setattr("lstsd_hf.runner.trainer.DurationEstimate.on_step_end", interrupt)
         with pytest.raises(InterruptedRunError):
             cli.main([*command, "--output_dir", "part"])
     assert error_of([*command, "--output_dir", "part"]) == (

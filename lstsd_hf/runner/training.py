@@ -17,15 +17,14 @@ from .cross_validation import judge_labels
 from .held_out import KeepsBest
 from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
-from .preparation import prepare
 from .results import PREDICTIONS_NAME, RESULTS_NAME, write_json, write_predictions
-from .run import GlueRun
+from .run import Run
 from .run_folder import is_finished, prepare_folder
-from .tasks import GlueTask
-from .trainer import DurationEstimate, EpochTimer, GlueTrainer
+from .tasks import Task
+from .trainer import DurationEstimate, EpochTimer, RunTrainer
 
 
-def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache: Path) -> dict[str, Any]:
+def execute(run: Run, folder: Path, *, resume: bool, overwrite: bool, cache: Path) -> dict[str, Any]:
     """Trains, evaluates, saves the model, the predictions and, last, `results.json`.
 
     Args:
@@ -47,22 +46,23 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
     run.args.output_dir = str(folder)
     start = time.perf_counter()
     set_seed(run.args.seed)
-    prepared = prepare(run.task, run.splits, run.model_name_or_path, run.options, run.args, cache)
+    prepared = run.prepare(cache)
     timer = EpochTimer()
     keeps_best = KeepsBest(folder, prepared.splits.pop("held_out")) if run.options.held_out_share else None
     with prepared.training_form():
         untrained = copy.deepcopy(prepared.model) if run.cross_validate else None
-        trainer = GlueTrainer(
+        trainer = RunTrainer(
             model=prepared.model,
             args=run.args,
-            train_dataset=prepared.splits["train"],
+            train_dataset=prepared.splits["train"] if prepared.training_set is None else prepared.training_set,
             eval_dataset=prepared.splits["validation"],
             data_collator=prepared.collator,
-            processing_class=prepared.tokenizer,
+            processing_class=prepared.processor,
             compute_metrics=metrics_function(run.task),
-            callbacks=[DurationEstimate(), timer, *([keeps_best] if keeps_best else [])],
+            callbacks=[DurationEstimate(), timer, *([keeps_best] if keeps_best else []), *prepared.callbacks],
             teacher=run.taught,
-            texts=[prepared.train[name][:] for name in run.task.text_columns],
+            texts=run.texts(prepared.train),
+            lr_milestones=prepared.lr_milestones,
             cache_dir=cache,
             observers=[DynamicsRecorder(texts=example_texts(prepared.train))] if run.record_dynamics else (),
         )
@@ -108,7 +108,7 @@ def execute(run: GlueRun, folder: Path, *, resume: bool, overwrite: bool, cache:
     return results
 
 
-def metrics_function(task: GlueTask) -> Callable[[EvalPrediction], dict[str, float]]:
+def metrics_function(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     """A task's scores in the form of `compute_metrics`."""
     metrics = metrics_of(task)
 
@@ -118,16 +118,16 @@ def metrics_function(task: GlueTask) -> Callable[[EvalPrediction], dict[str, flo
     return compute_metrics
 
 
-def _is_scored(trainer: GlueTrainer) -> bool:
+def _is_scored(trainer: RunTrainer) -> bool:
     last_step = trainer.state.global_step
     return any("eval_loss" in entry and entry["step"] == last_step for entry in trainer.state.log_history)
 
 
-def _scores(trainer: GlueTrainer, split) -> dict[str, float]:
+def _scores(trainer: RunTrainer, split) -> dict[str, float]:
     return _without_times(trainer.predict(split, metric_key_prefix="eval").metrics)
 
 
-def _predict_again(trainer: GlueTrainer) -> dict[str, float]:
+def _predict_again(trainer: RunTrainer) -> dict[str, float]:
     """The scores of the model as it is now, whose predictions are kept; without a log entry."""
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
     trainer.last_evaluation = output.predictions, output.label_ids

@@ -2,12 +2,14 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
@@ -16,27 +18,44 @@ from ..trainer import LSTSDTrainer
 logger = logging.getLogger(__name__)
 
 
-class GlueTrainer(LSTSDTrainer):
+class RunTrainer(LSTSDTrainer):
     """Evaluates all rows in the data's order, though with length grouping Trainer would reorder them and with
     `dataloader_drop_last` leave some out; and keeps the logits and labels of the last evaluation in `last_evaluation`.
 
     Args:
         texts: The training set's columns of text.
         cache_dir: Folder for what all runs share.
+        lr_milestones: Shares of the run at which the learning rate is divided by 10, unless the method sets it.
         **kwargs: Passed on to the parent.
     """
 
     last_evaluation: tuple[np.ndarray, np.ndarray] | None = None
     _keeps_predictions = False
 
-    def __init__(self, *, texts: list[list[str]] | None = None, cache_dir: Path | None = None, **kwargs: Any):
-        self._texts = texts
+    def __init__(
+        self,
+        *,
+        texts: list[list[str]] | None = None,
+        cache_dir: Path | None = None,
+        lr_milestones: Sequence[float] = (),
+        **kwargs: Any,
+    ):
+        self._texts, self._milestones = texts, lr_milestones
         if cache_dir is not None:
             self.cache_dir = cache_dir
         super().__init__(**kwargs)
 
     def training_texts(self) -> list[list[str]] | None:
         return self._texts
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The parent's; with milestones and a method that does not set the learning rate, one with steps at them."""
+        if not self._milestones or self.teacher.learning_rate_factor is not None:
+            return super().create_scheduler(num_training_steps=num_training_steps, optimizer=optimizer)
+        steps = [round(share * num_training_steps) for share in self._milestones]
+        self.lr_scheduler = MultiStepLR(optimizer or self.optimizer, steps, gamma=0.1)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None

@@ -14,14 +14,14 @@ from ..dynamics.cross_validation import cross_validate
 from ..dynamics.history import History
 from ..label_errors import example_texts
 from .preparation import Prepared
-from .run import GlueRun
-from .trainer import GlueTrainer
+from .run import Run
+from .trainer import RunTrainer
 
 logger = logging.getLogger(__name__)
 FOLDER_NAME = "cross_validation"
 
 
-def judge_labels(prepared: Prepared, untrained: PreTrainedModel, run: GlueRun, folder: Path) -> History:
+def judge_labels(prepared: Prepared, untrained: PreTrainedModel, run: Run, folder: Path) -> History:
     """Trains the run's method on all folds but one, for each fold, and keeps what it says of that one.
 
     Args:
@@ -30,21 +30,24 @@ def judge_labels(prepared: Prepared, untrained: PreTrainedModel, run: GlueRun, f
         run: The run.
         folder: Its folder; `cross_validation` in it is then a history of one epoch.
     """
-    data, output = prepared.splits["train"], folder / FOLDER_NAME
+    output = folder / FOLDER_NAME
+    data = prepared.splits["train"] if prepared.training_set is None else prepared.training_set
     args = copy.copy(run.args)
     args.output_dir = str(output / "training")
     args.eval_strategy, args.save_strategy, args.load_best_model_at_end = IntervalStrategy.NO, SaveStrategy.NO, False
     args.eval_on_start, args.push_to_hub, args.report_to = False, False, []
 
-    def make_trainer(rows: Any) -> GlueTrainer:
+    def make_trainer(rows: Any) -> RunTrainer:
         logger.info(f"Cross-validation: training on {len(rows)} of {len(data)} examples.")
         set_seed(args.seed)
-        return GlueTrainer(
+        return RunTrainer(
             model=copy.deepcopy(untrained),
             args=args,
             train_dataset=rows,
             data_collator=prepared.collator,
-            processing_class=prepared.tokenizer,
+            processing_class=prepared.processor,
+            callbacks=[*prepared.callbacks],
+            lr_milestones=prepared.lr_milestones,
             teacher=run.teacher,
         )
 

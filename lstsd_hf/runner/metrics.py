@@ -1,4 +1,4 @@
-"""The metrics of a run, from a model's outputs: GLUE's own by scikit-learn and scipy, and calibration beside them."""
+"""The metrics of a run, from outputs: the task's own by scikit-learn and scipy, and calibration beside them."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef
 
 from ..errors import InputError
-from .tasks import GlueTask
+from .tasks import Task
 
-GLUE_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+CLASSIFICATION_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy_score,
     "f1": f1_score,
     "matthews_correlation": matthews_corrcoef,
@@ -20,15 +20,15 @@ GLUE_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 CORRELATIONS = {"pearson": pearsonr, "spearmanr": spearmanr}
 
 
-def metrics_of(task: GlueTask) -> "GlueMetrics":
+def metrics_of(task: Task) -> "TaskMetrics":
     """The metrics of a task."""
     return (RegressionMetrics if task.is_regression else ClassificationMetrics)(task)
 
 
-class GlueMetrics(evaluate.Metric):
-    """GLUE's metrics of a task, from a model's outputs.
+class TaskMetrics(evaluate.Metric):
+    """The metrics of a task, from a model's outputs.
 
-    Unlike `evaluate.load("glue", …)` it needs neither the hub nor a module cache.
+    Unlike `evaluate.load` it needs neither the hub nor a module cache.
 
     Args:
         task: The task.
@@ -52,7 +52,7 @@ class GlueMetrics(evaluate.Metric):
             )
         return super().compute(predictions=predictions, references=references, **kwargs)
 
-    def __init__(self, task: GlueTask, **kwargs):
+    def __init__(self, task: Task, **kwargs):
         self.task = task
         super().__init__(config_name=task.name, keep_in_memory=True, **kwargs)
 
@@ -70,7 +70,7 @@ class GlueMetrics(evaluate.Metric):
         )
 
 
-class RegressionMetrics(GlueMetrics):
+class RegressionMetrics(TaskMetrics):
     """Correlations of one output with the labels; 0 where either is constant, so that there is none."""
 
     reference_type = "float64"
@@ -82,8 +82,8 @@ class RegressionMetrics(GlueMetrics):
         return {name: float(CORRELATIONS[name](*pair).statistic) for name in self.task.metrics}
 
 
-class ClassificationMetrics(GlueMetrics):
-    """GLUE's metrics of a task, negative log-likelihood (nats) and expected calibration error, from logits."""
+class ClassificationMetrics(TaskMetrics):
+    """The metrics of a task, negative log-likelihood (nats) and expected calibration error, from logits."""
 
     reference_type = "int64"
     beside = ("nll", "ece")
@@ -92,7 +92,7 @@ class ClassificationMetrics(GlueMetrics):
         log_probs = log_softmax(np.asarray(predictions, dtype=np.float64), axis=-1)
         labels = np.asarray(references)
         predicted = log_probs.argmax(axis=-1)
-        scores = {name: float(GLUE_METRICS[name](labels, predicted)) for name in self.task.metrics}
+        scores = {name: float(CLASSIFICATION_METRICS[name](labels, predicted)) for name in self.task.metrics}
         classes = range(log_probs.shape[1])
         return scores | {
             "nll": float(log_loss(labels, np.exp(log_probs), labels=classes)),

@@ -14,12 +14,12 @@ from ..files import replacing
 from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quality
 from .preparation import Prepared
 from .results import SCHEMA_VERSION, device_name, epochs_from_log, package_versions, write_json
-from .run import GlueRun
-from .tasks import GlueTask
-from .trainer import GlueTrainer
+from .run import Run
+from .tasks import Task
+from .trainer import RunTrainer
 
 
-def write_submission(trainer: GlueTrainer, test, task: GlueTask, path: Path) -> None:
+def write_submission(trainer: RunTrainer, test, task: Task, path: Path) -> None:
     predictions = trainer.predict(test, metric_key_prefix="test").predictions
     if not trainer.is_world_process_zero():
         return
@@ -30,11 +30,13 @@ def write_submission(trainer: GlueTrainer, test, task: GlueTask, path: Path) -> 
 
 
 def find_label_errors(
-    trainer: GlueTrainer, prepared: Prepared, run: GlueRun, folder: Path, out_of_sample: History | None
+    trainer: RunTrainer, prepared: Prepared, run: Run, folder: Path, out_of_sample: History | None
 ) -> dict[str, Any]:
     """Records the replaced labels, and how well the trained model and whatever else was kept find them."""
-    rows = prepared.noisy_rows
-    record = {"rate": run.options.label_noise, "seed": run.options.label_noise_seed, "rows": rows}
+    rows = prepared.rows.noisy_rows
+    options = run.options
+    record = {"rate": options.label_noise, "seed": options.label_noise_seed, "kind": options.label_noise_kind}
+    record["rows"] = rows
     logits = torch.as_tensor(trainer.predict(prepared.splits["train"], metric_key_prefix="train").predictions).float()
     sources = {"model": (logits.softmax(dim=-1), torch.ones(len(logits), dtype=torch.bool))}
     if trainer.teacher.remembered_probabilities() is not None:
@@ -47,14 +49,12 @@ def find_label_errors(
     rankings = {name: rank_label_errors(*source, prepared.train) for name, source in sources.items()}
     if trainer.is_world_process_zero():
         write_json(record, folder / "label_noise.json")
-        _write_ranking([*rankings.values()][-1], prepared.true_labels, run.task, folder / "label_errors.jsonl")
+        _write_ranking([*rankings.values()][-1], prepared.rows.true_labels, run.task, folder / "label_errors.jsonl")
     found = {name: ranking_quality(ranking, rows) for name, ranking in rankings.items()}
     return {"count": len(rows), "memory": None, **found}
 
 
-def _write_ranking(
-    ranking: Sequence[LabelErrorCandidate], true_labels: Sequence[int], task: GlueTask, path: Path
-) -> None:
+def _write_ranking(ranking: Sequence[LabelErrorCandidate], true_labels: Sequence[int], task: Task, path: Path) -> None:
     names = task.label_names
     with replacing(path) as temporary, temporary.open("w") as file:
         for candidate in ranking:
@@ -66,7 +66,7 @@ def _write_ranking(
             file.write(json.dumps(line) + "\n")
 
 
-def results_of(run: GlueRun, trainer: GlueTrainer, seconds: float, resumed: bool) -> dict[str, Any]:
+def results_of(run: Run, trainer: RunTrainer, seconds: float, resumed: bool) -> dict[str, Any]:
     epochs = epochs_from_log(trainer.state.log_history)
     memory = trainer.teacher.memory
     return {

@@ -7,12 +7,12 @@ from pathlib import Path
 from ..checkpoint import newest_whole_checkpoint
 from ..errors import InputError
 from .results import RESULTS_NAME, write_json
-from .run import GlueRun
+from .run import Run
 
 RUN_NAME = "run.json"
 
 
-def is_finished(run: GlueRun, folder: Path) -> bool:
+def is_finished(run: Run, folder: Path) -> bool:
     """Whether a folder holds the results of this very run."""
     paths = folder / RESULTS_NAME, folder / RUN_NAME
     if not all(path.exists() for path in paths) or json.loads(paths[1].read_text()) != run.state:
@@ -21,7 +21,7 @@ def is_finished(run: GlueRun, folder: Path) -> bool:
     return all(submitted.get(name) == digest and (folder / name).exists() for name, digest in run.submissions.items())
 
 
-def prepare_folder(run: GlueRun, folder: Path, resume: bool, overwrite: bool) -> str | None:
+def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str | None:
     """The checkpoint to resume from, after the folder has been checked or emptied.
 
     Raises:
@@ -67,7 +67,7 @@ def _check_is_run(folder: Path) -> None:
         raise InputError(f"{folder} holds no run of this program, so --overwrite does not delete it. Choose another.")
 
 
-def _checkpoint_to_resume(run: GlueRun, folder: Path) -> str | None:
+def _checkpoint_to_resume(run: Run, folder: Path) -> str | None:
     """The newest whole checkpoint; none where a run was interrupted before its first one was whole."""
     found = newest_whole_checkpoint(folder, run.teacher.build().is_stateful)
     return str(found[0]) if found is not None else None

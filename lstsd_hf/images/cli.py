@@ -1,0 +1,91 @@
+"""The command for pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..experiments.grid import PlannedRun
+from ..methods import TeacherConfig
+from ..runner import cli, options
+from ..runner.options import ALL, Domain, Parsed, check_unique
+from .data import LoadedImages, load_folders, load_task
+from .options import DEMO_METHOD_SETTINGS, DEMO_SETTINGS, DESCRIPTION, ImageArguments
+from .run import ImageRun, paper_settings
+from .tasks import SOURCES
+
+
+class ImageDomain(Domain):
+    """Data sets of pictures, and folders of one's own."""
+
+    description = DESCRIPTION
+    arguments = ImageArguments
+    demo_method_settings = DEMO_METHOD_SETTINGS
+
+    def training_defaults(self, model_name: str | None, is_demo: bool) -> Mapping[str, Any]:
+        return {**paper_settings(model_name), **(DEMO_SETTINGS if is_demo else {})}
+
+    def paper_teacher(self, config_class: type[TeacherConfig]) -> TeacherConfig:
+        return config_class.paper_for_images()
+
+    def load(self, parsed: Parsed) -> Sequence[ImageRun]:
+        run = parsed.run
+        if parsed.args.do_predict:
+            raise InputError("`do_predict` is for texts, got True: pictures have no test split beside the one scored.")
+        return [
+            ImageRun(
+                loaded.task,
+                loaded.splits,
+                loaded.source,
+                run.model_name_or_path,
+                parsed.teachers[0],
+                parsed.args,
+                run.data_options(),
+                record_dynamics=run.record_dynamics,
+                cross_validate=run.cross_validate,
+                pixels=loaded.pixels,
+            )
+            for loaded in load(run)
+        ]
+
+
+DOMAIN = ImageDomain()
+
+
+def load(run: ImageArguments) -> list[LoadedImages]:
+    """The tasks with their pictures.
+
+    Raises:
+        InputError: If the options do not name data, or they cannot be had.
+    """
+    if run.train_dir or run.validation_dir:
+        if run.task or not (run.train_dir and run.validation_dir):
+            raise InputError("`train_dir` and `validation_dir` go together and without `task`.")
+        return [load_folders(run.train_dir, run.validation_dir, run.image_size, Path(run.cache_dir))]
+    if run.task is None:
+        raise InputError("`task` is missing. Give --task, or --train_dir and --validation_dir.")
+    names = list(SOURCES) if run.task == [ALL] else run.task
+    check_unique("task", names)
+    if run.data is not None and len(names) > 1:
+        raise InputError(f"`data` is the place of one task, got {len(names)} tasks. Give one, or leave it out.")
+    return [load_task(name, run.data) for name in names]
+
+
+def parse(arguments: list[str]) -> Parsed:
+    """Parses the command line; see `lstsd_hf.runner.options.parse`."""
+    return options.parse(arguments, DOMAIN)
+
+
+def plan(parsed: Parsed) -> list[PlannedRun]:
+    """All runs; see `lstsd_hf.runner.cli.plan`."""
+    return cli.plan(parsed, DOMAIN)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs what is missing and prints a table for each task."""
+    cli.main(arguments, DOMAIN)
+
+
+def run() -> None:
+    """The command: an error of the user is one line."""
+    cli.run(DOMAIN)

@@ -1,0 +1,128 @@
+"""The residual networks for small pictures."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+
+WIDTHS = (16, 32, 64)
+
+
+class CifarResNetConfig(PreTrainedConfig):
+    """Configuration of `CifarResNetForImageClassification`; the default is ResNet-20.
+
+    Args:
+        depth: Layers with weights, 6n + 2: 20, 32, 56 or 110 in the paper.
+        num_channels: Channels of a picture.
+        image_size: Height and width that it was trained with, in pixels; others are taken too.
+        image_mean: Mean of each channel, of pixels in [0, 1], that is to be subtracted from the inputs.
+        image_std: Standard deviation of each channel, by which they are then to be divided.
+        **kwargs: Passed on to `PreTrainedConfig`.
+    """
+
+    model_type = "lstsd_cifar_resnet"
+
+    def __init__(
+        self,
+        depth: int = 20,
+        num_channels: int = 3,
+        image_size: int = 32,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        **kwargs,
+    ):
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"`depth` must be 6n + 2 with n of at least 1, such as 20, got {depth}.")
+        self.depth = depth
+        self.num_channels = num_channels
+        self.image_size = image_size
+        self.image_mean = None if image_mean is None else list(image_mean)
+        self.image_std = None if image_std is None else list(image_std)
+        super().__init__(**kwargs)
+
+
+class CifarResNetForImageClassification(PreTrainedModel):
+    """A residual network of three stages of basic blocks, whose shortcuts have no parameters ("option A").
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385, Sec. 4.2.
+    """
+
+    config_class = CifarResNetConfig
+    base_model_prefix = "resnet"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: CifarResNetConfig):
+        super().__init__(config)
+        self.stem = nn.Conv2d(config.num_channels, WIDTHS[0], 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(WIDTHS[0])
+        blocks, width = [], WIDTHS[0]
+        for stage, next_width in enumerate(WIDTHS):
+            for position in range((config.depth - 2) // 6):
+                blocks.append(BasicBlock(width, next_width, stride=2 if stage and not position else 1))
+                width = next_width
+        self.blocks = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(width, config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_convolutional(module)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
+        """Classifies pictures.
+
+        Args:
+            pixel_values: Normalised pixels `(batch_size, num_channels, height, width)`.
+            labels: Class indices `(batch_size,)`.
+
+        Returns:
+            Logits `(batch_size, num_labels)` and, with labels, the loss.
+        """
+        features = self.blocks(self.norm(self.stem(pixel_values)).relu())
+        return classified(self, features.mean(dim=(2, 3)), labels)
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions beside a shortcut, which skips every other pixel and adds empty channels where they shrink.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Of the first convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.stride = stride
+        # As many in front as behind.
+        self.empty_channels = (out_channels - in_channels) // 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        shortcut = features[:, :, :: self.stride, :: self.stride] if self.stride > 1 else features
+        if self.empty_channels:
+            shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, self.empty_channels, self.empty_channels))
+        features = self.norm1(self.conv1(features)).relu()
+        return (self.norm2(self.conv2(features)) + shortcut).relu()
+
+
+def init_convolutional(module: nn.Module) -> None:
+    """He et al.'s initialisation (arXiv 1502.01852) of a module of a convolutional network."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    elif isinstance(module, nn.BatchNorm2d):
+        module.reset_parameters()
+    elif isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        nn.init.zeros_(module.bias)
+
+
+def classified(model: PreTrainedModel, features: Tensor, labels: Tensor | None) -> ImageClassifierOutput:
+    """A network's output from its pooled features `(batch_size, num_features)`."""
+    logits = model.classifier(features)
+    loss = None if labels is None else torch.nn.functional.cross_entropy(logits.float(), labels)
+    return ImageClassifierOutput(loss=loss, logits=logits)

@@ -1,0 +1,1 @@
+"""What runs of all kinds of data share: the command, folders, training, scores and results."""
