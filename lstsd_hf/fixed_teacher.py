@@ -9,11 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from .distributed import gather_objects, sum_over_processes
 from .errors import InputError
 from .label_order import matched_order
+from .pixels import PixelStatistics
 from .position_limit import position_limit
 from .student import Student, named_parameters
 from .teacher_outputs import TeacherOutputs, read_teacher_outputs, write_teacher_outputs
@@ -34,6 +40,7 @@ class FixedTeacher:
         device: Device of the training.
         name: What to call it in messages.
         tokenizer: Its tokenizer, if it is to read texts.
+        processor: Its image processor, if it has one: the student's pixels are normalised as it says.
 
     Attributes:
         name: What it is called in messages.
@@ -44,14 +51,23 @@ class FixedTeacher:
     """
 
     def __init__(
-        self, model: nn.Module, student: Student, device: torch.device | str, name: str, tokenizer: Any = None
+        self,
+        model: nn.Module,
+        student: Student,
+        device: torch.device | str,
+        name: str,
+        tokenizer: Any = None,
+        processor: Any = None,
     ):
         self.name, self.rows_computed = name, 0
         self._student, self._device = student, device
         self._model = model.to(device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._tokens = None if tokenizer is None else _tokenize(student.training_texts, tokenizer, model)
-        names = getattr(getattr(model, "config", None), "id2label", None)
+        config = getattr(model, "config", None)
+        own, students = PixelStatistics.of(config, processor), student.pixel_statistics
+        self._pixels = (own, students) if own is not None and students is not None else None
+        names = getattr(config, "id2label", None)
         self._order: list[int] | None = None
         if names and student.class_names:
             own = [names[label] for label in sorted(names)]
@@ -66,14 +82,15 @@ class FixedTeacher:
         Raises:
             InputError: If it cannot be loaded, has no trained output layer, or needs texts that there are not.
         """
+        auto, kind = AutoModelForSequenceClassification, "a sequence classifier"
+        if student.takes_pictures:
+            auto, kind = AutoModelForImageClassification, "an image classifier"
         try:
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path, output_loading_info=True, dtype=torch.float32
-            )
+            model, loading = auto.from_pretrained(name_or_path, output_loading_info=True, dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"`teacher_model_name_or_path` must name a sequence classifier, and {name_or_path!r} could not be "
-                f"loaded: {str(error).strip().splitlines()[0]} Connect to the internet, or give a local folder."
+                f"`teacher_model_name_or_path` must name {kind}, and {name_or_path!r} could not be loaded: "
+                f"{str(error).strip().splitlines()[0]} Connect to the internet, or give a local folder."
             ) from error
         if loading["missing_keys"]:
             raise InputError(
@@ -81,6 +98,8 @@ class FixedTeacher:
                 f"{', '.join(sorted(loading['missing_keys'])[:3])}. Fine-tune it first, and give the folder that it "
                 "was saved in."
             )
+        if student.takes_pictures:
+            return cls(model, student, device, name_or_path, processor=_image_processor(name_or_path))
         accepted = named_parameters(model)
         tokenizer = None
         if accepted is None or "input_ids" in accepted:
@@ -115,9 +134,13 @@ class FixedTeacher:
     def _inputs(self, inputs: Mapping[str, Any], indices: Tensor) -> Mapping[str, Any]:
         self.rows_computed += len(indices)
         if self._tokens is None:
-            return inputs
+            return inputs if self._pixels is None else self._as_it_takes_pixels(inputs)
         rows = [{name: self._tokens[name][row] for name in self._tokens} for row in indices.tolist()]
         return self._tokenizer.pad(rows, return_tensors="pt").to(self._device)
+
+    def _as_it_takes_pixels(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        own, students = self._pixels
+        return {**inputs, "pixel_values": students.converted(inputs["pixel_values"], own)}
 
     def outputs(self, num_examples: int, folder: Path) -> tuple[TeacherOutputs, str]:
         """Its outputs for all training examples, from a file of an earlier run or by one pass over them.
@@ -174,7 +197,10 @@ class FixedTeacher:
             return
         for inputs in self._student.training_inputs():
             for name, value in sorted(inputs.items()):
-                yield f"{name} {value.tolist() if isinstance(value, Tensor) else value}"
+                # Pixels would make long texts.
+                is_long = isinstance(value, Tensor) and value.is_floating_point()
+                digest = hashlib.sha256(value.numpy()).hexdigest() if is_long else None
+                yield f"{name} {digest or (value.tolist() if isinstance(value, Tensor) else value)}"
 
 
 def _check_vocabulary(model: nn.Module, student: Student, name: str) -> None:
@@ -185,6 +211,13 @@ def _check_vocabulary(model: nn.Module, student: Student, name: str) -> None:
             f"The teacher {name!r} has no tokenizer in its folder and must know the student's tokens, but has "
             f"{sizes[0]} of them and the student {sizes[1]}. Save the teacher's tokenizer into its folder."
         )
+
+
+def _image_processor(name_or_path: str) -> Any:
+    try:
+        return AutoImageProcessor.from_pretrained(name_or_path)
+    except (OSError, ValueError, ImportError):
+        return None  # the config may say how pixels are normalised
 
 
 def _tokenizer_for(name_or_path: str, student: Student, model: nn.Module) -> Any:

@@ -12,6 +12,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from .errors import InputError
+from .pixels import PixelStatistics
 
 
 class Student:
@@ -73,6 +74,18 @@ class Student:
         return list(self._trainer.label_names or ())
 
     @property
+    def takes_pictures(self) -> bool:
+        """Whether the model's input are pixels."""
+        return getattr(self.model, "main_input_name", None) == "pixel_values"
+
+    @property
+    def pixel_statistics(self) -> PixelStatistics | None:
+        """What the model's pixels are normalised with, if it takes any and this is known."""
+        if not self.takes_pictures:
+            return None
+        return PixelStatistics.of(getattr(self.model, "config", None), self.processing_class)
+
+    @property
     def class_names(self) -> list[str] | None:
         """The names of the labels in the model's config, if it has them."""
         names = getattr(getattr(self.model, "config", None), "id2label", None)
@@ -112,7 +125,7 @@ class Student:
     def hidden_states(
         self, model: nn.Module, inputs: Mapping[str, Any], tensors: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, ...]:
-        """The hidden states of the student or another model: the embeddings and those after each layer.
+        """The hidden states of the student or another model: the first ones and those after each layer or stage.
 
         Args:
             model: A bare module on the device of the training.
@@ -120,17 +133,18 @@ class Student:
             tensors: As in `forward`.
 
         Returns:
-            Each `(batch_size, length, hidden_size)`.
+            Each `(batch_size, length, hidden_size)`, or `(batch_size, num_channels, height, width)`.
 
         Raises:
             InputError: If the model returns none.
         """
         outputs = self._outputs(model, {**inputs, "output_hidden_states": True}, tensors)
         states = outputs.get("hidden_states") if isinstance(outputs, Mapping) else None
-        if states is None or states[0].dim() != 3:
+        if states is None or states[0].dim() not in (3, 4):
             raise InputError(
-                f"{type(model).__name__} must return hidden states of shape (batch_size, length, hidden_size) when "
-                "given `output_hidden_states=True`, as transformers' own models do, got none. Choose another model."
+                f"{type(model).__name__} must return hidden states of shape (batch_size, length, hidden_size), or for "
+                "pictures (batch_size, num_channels, height, width), when given `output_hidden_states=True`, as "
+                "transformers' own models do, got none. Choose another model."
             )
         return states
 

@@ -1,5 +1,6 @@
 """Loading pictures: CIFAR's own files, IDX files, scikit-learn's digits, the hub, and folders of one's own."""
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -239,8 +240,13 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Reads numpy arrays and plain values, and runs nothing else that a file may ask for."""
 
     def find_class(self, module: str, name: str) -> Callable:
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
-            return {"_reconstruct": np._core.multiarray._reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}[name]
+        # By name alone: numpy's modules have moved since the files were written.
+        known = {"_reconstruct": np._core.multiarray._reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}
+        if module.partition(".")[0] == "numpy" and name in known:
+            return known[name]
+        # Bytes, as Python 3 writes them for Python 2.
+        if (module, name) in (("_codecs", "encode"), ("__builtin__", "bytes")):
+            return codecs.encode if name == "encode" else bytes
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 

@@ -1,7 +1,6 @@
 """Image classifiers by name: the paper's networks, the hub's, and those in a folder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,24 +13,12 @@ from ..models import (
     CifarResNetConfig,
     CifarResNetForImageClassification,
 )
+from ..pixels import PixelStatistics
 from .tasks import ImageTask
 
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 56, 110)}
 DENSENET = "densenet100"
 NETWORKS = (*RESNETS, DENSENET)
-
-
-@dataclass(frozen=True)
-class PixelStatistics:
-    """What pixels in [0, 1] are normalised with.
-
-    Attributes:
-        mean: Of each channel, to be subtracted.
-        std: Of each channel, to divide by.
-    """
-
-    mean: list[float]
-    std: list[float]
 
 
 def load_model(
@@ -68,11 +55,8 @@ def load_model(
         model = AutoModelForImageClassification.from_pretrained(
             name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
         )
-        if getattr(config, "image_mean", None):
-            statistics = PixelStatistics(list(config.image_mean), list(config.image_std))
-        else:
-            processor = AutoImageProcessor.from_pretrained(name_or_path)
-            statistics = PixelStatistics(list(processor.image_mean), list(processor.image_std))
+        saved = PixelStatistics.of(config) or PixelStatistics.of(AutoImageProcessor.from_pretrained(name_or_path))
+        statistics = saved or statistics
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
             f"The model {name_or_path!r} could not be loaded: {str(error).strip().splitlines()[0]} Ways on: connect to "

@@ -11,10 +11,11 @@ import torch
 from transformers import default_data_collator
 
 from ..methods import TeacherConfig
+from ..pixels import PixelStatistics
 from ..runner.preparation import DataOptions, Prepared, chosen_rows
 from ..runner.run import Run
 from .dataset import EpochOfImages, Images
-from .models import DENSENET, PixelStatistics, load_model
+from .models import DENSENET, load_model
 from .tasks import ROW, ImageTask
 
 # Jiang et al., AAAI 2020, for ResNets. Silent on the gradient's norm, which is not clipped.

@@ -23,7 +23,7 @@ NUM_MEMORIES, NUM_LAYERS = 3, 3
 
 @dataclass(frozen=True)
 class TSKDConfig(KDConfig):
-    """Options of temporal supervised knowledge distillation, carried over from images to texts.
+    """Options of temporal supervised knowledge distillation, for pictures and, carried over, for texts.
 
     Source: Xi & Wang, "Temporal Supervised Knowledge Distillation", arXiv 2307.00811, in the form of the authors' code.
 
@@ -38,9 +38,9 @@ class TSKDConfig(KDConfig):
             predict.
 
     Differences from the paper:
-        A map has a position for each token, not for each pixel, and is normalised over all of them.
-        The three maps are those of the embeddings, and after a third and two thirds of the layers: a text model's
-            counterparts of a stem and its first two stages.
+        A text's map has a position for each token, not for each pixel. All maps are normalised over all positions.
+        A text model's three maps are those of the embeddings, and after a third and two thirds of the layers: the
+            counterparts of an image model's stem and its first two stages.
         The teacher is run once for its outputs, and again in review epochs only; it is in evaluation mode, as are the
             remembered students.
 
@@ -115,10 +115,10 @@ class TSKDConfig(KDConfig):
 class TSKD(KD):
     """Adds to distillation, in review epochs, that the student's distance to its teacher be what its past predicts.
 
-    `A(F)` is a layer's energy map: for each token the mean of its squared hidden units, the whole of length 1. With A1,
-    A2, A3 those of three remembered students, Ac the present one and At the teacher's, a convolutional LSTM reads
-    |A1 - A2|, |A2 - A3|, |Ac - A3| and predicts |Ac - At|; the term is the squared error, a mean over the tokens, and
-    the sum over three layers. The LSTMs train with the student.
+    `A(F)` is a layer's energy map: for each token or pixel the mean of its squared units, the whole of length 1. With
+    A1, A2, A3 those of three remembered students, Ac the present one and At the teacher's, a convolutional LSTM reads
+    |A1 - A2|, |A2 - A3|, |Ac - A3| and predicts |Ac - At|; the term is the squared error, a mean over the positions,
+    and the sum over three layers. The LSTMs train with the student.
 
     Source: Xi & Wang, "Temporal Supervised Knowledge Distillation", arXiv 2307.00811, in the form of the authors' code.
 
@@ -149,8 +149,23 @@ class TSKD(KD):
             # Of their own: what is random in the training stays as it is.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                modules = [ConvLSTM(self.config.hidden_channels) for _ in range(NUM_LAYERS)]
+                dimensions = self._map_dimensions()
+                modules = [ConvLSTM(self.config.hidden_channels, dimensions=dimensions) for _ in range(NUM_LAYERS)]
             self.predictors = nn.ModuleList(modules).to(self.context.device)
+
+    @torch.no_grad()
+    def _map_dimensions(self) -> int:
+        """1 for a sequence of tokens or patches, 2 for feature maps."""
+        student = self.context.student
+        if student is None or not student.takes_pictures:
+            return 1
+        was_training = student.model.training
+        student.model.eval()
+        try:
+            inputs = {name: value.to(self.context.device) for name, value in next(student.training_inputs()).items()}
+            return student.hidden_states(student.model, inputs)[0].dim() - 2
+        finally:
+            student.model.train(was_training)
 
     @property
     def runs_model(self) -> bool:
@@ -196,13 +211,12 @@ class TSKD(KD):
     def _temporal(self, batch: TrainingBatch) -> Tensor:
         """The temporal term of each example, `(batch_size,)`."""
         student, inputs = self.context.student, batch.inputs
-        present = student.hidden_states(student.model, inputs)
-        mask = inputs.get("attention_mask")
-        mask = torch.ones_like(present[0][..., 0]).float() if mask is None else mask.float()
+        present, attention = student.hidden_states(student.model, inputs), inputs.get("attention_mask")
         past = [memory.hidden_states(student, inputs) for memory in self.memories]
         fixed = None if self.fixed_teacher is None else self.fixed_teacher.hidden_states(inputs, batch.indices)
-        total = torch.zeros(len(mask), device=mask.device)
+        total = torch.zeros(len(present[0]), device=present[0].device)
         for layer, predictor in enumerate(self._callables):
+            mask = positions(chosen(present)[layer], attention)
             now, first, second, third = (energy_map(chosen(states)[layer], mask) for states in (present, *past))
             changes = [(first - second).abs(), (second - third).abs()]
             target = (now - third).abs()
@@ -210,12 +224,13 @@ class TSKD(KD):
                 changes.append(target)
                 target = (now - resized(*self._teacher_map(fixed, layer), mask)).abs()
             predicted = predictor(torch.stack(changes, dim=1), mask)
-            total = total + ((predicted - target).square() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+            errors = ((predicted - target).square() * mask).flatten(1).sum(dim=1)
+            total = total + errors / mask.flatten(1).sum(dim=1).clamp(min=1)
         return total
 
     def _teacher_map(self, fixed: tuple[Sequence[Tensor], Tensor | None], layer: int) -> tuple[Tensor, Tensor]:
-        states, mask = fixed
-        mask = torch.ones_like(states[0][..., 0]).float() if mask is None else mask.float()
+        states, attention = fixed
+        mask = positions(chosen(states)[layer], attention)
         return energy_map(chosen(states)[layer], mask), mask
 
     def on_step_end(self, progress: Progress) -> None:
@@ -247,46 +262,67 @@ class TSKD(KD):
 
 
 def chosen(states: Sequence[Tensor]) -> list[Tensor]:
-    """The embeddings, and the hidden states after a third and two thirds of the layers.
+    """The first hidden states, and those after a third and two thirds of the layers or stages.
 
     Args:
-        states: Hidden states `(batch_size, length, hidden_size)`: the embeddings and one for each layer.
+        states: Hidden states as `Student.hidden_states` returns them.
     """
     layers = len(states) - 1
     return [states[0], states[layers // 3], states[2 * layers // 3]]
 
 
-def energy_map(states: Tensor, mask: Tensor) -> Tensor:
-    """For each token the mean of its squared hidden units, each text's of length 1.
+def positions(states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Which positions of some hidden states count: all but a text's padding.
 
     Args:
-        states: `(batch_size, length, hidden_size)`.
-        mask: 1 for tokens, 0 for padding, `(batch_size, length)`.
+        states: `(batch_size, length, hidden_size)`, or `(batch_size, num_channels, height, width)`.
+        attention_mask: 1 for tokens, 0 for padding, `(batch_size, length)`, if there is one.
 
     Returns:
-        `(batch_size, length)`, 0 at padding.
+        1 or 0, `(batch_size, length)` or `(batch_size, height, width)`.
+    """
+    if attention_mask is not None:
+        return attention_mask.float()
+    return torch.ones_like(states.select(_unit_dimension(states), 0), dtype=torch.float32)
+
+
+def _unit_dimension(states: Tensor) -> int:
+    return 1 if states.dim() == 4 else 2
+
+
+def energy_map(states: Tensor, mask: Tensor) -> Tensor:
+    """For each token or pixel the mean of its squared hidden units, each example's of length 1.
+
+    Args:
+        states: `(batch_size, length, hidden_size)`, or `(batch_size, num_channels, height, width)`.
+        mask: 1 for what counts, 0 for padding, `(batch_size, length)` or `(batch_size, height, width)`.
+
+    Returns:
+        As large as the mask, 0 at padding.
 
     Example:
         >>> energy_map(torch.tensor([[[2.0, 2.0], [0.0, 0.0], [9.0, 9.0]]]), torch.tensor([[1.0, 1.0, 0.0]])).tolist()
         [[1.0, 0.0, 0.0]]
     """
-    energy = states.float().square().mean(dim=-1) * mask
-    return nn.functional.normalize(energy, dim=-1)
+    energy = states.float().square().mean(dim=_unit_dimension(states)) * mask
+    return nn.functional.normalize(energy.flatten(1), dim=-1).view_as(energy)
 
 
 def resized(maps: Tensor, own_mask: Tensor, mask: Tensor) -> Tensor:
-    """Maps over a text's tokens of one kind as maps over those of another, averaged where there are more.
+    """Maps over positions of one kind, such as a tokenizer's, as those over another, averaged where they are more.
 
     Args:
-        maps: `(batch_size, own_length)`.
-        own_mask: Which of these are tokens, `(batch_size, own_length)`.
-        mask: Which positions are tokens in the result, `(batch_size, length)`.
+        maps: `(batch_size, *own_size)`.
+        own_mask: Which of these count, `(batch_size, *own_size)`.
+        mask: Which positions count in the result, `(batch_size, *size)`.
 
     Returns:
-        `(batch_size, length)`.
+        `(batch_size, *size)`.
     """
     if own_mask.shape == mask.shape and torch.equal(own_mask, mask):
         return maps
+    if maps.dim() == 3:
+        return nn.functional.adaptive_avg_pool2d(maps, mask.shape[1:])
     result = torch.zeros_like(mask)
     for row, own, is_own, is_token in zip(result, maps, own_mask.bool(), mask.bool(), strict=True):
         if not (is_own.any() and is_token.any()):

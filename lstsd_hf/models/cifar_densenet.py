@@ -65,16 +65,19 @@ class CifarDenseNetForImageClassification(PreTrainedModel):
     def __init__(self, config: CifarDenseNetConfig):
         super().__init__(config)
         width = config.num_init_features
-        layers: list[nn.Module] = [nn.Conv2d(config.num_channels, width, 3, padding=1, bias=False)]
+        self.stem = nn.Conv2d(config.num_channels, width, 3, padding=1, bias=False)
+        blocks = []
         for block in range(3):
-            for _ in range((config.depth - 4) // 6):
-                layers.append(DenseLayer(width, config.growth_rate))
-                width += config.growth_rate
-            if block < 2:
+            layers: list[nn.Module] = []
+            if block:
                 narrow = int(width * COMPRESSION)
                 layers.append(Transition(width, narrow))
                 width = narrow
-        self.layers = nn.Sequential(*layers)
+            for _ in range((config.depth - 4) // 6):
+                layers.append(DenseLayer(width, config.growth_rate))
+                width += config.growth_rate
+            blocks.append(nn.Sequential(*layers))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.BatchNorm2d(width)
         self.classifier = nn.Linear(width, config.num_labels)
         self.post_init()
@@ -82,18 +85,23 @@ class CifarDenseNetForImageClassification(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         init_convolutional(module)
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool | None = None
+    ) -> ImageClassifierOutput:
         """Classifies pictures.
 
         Args:
             pixel_values: Normalised pixels `(batch_size, num_channels, height, width)`.
             labels: Class indices `(batch_size,)`.
+            output_hidden_states: Whether to return the features after the first layer and each of the three blocks.
 
         Returns:
-            Logits `(batch_size, num_labels)` and, with labels, the loss.
+            Logits `(batch_size, num_labels)`; with labels, the loss; and the features, if asked for.
         """
-        features = self.norm(self.layers(pixel_values)).relu()
-        return classified(self, features.mean(dim=(2, 3)), labels)
+        states = [self.stem(pixel_values)]
+        for block in self.blocks:
+            states.append(block(states[-1]))
+        return classified(self, states, self.norm(states[-1]).relu(), labels, output_hidden_states)
 
 
 class DenseLayer(nn.Module):

@@ -57,30 +57,37 @@ class CifarResNetForImageClassification(PreTrainedModel):
         super().__init__(config)
         self.stem = nn.Conv2d(config.num_channels, WIDTHS[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(WIDTHS[0])
-        blocks, width = [], WIDTHS[0]
+        stages, width = [], WIDTHS[0]
         for stage, next_width in enumerate(WIDTHS):
+            blocks = []
             for position in range((config.depth - 2) // 6):
                 blocks.append(BasicBlock(width, next_width, stride=2 if stage and not position else 1))
                 width = next_width
-        self.blocks = nn.Sequential(*blocks)
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
         self.classifier = nn.Linear(width, config.num_labels)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         init_convolutional(module)
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool | None = None
+    ) -> ImageClassifierOutput:
         """Classifies pictures.
 
         Args:
             pixel_values: Normalised pixels `(batch_size, num_channels, height, width)`.
             labels: Class indices `(batch_size,)`.
+            output_hidden_states: Whether to return the features after the first layer and each of the three stages.
 
         Returns:
-            Logits `(batch_size, num_labels)` and, with labels, the loss.
+            Logits `(batch_size, num_labels)`; with labels, the loss; and the features, if asked for.
         """
-        features = self.blocks(self.norm(self.stem(pixel_values)).relu())
-        return classified(self, features.mean(dim=(2, 3)), labels)
+        states = [self.norm(self.stem(pixel_values)).relu()]
+        for stage in self.stages:
+            states.append(stage(states[-1]))
+        return classified(self, states, states[-1], labels, output_hidden_states)
 
 
 class BasicBlock(nn.Module):
@@ -121,8 +128,23 @@ def init_convolutional(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def classified(model: PreTrainedModel, features: Tensor, labels: Tensor | None) -> ImageClassifierOutput:
-    """A network's output from its pooled features `(batch_size, num_features)`."""
-    logits = model.classifier(features)
+def classified(
+    model: PreTrainedModel,
+    states: Sequence[Tensor],
+    features: Tensor,
+    labels: Tensor | None,
+    output_hidden_states: bool | None,
+) -> ImageClassifierOutput:
+    """A network's output.
+
+    Args:
+        model: The network.
+        states: Its features at several depths.
+        features: The last ones, `(batch_size, num_features, height, width)`.
+        labels: As `forward` takes them.
+        output_hidden_states: As `forward` takes it.
+    """
+    logits = model.classifier(features.mean(dim=(2, 3)))
     loss = None if labels is None else torch.nn.functional.cross_entropy(logits.float(), labels)
-    return ImageClassifierOutput(loss=loss, logits=logits)
+    shown = model.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+    return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=tuple(states) if shown else None)

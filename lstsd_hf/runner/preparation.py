@@ -46,9 +46,7 @@ class DataOptions:
             if value is not None and not 0 <= value < 1:
                 raise InputError(f"`{name}` must be from 0 to below 1, got {value}.")
         if self.label_noise_kind not in NOISE_KINDS:
-            raise InputError(
-                f"`label_noise_kind` must be one of {', '.join(NOISE_KINDS)}, got {self.label_noise_kind}."
-            )
+            raise InputError(f"`label_noise_kind` must be {' or '.join(NOISE_KINDS)}, got {self.label_noise_kind!r}.")
 
 
 @dataclass(frozen=True)
