@@ -105,7 +105,8 @@ class EpochOfImages(TrainerCallback):
         data: The dataset that is trained on.
 
     Example:
-        >>> trainer = Trainer(model, args, train_dataset=data, callbacks=[EpochOfImages(data)])
+        >>> pictures = Images(np.zeros((8, 3, 32, 32), dtype=np.uint8), [0] * 8, [0.5] * 3, [0.25] * 3, crop_padding=4)
+        >>> trainer = LSTSDTrainer(model, args, train_dataset=pictures, callbacks=[EpochOfImages(pictures)])
     """
 
     def __init__(self, data: Images):

@@ -12,7 +12,9 @@ from transformers import TrainingArguments
 import lstsd_hf
 from lstsd_hf import LSTSDTrainer
 from lstsd_hf.glue import cli
+from lstsd_hf.images import cli as images_cli
 from tests.helpers import ROOT, make_examples, make_model
+from tests.images.helpers import make_network, make_pixels
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
@@ -37,6 +39,15 @@ def test_quickstart_prints_its_output(tmp_path, monkeypatch, capsys, caplog):
     assert line in caplog.messages
     output = capsys.readouterr().out.splitlines()
     assert [text for text in output if not text.startswith("{")] == printed
+
+
+def test_the_code_of_the_guide_to_pictures_runs(make_args):
+    names = {"model": make_network(), "args": make_args(), "pixels": make_pixels(12), "labels": [0, 1] * 6}
+    names |= {"mean": [0.5] * 3, "std": [0.25] * 3, "LSTSDTrainer": LSTSDTrainer}
+    (code,) = blocks((ROOT / "docs" / "guides" / "pictures.md").read_text(), "python")
+    exec(compile(code, "pictures.md", "exec"), names)
+    names["trainer"].train()
+    assert names["trainer"].distilled_steps > 0
 
 
 @pytest.mark.parametrize("name", ["your-own-script", "label-errors", "resuming"])
@@ -83,13 +94,16 @@ def test_what_follows_from_the_methods_is_up_to_date():
 
 
 def test_commands_are_understood():
-    """Every `run_glue.py` command line on a page parses."""
-    commands = [
-        command
-        for page in PAGES
-        for command in re.findall(r"^(?:torchrun .* )?(?:python )?run_glue\.py (.*)$", page.read_text(), re.MULTILINE)
-    ]
-    assert len(commands) >= 8
-    for command in commands:
-        if "--train_file" not in command:
-            assert cli.parse(shlex.split(command, comments=True)).teachers
+    """Every `run_glue.py` and `run_cifar.py` command line on a page parses."""
+    for script, parse, least in (("run_glue", cli.parse, 8), ("run_cifar", images_cli.parse, 4)):
+        commands = [
+            command
+            for page in PAGES
+            for command in re.findall(
+                rf"^(?:torchrun .* )?(?:python )?{script}\.py (.*)$", page.read_text(), re.MULTILINE
+            )
+        ]
+        assert len(commands) >= least
+        for command in commands:
+            if "--train_file" not in command:
+                assert parse(shlex.split(command, comments=True)).teachers
