@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, default_data_collator
 
 from lstsd_hf import METHODS, DLBConfig, LSTSDConfig, LSTSDTrainer, Observer
 from lstsd_hf.dynamics import History, cross_validate
+from lstsd_hf.images import EpochOfImages
 from tests.helpers import (
     CrossEntropyTeacher,
     SavesAt,
@@ -18,6 +19,7 @@ from tests.helpers import (
     make_examples,
     make_model,
 )
+from tests.images.helpers import make_network, make_pictures
 
 # transformers 5.17 loads the optimizer onto "cpu:0" on two CPU processes, a name that torch does not know by itself.
 torch.serialization.register_package(
@@ -146,11 +148,11 @@ def against_stock(folder, config):
     return found
 
 
-def same_global_batch(folder, config, resume=None):
+def same_global_batch(folder, config, resume=None, model=None, data=None, **options):
     """A run that is the same on any number of processes that divides 12: 24 examples in global batches of 12."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     trainer = LSTSDTrainer(
-        model=make_model(dropout=0.0),
+        model=model or make_model(dropout=0.0),
         args=arguments(
             folder,
             per_device_train_batch_size=12 // processes,
@@ -160,12 +162,29 @@ def same_global_batch(folder, config, resume=None):
             save_strategy="steps",
             save_steps=WITHIN_AN_EPOCH,
         ),
-        train_dataset=make_examples(24),
+        train_dataset=data or make_examples(24),
         teacher=config,
+        **options,
     )
     trainer.train(resume_from_checkpoint=resume)
     state = {name: value for name, value in trainer.teacher.state_dict().items() if torch.is_tensor(value)}
-    return {"weights": trainer.model.state_dict(), "teacher": state, "loss": trainer.state.log_history[-2]["loss"]}
+    return {
+        "weights": trainer.model.state_dict(),
+        "teacher": state,
+        "loss": trainer.state.log_history[-2]["loss"],
+        "anchor_epoch": getattr(trainer.teacher, "anchor_epoch", None),
+    }
+
+
+def pictures(folder):
+    """Augmented pictures; a network that does not normalise by the batch, which processes share."""
+    network, data = make_network(), make_pictures(24, crop_padding=2, flip=True)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train = lambda mode=True: None
+            module.training = False
+    options = {"data_collator": default_data_collator, "callbacks": [EpochOfImages(data)]}
+    return same_global_batch(folder, active(LSTSDConfig), model=network, data=data, **options)
 
 
 def recorded(folder, **options):
@@ -257,6 +276,7 @@ def main(folder: Path, other: Path | None = None):
             # Within an epoch and after its last step: two processes take 2 steps an epoch, one takes 4.
             *(train_method(folder / name, config, str(folder / name / f"checkpoint-{step}")) for step in (5, 4)),
         ]
+    results["pictures"] = pictures(folder / "pictures")
     results["overlapping"] = overlapping(folder / "overlapping")
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)

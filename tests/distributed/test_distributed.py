@@ -120,6 +120,18 @@ def test_one_process_equals_several(several_processes, one_process, name):
         assert several["loss"] == pytest.approx(alone["loss"], rel=1e-4)
 
 
+def test_several_processes_crop_pictures_as_one_does(several_processes, one_process):
+    for rank in several_processes:
+        for part in ("weights", "teacher"):
+            assert_same_weights(one_process["pictures"][part], rank["pictures"][part], rtol=1e-5, atol=1e-5)
+
+
+def test_all_processes_find_the_same_anchor(several_processes, one_process):
+    anchor = one_process["worlds-anchored"]["anchor_epoch"]
+    assert anchor is not None
+    assert {rank["worlds-anchored"]["anchor_epoch"] for rank in several_processes} == {anchor}
+
+
 def test_logs_are_the_mean_over_processes(several_processes):
     for entry in several_processes[0]["trained"]["logs"]:
         parts = entry["loss_base"] + 2.0 * entry.get("loss_short", 0.0) + 1.0 * entry.get("loss_long", 0.0)
