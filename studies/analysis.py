@@ -12,9 +12,11 @@ from lstsd_hf.experiments.statistics import PairedDifference, holm, mean_and_std
 FOLDER = Path(__file__).resolve().parent / "records"
 
 TASKS = {"sst2": "SST-2 (5,000 rows)", "mrpc": "MRPC", "cola": "CoLA", "rte": "RTE", "trec": "TREC-6"}
+TASKS |= {"fashion_mnist": "Fashion-MNIST (10,000 pictures)"}
 NAMES = {
     "vanilla": "vanilla",
     "vanilla-short": "vanilla, 3 epochs",
+    "vanilla-short-10": "vanilla, 10 epochs",
     "vanilla-stopped": "vanilla, stopped early",
     "vanilla-tuned": "vanilla, tuned",
     "lstsd": "LSTSD",
@@ -43,13 +45,13 @@ NAMES = {
     "label_smoothing": "label smoothing",
 }
 # Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
-MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277)}
+MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277), "fashion_mnist": (1000, 10000)}
 # The protocol's E in each file, and the seeds and cells of its families of comparisons.
 LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", "single_seed_mrpc_cnn"), 6)
 LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd", "mlp_gated", "mlp_stopped"), 6)
 LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
 LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short", "kd_cnn", "kd_minilm"), 1)
-LENGTHS |= {"gpu": 6, "l3": 2, "l3_gated": 2}
+LENGTHS |= {"gpu": 6, "l3": 2, "l3_gated": 2, "images": 2, "images_noise": 2, "images_noise_short": 2}
 # Of `LSTSDConfig()`, whose E is the file's.
 DEFAULTS = {"lambda_short": 1.0, "lambda_long": 1.0, "teacher_floor": 1e-4}
 SEEDS, CELLS = 10, 9

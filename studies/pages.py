@@ -12,6 +12,7 @@ from .analysis import (
 )
 from .cleaning_table import cleaning_table
 from .history_table import history_table
+from .image_tables import images_lengths, images_noise_table, images_table
 from .neighbours_table import GATED, neighbours, savings_table, teachers_table
 from .sentences import (
     cnn_sentence,
@@ -89,6 +90,9 @@ def results_blocks() -> dict[str, str]:
         "kd-minilm": cell_tables("kd_minilm", cells("kd_minilm")),
         "neighbours-gated": neighbours("mlp_gated", ["dlb-overlap", "self_regulated", "self_regulated-hybrid", GATED]),
         "savings": savings_table(),
+        "images": images_table(),
+        "images-lengths": images_lengths(),
+        "images-noise": images_noise_table(),
         "history": history_table(),
         "cleaning": cleaning_table(),
         "defaults": defaults(),

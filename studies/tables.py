@@ -1,6 +1,7 @@
 """Tables of the records, in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lstsd_hf.experiments.published import published_score
@@ -176,7 +177,7 @@ def cell_table(cell: Cell, differences: Tested) -> str:
     """A line for each method of a cell."""
     names = [name for name in NAMES if name in cell.groups]
     values = {name: score(cell, cell.groups[name]) for name in names}
-    is_cnn = cell.groups["vanilla"].first["model"] == "cnn"
+    beside = PAPERS.get(cell.groups["vanilla"].first["model"])
     rows = []
     for name in names:
         group = cell.groups[name]
@@ -184,7 +185,7 @@ def cell_table(cell: Cell, differences: Tested) -> str:
         if name in differences:
             item, p_value = differences[name]
             difference = [shown_difference(item, len(values[name])), shown_p_value(p_value)]
-        paper = published_score("cnn", cell.task, name) if is_cnn else None
+        paper = published_score(*beside.place(cell), name) if beside else None
         rows.append(
             [
                 NAMES[name],
@@ -193,11 +194,30 @@ def cell_table(cell: Cell, differences: Tested) -> str:
                 *difference,
                 *(shown_spread(mean_and_std([*group.scores(f"eval_{key}").values()]), 3) for key in ("nll", "ece")),
                 others(cell, name),
-                *(["–" if paper is None else f"{paper:.2f}"] if is_cnn else []),
+                *(["–" if paper is None else f"{paper:.2f}"] if beside else []),
             ]
         )
     header = ["method", "n", metric_name(cell), "− vanilla [95 % CI]", "p (Holm)", "NLL", "ECE", "also scored"]
-    return table([*header, *(["paper's CNN"] if is_cnn else [])], rows)
+    return table([*header, *([beside.title] if beside else [])], rows)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The paper's scores, to stand beside one's own.
+
+    Attributes:
+        title: Of their column.
+        place: From a cell to the model and task that they are for.
+    """
+
+    title: str
+    place: Callable[[Cell], tuple[str, str]]
+
+
+PAPERS = {
+    "cnn": Beside("paper's CNN", lambda cell: ("cnn", cell.task)),
+    "resnet20": Beside("paper, CIFAR-100", lambda cell: ("resnet20", "cifar100")),
+}
 
 
 def metric_name(cell: Cell) -> str:

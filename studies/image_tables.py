@@ -1,0 +1,58 @@
+"""The tables on pictures: the paper's Tables 1 and 3, its Figure 2, and wrong labels."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from lstsd_hf.experiments.report import shown_spread
+from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
+
+from .analysis import Cell, by_length, cells, nll, score, with_control
+from .tables import NOT_RUN, Tested, cell_sections, table, unfinished
+
+# What V3's family compares with vanilla.
+ROBUST = ("elr", "sat")
+
+
+def images_table() -> str:
+    """V1: every method of the paper, corrected for their number."""
+    tested = []
+    for cell in cells("images"):
+        # LSTSD with other E is V2's.
+        own = {name: group for name, group in cell.groups.items() if not name.startswith("lstsd-E")}
+        cell = replace(cell, groups=own)
+        tested.append((cell, _against_vanilla(cell, own.keys() - {"vanilla"})))
+    return cell_sections(["images"], tested)
+
+
+def images_lengths() -> str:
+    """V2: LSTSD by E."""
+    rows = [
+        [
+            str(length),
+            str(len(group.results)),
+            *(
+                shown_spread(mean_and_std([*values(cell, group).values()]), digits)
+                for values, digits in ((score, 2), (nll, 3))
+            ),
+        ]
+        for cell in cells("images")
+        for length, group in by_length(cell).items()
+    ]
+    return "\n\n".join([*unfinished("images"), table(["E", "n", "accuracy", "NLL"], rows)]) if rows else NOT_RUN
+
+
+def images_noise_table() -> str:
+    """V3: what ELR and SAT gain where labels are wrong, beside LSTSD and a short run."""
+    short = {cell.name: cell.groups["vanilla"] for cell in cells("images_noise_short")}
+    found = with_control(cells("images_noise"), "vanilla-short-10", short)
+    tested = [(cell, _against_vanilla(cell, cell.groups.keys() & {*ROBUST})) for cell in found]
+    return cell_sections(["images_noise", "images_noise_short"], tested)
+
+
+def _against_vanilla(cell: Cell, names: Iterable[str]) -> Tested:
+    """Differences of some methods to vanilla, with p-values corrected for their number."""
+    names = sorted(names)
+    vanilla = score(cell, cell.groups["vanilla"])
+    found = [paired_difference(score(cell, cell.groups[name]), vanilla) for name in names]
+    p_values = holm([difference.p_value for difference in found])
+    return dict(zip(names, zip(found, p_values, strict=True), strict=True))
