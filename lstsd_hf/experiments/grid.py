@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import InputError
 from ..runner.run import Run
-from ..runner.run_folder import is_finished
+from ..runner.run_folder import check_is_for_runs, is_finished
 from ..runner.training import execute
 
 T = TypeVar("T")
@@ -60,6 +60,9 @@ def run_if_missing(item: PlannedRun, *, resume: bool, overwrite: bool, cache: Pa
         The content of its `results.json`, and whether it had been finished before.
     """
     if item.before is not None:
+        if item.run.args.should_save and not overwrite:
+            # Before the time of another run is spent.
+            check_is_for_runs(item.folder)
         run_if_missing(item.before, resume=resume, overwrite=overwrite, cache=cache)
     resumes = (resume or item.is_own_folder) and not overwrite
     was_finished = resumes and is_finished(item.run, item.folder)

@@ -35,6 +35,7 @@ def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str
         if overwrite and folder.exists():
             _check_is_run(folder)
             shutil.rmtree(folder)
+        check_is_for_runs(folder)
         if (folder / RESULTS_NAME).exists():
             lacks = " that did not predict this test split" if run.submissions else ""
             raise InputError(
@@ -49,11 +50,15 @@ def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str
                     f"{folder} holds an interrupted run with other settings (see {RUN_NAME} there). Use the same "
                     "settings to resume, or --overwrite."
                 )
-        elif folder.exists() and not (folder / RUN_NAME).exists() and any(folder.iterdir()):
-            raise InputError(f"`output_dir` must be new, empty or of an earlier run, got {folder}. Choose another.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run.state, folder / RUN_NAME)
         return _checkpoint_to_resume(run, folder) if resume else None
+
+
+def check_is_for_runs(folder: Path) -> None:
+    """Raises an `InputError` if a folder has files of something else."""
+    if folder.exists() and not (folder / RUN_NAME).exists() and any(folder.iterdir()):
+        raise InputError(f"`output_dir` must be new, empty or of an earlier run, got {folder}. Choose another.")
 
 
 def _check_is_run(folder: Path) -> None:

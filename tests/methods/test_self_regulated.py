@@ -163,6 +163,12 @@ def test_both_stages_by_one_command(workplace, options, capsys):
 
 
 def test_both_stages_in_a_folder_of_ones_own(workplace, options):
+    (workplace / "taken").mkdir()
+    (workplace / "taken" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="`output_dir` must be new, empty or of an earlier run, got taken"):
+        cli.main([*options, "--method", "self_regulated", "--output_dir", "taken"])
+    # Before the first stage.
+    assert not (workplace / "taken-teacher").exists()
     cli.main([*options, "--method", "self_regulated", "--output_dir", "own"])
     assert json.loads(Path("own/results.json").read_text())["config"]["method"]["distillation"] == "hybrid"
     assert json.loads(Path("own-teacher/results.json").read_text())["config"]["method"]["distillation"] == "none"
