@@ -1,0 +1,34 @@
+"""The protocol's cells for the judgement of `anchored`, J: its controls; the candidate follows when it is named."""
+
+from collections.abc import Iterator
+
+from .commands import LSTSD_DEFAULTS, MATCHED, MLP, RATES, TASKS, TEN, Command
+
+# What A1 and A7 have not run: all of RTE and TREC-6, the defaults of LSTSD, more seeds of ELR and SAT.
+NEW_TASKS = ("rte", "trec")
+ASYMMETRIC = "--label_noise_kind asymmetric"
+LONG = f"{MLP} --learning_rate 1e-3 --num_train_epochs 30"
+SHORT = f"{MLP} --learning_rate 1e-3 --num_train_epochs 3"
+
+
+def places() -> Iterator[tuple[str, float, str]]:
+    """Task, noise and further settings of the cells that are new."""
+    for rate in RATES:
+        for task in NEW_TASKS:
+            yield task, rate, ""
+    for rate in RATES:
+        if rate:
+            yield "trec", rate, f" {ASYMMETRIC}"
+
+
+def judged_controls() -> Iterator[Command]:
+    for task, rate, more in places():
+        yield Command("judged_short", task, f"{SHORT}{more}", "vanilla", TEN, rate)
+        yield Command("judged_stopped", task, f"{LONG}{more} --held_out_share 0.15", "vanilla", TEN, rate)
+        yield Command("judged", task, f"{LONG}{more}", f"vanilla lstsd elr sat temporal_ensemble {MATCHED}", TEN, rate)
+        yield Command("judged", task, f"{LONG}{more}", f"{LSTSD_DEFAULTS} --mini_generation_epochs 6", TEN, rate)
+        yield Command("judged", task, f"{LONG}{more}", "vanilla --sweep 16", TEN, rate)
+    for rate in RATES:
+        for task in TASKS:
+            yield Command("judged", task, LONG, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6", TEN, rate)
+            yield Command("judged", task, LONG, "elr sat", range(6, 11), rate)
