@@ -36,9 +36,7 @@ class ModelCopy:
     def of(cls, model: nn.Module) -> "ModelCopy":
         """A copy of a model as it is now."""
         frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-        return cls(
-            {name: _at_least_fp32(own.detach()).clone() for name, own in _all_tensors(model) if name not in frozen}
-        )
+        return cls({name: _own(value) for name, value in _all_tensors(model) if name not in frozen})
 
     @torch.no_grad()
     def average(self, model: nn.Module, decay: float) -> None:
@@ -54,7 +52,7 @@ class ModelCopy:
             if name in self.tensors:
                 self.tensors[name].lerp_(parameter.to(self.tensors[name].dtype), 1.0 - decay)
             elif parameter.requires_grad:
-                self.tensors[name] = _at_least_fp32(parameter.detach()).clone()
+                self.tensors[name] = _own(parameter)
 
     def check_covers(self, model: nn.Module) -> None:
         """Raises an `InputError` if a parameter has become trainable since, whose old value will be lost."""
@@ -113,5 +111,7 @@ def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
-def _at_least_fp32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def _own(tensor: Tensor) -> Tensor:
+    """A copy of at least fp32. It is contiguous, as a saved one is: other strides may be computed with otherwise."""
+    dtype = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
+    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)

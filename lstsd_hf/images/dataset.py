@@ -77,8 +77,9 @@ class Images(Dataset):
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
         return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Crops and flips as in that epoch, from 0."""
+    # Not `set_epoch`, which data loaders call with what they count themselves.
+    def begin_epoch(self, epoch: int) -> None:
+        """Crops and flips as in that epoch, from 0, from now on."""
         self._epoch.fill_(epoch)
 
     def without_augmentation(self) -> "Images":
@@ -113,7 +114,7 @@ class EpochOfImages(TrainerCallback):
         self._data = data
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self._data.set_epoch(int(state.epoch or 0))
+        self._data.begin_epoch(int(state.epoch or 0))
 
 
 def augmented(pixels: np.ndarray, padding: int, flip: bool, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:

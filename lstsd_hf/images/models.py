@@ -19,6 +19,7 @@ from .tasks import ImageTask
 RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 56, 110)}
 DENSENET = "densenet100"
 NETWORKS = (*RESNETS, DENSENET)
+NETWORK_CLASSES = (CifarResNetForImageClassification, CifarDenseNetForImageClassification)
 
 
 def load_model(

@@ -15,7 +15,7 @@ from ..pixels import PixelStatistics
 from ..runner.preparation import DataOptions, Prepared, chosen_rows
 from ..runner.run import Run
 from .dataset import EpochOfImages, Images
-from .models import DENSENET, load_model
+from .models import DENSENET, NETWORK_CLASSES, load_model
 from .tasks import ROW, ImageTask
 
 # Jiang et al., AAAI 2020, for ResNets. Silent on the gradient's norm, which is not clipped.
@@ -98,6 +98,8 @@ class ImageRun(Run):
             training_set=augmented,
             callbacks=[EpochOfImages(augmented)],
             lr_milestones=options.lr_milestones if self.args.lr_scheduler_type == "constant" else (),
+            # As the paper's networks were trained.
+            decays_all=isinstance(model, NETWORK_CLASSES),
         )
 
     @property

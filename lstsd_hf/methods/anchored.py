@@ -33,7 +33,9 @@ class AnchoredConfig(TeacherConfig):
         kept_out_share: Share of the training examples whose labels carry no loss at first. What the training forwards
             say of them is out of sample.
         patience: Epochs without an improvement of their loss after which the best epoch is the anchor.
-        mixing: a, share of the anchor's prediction in the target from then on.
+        mixing: a, share of the teacher's prediction in the target from then on.
+        momentum: After each epoch from then on, the teacher's prediction is so much of the old one, and for the rest
+            what the model said in that epoch. 1: it stays that of the anchor.
         rule: What becomes of a label that the anchor's predictions call wrong: "flip" replaces it by the predicted one,
             "cl" leaves it out of the target, "constant" does nothing.
         pull: Weight of KL(p ‖ prediction of the previous epoch) before the anchor.
@@ -54,7 +56,10 @@ class AnchoredConfig(TeacherConfig):
     patience: int = field(
         default=2, metadata={"help": "Epochs without improvement on them after which the best one is the anchor."}
     )
-    mixing: float = field(default=0.7, metadata={"help": "Share of the anchor's prediction in the target."})
+    mixing: float = field(default=0.7, metadata={"help": "Share of the teacher's prediction in the target."})
+    momentum: float = field(
+        default=0.9, metadata={"help": "Share of the old teacher that an epoch after the anchor leaves; 1: all."}
+    )
     rule: str = field(
         default="flip", metadata={"help": "Of labels that the anchor doubts: flip, cl (leave out) or constant (keep)."}
     )
@@ -65,6 +70,8 @@ class AnchoredConfig(TeacherConfig):
         super().__post_init__()
         self._check_choice("rule", dict.fromkeys(RULES))
         self._check_share("mixing")
+        if not 0 <= self.momentum <= 1:
+            raise InputError(f"`momentum` must be from 0 to 1, got {self.momentum}. 1 keeps the teacher as it is.")
         self._check_weight("pull")
         if not 0 <= self.kept_out_share < 1:
             raise InputError(f"`kept_out_share` must be from 0 to below 1, got {self.kept_out_share}. 0 keeps none.")
@@ -84,8 +91,9 @@ class Anchored(MemoryTeacher):
     """A long run that ends where a short one would, without anybody choosing its length.
 
     A share of the examples is kept out of the loss. Once their loss has not improved for `patience` epochs, the
-    predictions of its best epoch are the anchor: they stay, all examples train, and the target is
-    `(1 - a) · label + a · prediction at the anchor`. A run too short for that is plain fine-tuning, and says so.
+    predictions of its best epoch are the anchor: all examples train, and the target is `(1 - a) · label + a · z`, where
+    z begins as the anchor's prediction and slowly follows the model. Labels that z calls wrong are turned round. A run
+    too short for that is plain fine-tuning, and says so.
 
     Ours; see `AnchoredConfig`.
 
@@ -118,7 +126,7 @@ class Anchored(MemoryTeacher):
         self._best_rows: Tensor | None = None
         self._best_written: Tensor | None = None
         self._best_loss, self._best_epoch = math.inf, -1
-        self._judged_epoch = 0
+        self._seen_epoch = 0
         self._is_doubted: Tensor | None = None
         self._believed: Tensor | None = None
         self.anchor_epoch: int | None = None
@@ -144,18 +152,22 @@ class Anchored(MemoryTeacher):
 
     def on_epoch_begin(self, progress: Progress) -> None:
         super().on_epoch_begin(progress)
-        if self._is_active and self.memory is not None and self.anchor_epoch is None:
-            self._judge(progress.epoch - 1)
-        if self.anchor_epoch is not None and self._is_doubted is None:
+        epoch = progress.epoch - 1
+        # Once, also where a run is resumed within the next one.
+        if not self._is_active or self.memory is None or epoch < FIRST_ANCHOR or epoch <= self._seen_epoch:
+            return
+        self._seen_epoch = epoch
+        # Each process has seen the labels of its own batches.
+        self._labels = max_over_processes(self._labels, self.context.device)
+        if self.anchor_epoch is None:
+            self._judge(epoch)
+        elif self.config.momentum < 1:
+            self._follow()
+        if self.anchor_epoch is not None:
             self._doubt()
 
     def _judge(self, epoch: int) -> None:
         """Looks at what an epoch, from 0, said of the examples kept out. All processes know the same."""
-        if epoch < FIRST_ANCHOR or epoch <= self._judged_epoch:
-            return
-        self._judged_epoch = epoch
-        # Each process has seen the labels of its own batches.
-        self._labels = max_over_processes(self._labels, self.context.device)
         rows = self.memory.latest.to(self.context.device)
         counts = self._kept_out & self.memory.written.to(self.context.device) & (self._labels >= 0)
         if not counts.any():  # a sampler of one's own that never draws them
@@ -167,8 +179,17 @@ class Anchored(MemoryTeacher):
         elif self._best_rows is not None and epoch - self._best_epoch >= self.config.patience:
             self.anchor_epoch = self._best_epoch + 1
 
+    def _follow(self) -> None:
+        """Moves the teacher's predictions towards those of the last epoch."""
+        share, rows, written = self.config.momentum, self.memory.latest, self.memory.written
+        old = self._best_rows.log_softmax(dim=-1) + (math.log(share) if share else -math.inf)
+        mixed = torch.logaddexp(old, rows.log_softmax(dim=-1) + math.log(1 - share))
+        is_old, is_new = (item[:, None] for item in (self._best_written, written))
+        self._best_rows = torch.where(is_old & is_new, mixed, torch.where(is_old, self._best_rows, rows))
+        self._best_written = self._best_written | written
+
     def _doubt(self) -> None:
-        """Which labels the anchor's predictions call wrong, and what they say instead."""
+        """Which labels the teacher's predictions call wrong, and what they say instead."""
         device = self.context.device
         z, written = self._best_rows.to(device).softmax(dim=-1), self._best_written.to(device)
         has_label = written & (self._labels >= 0)
@@ -229,7 +250,7 @@ class Anchored(MemoryTeacher):
         return terms
 
     def observe(self, batch: TrainingBatch) -> None:
-        if not self._is_active or self.anchor_epoch is not None:
+        if not self._is_active or (self.anchor_epoch is not None and self.config.momentum == 1):
             return
         self._labels[batch.indices] = class_labels(batch.labels).to(self._labels.dtype)
         super().observe(batch)
@@ -237,7 +258,7 @@ class Anchored(MemoryTeacher):
     # ---- What is known of it ----
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
-        """The anchor's predictions; before it is found, those of the best epoch so far, or the last one."""
+        """The teacher's predictions; before the anchor is found, those of the best epoch so far, or the last one."""
         if self._best_rows is not None:
             return self._best_rows.softmax(dim=-1), self._best_written
         return None if self.memory is None else (self.memory.latest.softmax(dim=-1), self.memory.written)
@@ -256,7 +277,7 @@ class Anchored(MemoryTeacher):
             "labels": max_over_processes(self._labels, self.context.device),
             "best_loss": self._best_loss if self._best_epoch >= 0 else None,
             "best_epoch": self._best_epoch,
-            "judged_epoch": self._judged_epoch,
+            "seen_epoch": self._seen_epoch,
             "anchor_epoch": self.anchor_epoch,
             "kept_out_loss": self.kept_out_loss,
         }
@@ -266,7 +287,7 @@ class Anchored(MemoryTeacher):
         super().load_state_dict(memory)
         self._labels = state["labels"].to(self.context.device)
         self._best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
-        self._best_epoch, self._judged_epoch = state["best_epoch"], state["judged_epoch"]
+        self._best_epoch, self._seen_epoch = state["best_epoch"], state["seen_epoch"]
         self.anchor_epoch, self.kept_out_loss = state["anchor_epoch"], state["kept_out_loss"]
         if "best.rows" in state:
             device = self.context.memory_device

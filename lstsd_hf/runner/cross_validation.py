@@ -44,10 +44,8 @@ def judge_labels(prepared: Prepared, untrained: PreTrainedModel, run: Run, folde
             model=copy.deepcopy(untrained),
             args=args,
             train_dataset=rows,
-            data_collator=prepared.collator,
-            processing_class=prepared.processor,
             callbacks=[*prepared.callbacks],
-            lr_milestones=prepared.lr_milestones,
+            **prepared.trainer_options,
             teacher=run.teacher,
         )
 

@@ -78,6 +78,7 @@ class Prepared:
         training_set: What is trained on where that is not `splits["train"]`, such as one that is augmented.
         callbacks: For the trainer.
         lr_milestones: Shares of the run at which the learning rate is divided by 10.
+        decays_all: Whether weight decay is for all parameters; by default Trainer leaves out biases and some norms.
     """
 
     model: PreTrainedModel
@@ -89,6 +90,17 @@ class Prepared:
     training_set: Any = None
     callbacks: Sequence[TrainerCallback] = ()
     lr_milestones: tuple[float, ...] = ()
+    decays_all: bool = False
+
+    @property
+    def trainer_options(self) -> dict[str, Any]:
+        """What `RunTrainer` is told beside data and teacher."""
+        return {
+            "data_collator": self.collator,
+            "processing_class": self.processor,
+            "lr_milestones": self.lr_milestones,
+            "decays_all": self.decays_all,
+        }
 
     @property
     def train(self) -> Dataset:

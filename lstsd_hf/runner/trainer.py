@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
@@ -26,6 +27,7 @@ class RunTrainer(LSTSDTrainer):
         texts: The training set's columns of text.
         cache_dir: Folder for what all runs share.
         lr_milestones: Shares of the run at which the learning rate is divided by 10, unless the method sets it.
+        decays_all: Whether weight decay is for all parameters.
         **kwargs: Passed on to the parent.
     """
 
@@ -38,15 +40,21 @@ class RunTrainer(LSTSDTrainer):
         texts: list[list[str]] | None = None,
         cache_dir: Path | None = None,
         lr_milestones: Sequence[float] = (),
+        decays_all: bool = False,
         **kwargs: Any,
     ):
-        self._texts, self._milestones = texts, lr_milestones
+        self._texts, self._milestones, self._decays_all = texts, lr_milestones, decays_all
         if cache_dir is not None:
             self.cache_dir = cache_dir
         super().__init__(**kwargs)
 
     def training_texts(self) -> list[list[str]] | None:
         return self._texts
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        if self._decays_all:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The parent's; with milestones and a method that does not set the learning rate, one with steps at them."""

@@ -65,7 +65,7 @@ def test_a_crop_follows_from_seed_epoch_and_index_alone():
     def pictures(epoch, indices, seed=0):
         data = make_pictures(12, crop_padding=2, flip=True, seed=0)
         data.seed = seed
-        data.set_epoch(epoch)
+        data.begin_epoch(epoch)
         return torch.stack([item["pixel_values"] for item in data.__getitems__(indices)])
 
     whole = pictures(1, range(12))
@@ -81,7 +81,7 @@ def test_workers_see_the_epoch(persistent):
         data, batch_size=4, num_workers=1, collate_fn=default_data_collator, persistent_workers=persistent
     )
     for epoch in (0, 1):
-        data.set_epoch(epoch)
+        data.begin_epoch(epoch)
         loaded = torch.cat([batch["pixel_values"] for batch in loader])
         assert torch.equal(loaded, torch.stack([item["pixel_values"] for item in data.__getitems__(range(8))]))
 

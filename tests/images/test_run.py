@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -16,6 +17,7 @@ from lstsd_hf.errors import InputError
 from lstsd_hf.images import cli
 from lstsd_hf.images.run import pixel_statistics
 from lstsd_hf.runner.results import results_schema
+from lstsd_hf.runner.trainer import RunTrainer
 from tests.helpers import assert_same_weights
 from tests.images.helpers import make_network, make_pixels
 from tests.images.test_data import write_cifar_python, write_folders
@@ -215,3 +217,27 @@ def test_cpu_threads_do_not_change_the_data():
     data = Images(make_pixels(9), None, [0.5] * 3, [0.25] * 3, crop_padding=1, flip=True)
     together = torch.stack([item["pixel_values"] for item in data.__getitems__(range(9))])
     assert torch.equal(together, torch.stack([data[index]["pixel_values"] for index in range(9)]))
+
+
+@pytest.mark.parametrize("method", ["snapshot_distillation", "mean_teacher"])
+def test_a_resumed_run_with_copies_equals_the_uninterrupted_one(workplace, options, monkeypatch, method):
+    """A network in `channels_last`, whose copies are saved and loaded."""
+    command = ["--method", method, *options, "--save_strategy", "epoch", "--save_total_limit", "9"]
+    command += ["--cycle_epochs", "1"] if method == "snapshot_distillation" else []
+    cli.main([*command, "--output_dir", "whole"])
+    shutil.copytree("whole", "cut")
+    for name in ("results.json", "checkpoint-9", "checkpoint-12"):
+        path = Path("cut", name)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    cli.main([*command, "--output_dir", "cut", "--resume"])
+    whole, cut = (AutoModelForImageClassification.from_pretrained(name) for name in ("whole", "cut"))
+    assert_same_weights(whole, cut)
+
+
+def test_weight_decay_is_for_all_parameters_of_the_papers_networks(workplace, options):
+    (planned,) = cli.plan(cli.parse(["--method", "vanilla", *options]))
+    prepared = planned.run.prepare(workplace / "cache")
+    trainer = RunTrainer(model=prepared.model, args=planned.run.args, **prepared.trainer_options, teacher="vanilla")
+    names = trainer.get_decay_parameter_names(prepared.model)
+    assert names == [name for name, _ in prepared.model.named_parameters()]
+    assert "norm.weight" in names

@@ -1092,24 +1092,24 @@ def train_tskd(
         yield epoch, losses, states
 
 
-def _doubted(anchor, labels):
-    """Ids whose anchor predicts another class than the label, at least as surely as that class's examples are.
+def _doubted(teacher, labels):
+    """Ids whose teacher predicts another class than the label, at least as surely as that class's examples are.
 
     Args:
-        anchor: Example id -> logits, for every example.
+        teacher: Example id -> logits or log-probabilities, for every example.
         labels: Example id -> label, for every example.
 
     Returns:
         Dict of example id -> the class predicted, for the doubted examples alone.
     """
     own = {}  # class -> probabilities of that class over the examples labelled with it
-    for index, row in anchor.items():
+    for index, row in teacher.items():
         label = labels[index]
         own.setdefault(label, []).append(torch.softmax(row, dim=-1)[label])
     thresholds = {label: sum(probabilities) / len(probabilities) for label, probabilities in own.items()}
 
     corrections = {}
-    for index, row in anchor.items():
+    for index, row in teacher.items():
         z = torch.softmax(row, dim=-1)
         predicted = z.argmax().item()
         if predicted == labels[index] or predicted not in thresholds:  # a class without examples corrects nothing
@@ -1120,7 +1120,7 @@ def _doubted(anchor, labels):
 
 
 def train_anchored(
-    model, epochs, optimizer, scheduler, *, held_out, patience, mixing, rule, pull, max_grad_norm=1.0,
+    model, epochs, optimizer, scheduler, *, held_out, patience, mixing, rule, pull, momentum, max_grad_norm=1.0,
 ):  # fmt: skip
     """Trains `model` without the held-out examples until their loss stops falling, then on all, near that epoch.
 
@@ -1131,28 +1131,32 @@ def train_anchored(
         scheduler: Learning rate scheduler or None.
         held_out: Set of the example ids kept out of the loss until the run is anchored.
         patience: Epochs without a new smallest held-out loss after which the run is anchored.
-        mixing: Weight of the divergence from the anchor, that of the cross-entropy being 1 - mixing.
-        rule: What is different for the doubted examples: "constant" (nothing), "flip" (the class the anchor predicts
+        mixing: Weight of the divergence from the teacher, that of the cross-entropy being 1 - mixing.
+        rule: What is different for the doubted examples: "constant" (nothing), "flip" (the class the teacher predicts
             is their label) or "cl" (they have the divergence alone, whole).
         pull: Weight, until the run is anchored, of the divergence from the logits of the epoch before; zero leaves
             it out.
+        momentum: Share, from 0 to 1, of its old probabilities that the teacher keeps at the end of each epoch trained
+            with it; the rest are those the model gave in that epoch. The teacher starts as the anchor, and with 1 it
+            stays there. Which examples are doubted is found anew whenever it has moved.
         max_grad_norm: Gradient clipping norm; None or 0 for none.
 
     Yields:
         `(epoch, losses, info)`, where info has "anchor_epoch" (the 0-based epoch whose logits are the anchor, None
         as long as there is none), "held_out_loss" (the mean at the end of the epoch; None for the first one and for
-        those trained with an anchor) and "doubted" (sorted list of ids, None as long as there is no anchor).
+        those trained with an anchor), "doubted" (sorted list of ids) and "teacher" (example id -> probabilities). The
+        last two are those that the next epoch uses, None as long as there is no anchor.
     """
     if rule not in ("constant", "flip", "cl"):
         raise ValueError(f"unknown rule {rule!r}")
     latest, labels_seen = {}, {}
     best, best_epoch = None, None
     held_out_losses = []  # L, of the second epoch and those after it
-    anchor, corrections = None, None  # z, and doubted id -> predicted class
+    teacher, corrections = None, None  # logits or log-probabilities of z, and doubted id -> predicted class
     for epoch, batches in enumerate(epochs):
         losses = []
         collected = {}  # example id -> logits produced in this epoch
-        anchored_before = anchor is not None
+        anchored_before = teacher is not None
         for indices, inputs, labels in batches:
             model.train()
             logits = model(**inputs).logits
@@ -1160,7 +1164,7 @@ def train_anchored(
             terms = []  # of the rows that count
             for index, row, label in zip(indices, logits, labels.tolist(), strict=True):
                 log_p = torch.log_softmax(row, dim=-1)
-                if anchor is None:
+                if teacher is None:
                     if index in held_out:
                         continue
                     term = _cross_entropy_sum([row], labels.new_tensor([label]))
@@ -1173,7 +1177,7 @@ def train_anchored(
                         target = corrections[index]
                     if index in corrections and rule == "cl":
                         a = 1.0
-                    log_q = torch.log_softmax(anchor[index], dim=-1)
+                    log_q = torch.log_softmax(teacher[index], dim=-1)
                     cross_entropy = _cross_entropy_sum([row], labels.new_tensor([target]))
                     term = (1 - a) * cross_entropy + a * _divergence(log_p, log_q, "teacher_student")
                 terms.append(term)
@@ -1197,13 +1201,24 @@ def train_anchored(
             if all(held_out_loss < earlier for earlier in held_out_losses):
                 best, best_epoch = {index: row.clone() for index, row in latest.items()}, epoch
             elif epoch - best_epoch >= patience:
-                anchor = best
-                corrections = _doubted(anchor, labels_seen)
+                teacher = best  # the anchor
+                corrections = _doubted(teacher, labels_seen)
             held_out_losses.append(held_out_loss)
 
+        if anchored_before and momentum != 1:  # with 1 it stays, to the last digit
+            for index, row in teacher.items():
+                old, new = torch.softmax(row, dim=-1), torch.softmax(latest[index], dim=-1)
+                teacher[index] = (momentum * old + (1 - momentum) * new).log()
+            corrections = _doubted(teacher, labels_seen)
+
+        probabilities = None
+        if teacher is not None:
+            probabilities = {index: torch.softmax(row, dim=-1) for index, row in teacher.items()}
+
         info = {
-            "anchor_epoch": None if anchor is None else best_epoch,
+            "anchor_epoch": None if teacher is None else best_epoch,
             "held_out_loss": held_out_loss,
-            "doubted": None if anchor is None else sorted(corrections),
+            "doubted": None if teacher is None else sorted(corrections),
+            "teacher": probabilities,
         }
         yield epoch, losses, info

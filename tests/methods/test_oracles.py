@@ -434,9 +434,9 @@ def test_regulated_lstsd(make_args, mode):
 
 
 @pytest.mark.parametrize("rule", ["flip", "cl", "constant"])
-@pytest.mark.parametrize("pull", [0.0, 2.0])
-def test_anchored(make_args, rule, pull):
-    own = {"rule": rule, "pull": pull, "mixing": 0.7, "patience": 1}
+@pytest.mark.parametrize(("pull", "momentum"), [(0.0, 1.0), (2.0, 0.8), (0.0, 0.0)])
+def test_anchored(make_args, rule, pull, momentum):
+    own = {"rule": rule, "pull": pull, "mixing": 0.7, "patience": 1, "momentum": momentum}
     config = AnchoredConfig(**own, kept_out_share=0.3)
     teacher, found = config.build(), []
     teacher.context = TrainingContext(NUM_EXAMPLES)
@@ -452,6 +452,8 @@ def test_anchored(make_args, rule, pull):
         if info["held_out_loss"] is not None:
             assert state["kept_out_loss"] == pytest.approx(info["held_out_loss"], abs=1e-6)
         found.append(info["doubted"])
+        for index, row in (info["teacher"] or {}).items():
+            torch.testing.assert_close(state["best.rows"][index].double().softmax(-1), row.double(), atol=1e-6, rtol=0)
 
     options = {**own, "held_out": held_out}
     trainer, _ = compare(make_args, config, oracles.train_anchored, options, check_targets=check, epochs=10)
