@@ -44,6 +44,7 @@ class FixedTeacher:
 
     Attributes:
         name: What it is called in messages.
+        model: The classifier.
         rows_computed: Examples that it has been run on so far, on this process.
 
     Raises:
@@ -61,7 +62,7 @@ class FixedTeacher:
     ):
         self.name, self.rows_computed = name, 0
         self._student, self._device = student, device
-        self._model = model.to(device).eval().requires_grad_(False)
+        self.model = model.to(device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._tokens = None if tokenizer is None else _tokenize(student.training_texts, tokenizer, model)
         config = getattr(model, "config", None)
@@ -117,7 +118,7 @@ class FixedTeacher:
             Logits `(batch_size, num_labels)` in the order of the student's labels.
         """
         with torch.no_grad():
-            logits = self._student.run(self._model, self._inputs(inputs, indices))
+            logits = self._student.run(self.model, self._inputs(inputs, indices))
         return logits if self._order is None else logits[:, self._order]
 
     def hidden_states(self, inputs: Mapping[str, Any], indices: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
@@ -129,7 +130,7 @@ class FixedTeacher:
         """
         inputs = self._inputs(inputs, indices)
         with torch.no_grad():
-            return self._student.hidden_states(self._model, inputs), inputs.get("attention_mask")
+            return self._student.hidden_states(self.model, inputs), inputs.get("attention_mask")
 
     def _inputs(self, inputs: Mapping[str, Any], indices: Tensor) -> Mapping[str, Any]:
         self.rows_computed += len(indices)
@@ -178,8 +179,9 @@ class FixedTeacher:
     @cached_property
     def weights_digest(self) -> str:
         """SHA-256 of its weights and the order of its labels."""
-        digest = hashlib.sha256(f"{type(self._model).__name__} {self._order}".encode())
-        for name, value in sorted(self._model.state_dict().items()):
+        pixels = "" if self._pixels is None else f" {self._pixels}"
+        digest = hashlib.sha256(f"{type(self.model).__name__} {self._order}{pixels}".encode())
+        for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()

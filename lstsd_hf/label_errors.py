@@ -112,6 +112,11 @@ def select_rows(dataset: Any, rows: Iterable[int]) -> Any:
     return [dataset[row] for row in rows] if isinstance(dataset, list) else Subset(dataset, rows)
 
 
+def without_augmentation(dataset: Any) -> Any:
+    """A dataset as it is to be predicted: without augmentation, if it has any and offers to leave it out."""
+    return dataset.without_augmentation() if hasattr(dataset, "without_augmentation") else dataset
+
+
 def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[int]) -> dict[str, float] | None:
     """How well a ranking finds labels that are known to be wrong.
 

@@ -27,6 +27,8 @@ class PixelStatistics:
             *sources: Configs and processors, or `None`.
         """
         for source in sources:
+            if getattr(source, "do_normalize", True) is False:
+                continue
             if getattr(source, "image_mean", None) is not None and getattr(source, "image_std", None) is not None:
                 return cls(list(source.image_mean), list(source.image_std))
         return None

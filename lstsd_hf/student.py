@@ -12,6 +12,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from .errors import InputError
+from .label_errors import without_augmentation
 from .pixels import PixelStatistics
 
 
@@ -213,8 +214,7 @@ class Student:
     def _training_batches(self, batches: Iterable[range]) -> Iterator[tuple[range, Mapping[str, Any]]]:
         """Batches of training examples; random states are put back, so that training is not disturbed."""
         dataset, collate = self._trainer.training_examples()
-        if hasattr(dataset, "without_augmentation"):
-            dataset = dataset.without_augmentation()
+        dataset = without_augmentation(dataset)
         # A shallow copy may open files, which the workers of a data loader must not inherit.
         dataset, device = copy.copy(dataset), self._trainer.args.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from ..distributed import is_distributed, rank
 from ..errors import InputError
-from ..label_errors import example_labels, example_texts, select_rows
+from ..label_errors import example_labels, example_texts, select_rows, without_augmentation
 from ..student import Student
 from .files import (
     EXAMPLES_NAME,
@@ -116,7 +116,7 @@ def _judged(
     trainer = make_trainer(select_rows(dataset, np.flatnonzero(~held_out)))
     trainer.train()
     with _all_rows_in_order(trainer):
-        outputs = trainer.predict(select_rows(dataset, rows)).predictions
+        outputs = trainer.predict(without_augmentation(select_rows(dataset, rows))).predictions
     logits = torch.as_tensor(outputs[0] if isinstance(outputs, tuple) else outputs)
     if logits.dim() != 2 or len(logits) != len(rows) or logits.size(1) <= labels.max():
         raise InputError(

@@ -12,7 +12,8 @@ from ..runner.results import headline
 BASELINE = "vanilla"
 # Options of the data in a run's config, where they are not the default.
 _DATA_SETTINGS = ("max_seq_length", "data")
-_NAMED_SETTINGS = ("max_train_samples", "trainable_layers", "label_noise", "label_noise_seed", "dropout")
+_NAMED_SETTINGS = ("max_train_samples", "trainable_layers", "label_noise", "label_noise_seed", "label_noise_kind")
+_NAMED_SETTINGS += ("held_out_share", "dropout", "image_size", "crop_padding", "flip", "lr_milestones")
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,11 @@ def _setting(config: dict[str, Any]) -> dict[str, Any]:
     """All but the method, as it was before a search."""
     setting = {name: value for name, value in config.items() if name not in ("method", "untuned")}
     if "untuned" in config:
-        untuned = config["untuned"]
-        setting["training"] = {**setting["training"], "learning_rate": untuned["learning_rate"]}
-        setting.pop("dropout", None)
-        setting |= {"dropout": untuned["dropout"]} if untuned["dropout"] is not None else {}
+        untuned = {**config["untuned"]}
+        setting["training"] = {**setting["training"], "learning_rate": untuned.pop("learning_rate")}
+        for name, value in untuned.items():
+            setting.pop(name, None)
+            setting |= {name: value} if value is not None else {}
     return setting
 
 
@@ -117,7 +119,8 @@ def _method(config: dict[str, Any]) -> dict[str, Any]:
     """The method's options and, after a search, what else was searched."""
     if "untuned" not in config:
         return config["method"]
-    searched = {"learning_rate": config["training"]["learning_rate"], "dropout": config.get("dropout")}
+    searched = {name: config.get(name) for name in config["untuned"]}
+    searched["learning_rate"] = config["training"]["learning_rate"]
     changed = {name: value for name, value in searched.items() if value != config["untuned"][name]}
     return {**config["method"], "searched": True, **changed}
 

@@ -13,6 +13,7 @@ import optuna
 from datasets import DatasetDict
 
 from ..errors import InputError
+from ..runner.noise import NOISE_KINDS
 from ..runner.preparation import with_noise
 from ..runner.results import write_json
 from ..runner.run import Run, check_can_be_searched, check_plan
@@ -37,7 +38,9 @@ def hold_out(run: Run) -> Run:
     return dataclasses.replace(
         run,
         splits=DatasetDict(train=parts["train"], validation=parts["test"]),
-        options=dataclasses.replace(run.options, max_train_samples=None, label_noise=0.0),
+        options=dataclasses.replace(
+            run.options, max_train_samples=None, label_noise=0.0, label_noise_kind=NOISE_KINDS[0]
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from ..errors import InputError
 from ..models import TextCNNConfig, TextCNNForSequenceClassification
-from .heads import fit_output_layer
+from ..runner.heads import fit_output_layer
 from .minilm_l3 import minilm_l3_folder
 from .tasks import GlueTask
 
@@ -106,12 +106,11 @@ def load_model(
         )
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    # Mismatched keys come with their shapes.
-    is_new = {
-        *loading["missing_keys"],
-        *(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]),
+    tokens = {
+        "input_ids": torch.full((1, 4), model.config.eos_token_id or 1),
+        "attention_mask": torch.ones(1, 4).long(),
     }
-    fit_output_layer(model, saved, task, is_new, name_or_path)
+    fit_output_layer(model, saved, task, loading, name_or_path, tokens)
     return model, tokenizer
 
 

@@ -1,8 +1,7 @@
-"""Loading pictures: CIFAR's own files, IDX files, scikit-learn's digits, the hub, and folders of one's own."""
+"""Loading data sets of pictures by name: CIFAR's own files, IDX files, scikit-learn's digits, and the hub."""
 
 import codecs
 import gzip
-import hashlib
 import io
 import pickle
 from collections.abc import Callable, Sequence
@@ -14,13 +13,11 @@ import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
 from ..errors import InputError
-from ..files import replacing
-from .tasks import OWN, ROW, SOURCES, ImageTask
+from .tasks import ROW, SOURCES, ImageTask
 
 HUB = "hub"
 FASHION_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
 FASHION_NAMES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 CIFAR_SHAPE = (3, 32, 32)
 DIGITS_HELD_OUT = 360
 
@@ -77,23 +74,55 @@ def load_task(name: str, data: str | None) -> LoadedImages:
 def _loaded(
     name: str, train: Part, validation: Part, label_names: Sequence[str], source: str, options: dict[str, Any]
 ) -> LoadedImages:
-    first, rows = 0, {}
-    for split, (pixels, labels) in (("train", train), ("validation", validation)):
+    parts = {"train": train, "validation": validation}
+    for split, (pixels, labels) in parts.items():
         if len(pixels) != len(labels) or not len(pixels):
             raise InputError(
                 f"{name}, {split}: there must be a label for each picture and at least one, got {len(pixels)} pictures "
                 f"and {len(labels)} labels."
             )
+    if train[0].shape[1:] != validation[0].shape[1:]:
+        raise InputError(
+            f"{name}: pictures of both splits must have one shape, got {train[0].shape[1:]} and "
+            f"{validation[0].shape[1:]} (channels, height, width)."
+        )
+    labels_of = {split: part[1] for split, part in parts.items()}
+    return with_rows(name, np.concatenate([train[0], validation[0]]), labels_of, label_names, source, options)
+
+
+def with_rows(
+    name: str,
+    pixels: np.ndarray,
+    labels_of: dict[str, np.ndarray],
+    label_names: Sequence[str],
+    source: str,
+    options: dict[str, Any],
+) -> LoadedImages:
+    """A task whose pictures lie one split after the other.
+
+    Args:
+        name: Its name.
+        pixels: All pictures.
+        labels_of: The class indices of each split, in the order of the pictures.
+        label_names: Names of the classes.
+        source: What kind of place they came from.
+        options: Of `ImageTask`.
+
+    Raises:
+        InputError: If a label is no class.
+    """
+    first, rows = 0, {}
+    for split, labels in labels_of.items():
         if labels.min() < 0 or labels.max() >= len(label_names):
             raise InputError(
                 f"{name}, {split}: labels must be from 0 to {len(label_names) - 1}, got {labels.min()} to "
                 f"{labels.max()}."
             )
-        places = list(range(first, first + len(pixels)))
+        places = list(range(first, first + len(labels)))
         rows[split] = Dataset.from_dict({ROW: places, "label": labels.tolist()})
-        first += len(pixels)
+        first += len(labels)
     task = ImageTask(name=name, label_names=tuple(label_names), **options)
-    return LoadedImages(task, DatasetDict(rows), np.concatenate([train[0], validation[0]]), source)
+    return LoadedImages(task, DatasetDict(rows), pixels, source)
 
 
 def _digits() -> tuple[Part, Part, Sequence[str]]:
@@ -257,72 +286,3 @@ def _unpickled(path: Path) -> Any:
         return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise InputError(f"{path} must be a file of the official archive: {error}. Download it again.") from error
-
-
-# ---- Folders of one's own ----
-
-
-def load_folders(train_dir: str, validation_dir: str, image_size: int, cache: Path) -> LoadedImages:
-    """Pictures in one folder for each class, in RGB and of one size; they are decoded once and kept in `cache`.
-
-    Args:
-        train_dir: Folder whose subfolders are the classes.
-        validation_dir: The same for validation; it must have no other classes.
-        image_size: Height and width in pixels to which pictures are resized.
-        cache: Folder for the pixels.
-
-    Raises:
-        InputError: If a folder does not have that form, or a picture cannot be read.
-    """
-    classes = _class_folders(train_dir, "train_dir")
-    others = [name for name in _class_folders(validation_dir, "validation_dir") if name not in classes]
-    if others:
-        raise InputError(
-            f"`validation_dir` must have the classes of `train_dir`, got {others[0]!r} too. Remove it, or add it there."
-        )
-    parts = []
-    for folder in (train_dir, validation_dir):
-        files = [
-            (path, label)
-            for label, name in enumerate(classes)
-            for path in sorted((Path(folder) / name).rglob("*"))
-            if path.suffix.lower() in SUFFIXES
-        ]
-        if not files:
-            raise InputError(f"{folder} must contain pictures ({', '.join(SUFFIXES)}), found none.")
-        pixels = _decoded([path for path, _ in files], image_size, cache)
-        parts.append((pixels, np.array([label for _, label in files])))
-    options = {"crop_padding": max(1, image_size // 8), "flip": OWN.flip}
-    return _loaded("custom", *parts, classes, f"{train_dir}, {validation_dir}", options)
-
-
-def _class_folders(folder: str, option: str) -> list[str]:
-    if not Path(folder).is_dir():
-        raise InputError(f"`{option}` must be a folder with one folder for each class, got {folder!r}: no folder.")
-    names = sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
-    if option == "train_dir" and len(names) < 2:
-        raise InputError(f"`{option}` must have at least two folders, one for each class, got {names} in {folder}.")
-    return names
-
-
-def _decoded(paths: Sequence[Path], size: int, cache: Path) -> np.ndarray:
-    digest = hashlib.sha256(f"{size}".encode())
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    kept = cache / f"images-{digest.hexdigest()[:20]}.npy"
-    if not kept.exists():
-        pixels = np.stack([_read_picture(path, size) for path in paths])
-        cache.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, pixels)
-    return np.load(kept, mmap_mode="r")
-
-
-def _read_picture(path: Path, size: int) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB").resize((size, size))).transpose(2, 0, 1)
-    except OSError as error:
-        raise InputError(f"{path} must be a picture, but it cannot be read: {error}. Replace or remove it.") from error

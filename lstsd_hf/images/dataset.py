@@ -82,6 +82,14 @@ class Images(Dataset):
         """Crops and flips as in that epoch, from 0, from now on."""
         self._epoch.fill_(epoch)
 
+    def select(self, rows: Sequence[int]) -> "Images":
+        """Some of the pictures; both are told the epoch together."""
+        chosen, rows = copy.copy(self), np.asarray(rows, dtype=np.int64)
+        chosen.__dict__.pop("rows_sha256", None)
+        chosen.rows = self.rows[rows]
+        chosen.labels = None if self.labels is None else self.labels[rows]
+        return chosen
+
     def without_augmentation(self) -> "Images":
         """The same pictures, whole."""
         plain = copy.copy(self)

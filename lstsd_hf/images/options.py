@@ -49,8 +49,8 @@ class ImageArguments(RunArguments):
         default=None, metadata={"help": "Own training pictures: a folder with one folder for each class."}
     )
     validation_dir: str | None = field(default=None, metadata={"help": "Own validation pictures, likewise."})
-    image_size: int = field(
-        default=32, metadata={"help": "Own pictures are resized to that height and width, in pixels."}
+    image_size: int | None = field(
+        default=None, metadata={"help": "Own pictures are resized to that height and width, in pixels. Default: 32."}
     )
     model_name_or_path: str = field(
         default="resnet20",
@@ -71,8 +71,15 @@ class ImageArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.image_size < 8:
+        if self.image_size is not None and self.image_size < 8:
             raise InputError(f"`image_size` must be at least 8, got {self.image_size}.")
+        if self.image_size is not None and not self.train_dir:
+            raise InputError(
+                "`image_size` goes with `train_dir` and `validation_dir`: tasks have pictures of one size."
+            )
+        for name in ("data", "demo"):
+            if getattr(self, name) and self.train_dir:
+                raise InputError(f"`{name}` is about a task and must not be given with `train_dir`. Leave it out.")
 
     def data_options(self) -> ImageOptions:
         shares = self.lr_milestones

@@ -32,6 +32,10 @@ PAPER_SETTINGS = {
 # The same for DenseNet.
 PAPER_DENSENET_SETTINGS = PAPER_SETTINGS | {"per_device_train_batch_size": 64, "num_train_epochs": 300.0}
 PAPER_MILESTONES = (0.25, 0.5, 0.75)
+# Pictures in memory at once, where they are mapped from a file.
+CHUNK = 4096
+# PIL's number of the way in which pictures of one's own are resized.
+BICUBIC = 3
 
 
 def paper_settings(model_name: str | None) -> Mapping[str, Any]:
@@ -71,7 +75,7 @@ class ImageRun(Run):
     def prepare(self, cache: Path) -> Prepared:
         rows = chosen_rows(self.splits, self.task, self.options)
         raw = {name: split for name, split in rows.splits.items() if not name.startswith("test")}
-        statistics = pixel_statistics(self.pixels[np.array(raw["train"][ROW])])
+        statistics = pixel_statistics(self.pixels, np.array(raw["train"][ROW]))
         model, statistics = load_model(self.model_name_or_path, self.task, self.pixels.shape[1:], statistics)
         data = {
             name: Images(self.pixels, split["label"][:], statistics.mean, statistics.std, rows=split[ROW][:])
@@ -114,21 +118,26 @@ class ImageRun(Run):
         digest = hashlib.sha256(super()._digest(*splits).encode())
         for name in splits:
             rows = np.array(self.splits[name][ROW])
-            for start in range(0, len(rows), 4096):
-                digest.update(np.ascontiguousarray(self.pixels[rows[start : start + 4096]]))
+            for start in range(0, len(rows), CHUNK):
+                digest.update(np.ascontiguousarray(self.pixels[rows[start : start + CHUNK]]))
         return digest.hexdigest()[:10]
 
 
-def pixel_statistics(pixels: np.ndarray) -> PixelStatistics:
+def pixel_statistics(pixels: np.ndarray, rows: np.ndarray) -> PixelStatistics:
     """Mean and standard deviation of each channel, of pixels in [0, 1].
 
     Args:
-        pixels: uint8 `(num_pictures, num_channels, height, width)`.
+        pixels: uint8 `(num_pictures, num_channels, height, width)`; it may be mapped from a file.
+        rows: Which of the pictures.
     """
-    levels = np.arange(256) / 255
+    levels, counts = np.arange(256) / 255, np.zeros((pixels.shape[1], 256))
+    for start in range(0, len(rows), CHUNK):
+        part = pixels[rows[start : start + CHUNK]]
+        for channel, counted in enumerate(counts):
+            counted += np.bincount(part[:, channel].ravel(), minlength=256)
     mean, std = [], []
-    for channel in range(pixels.shape[1]):
-        shares = np.bincount(pixels[:, channel].ravel(), minlength=256) / pixels[:, channel].size
+    for counted in counts:
+        shares = counted / counted.sum()
         average = float(shares @ levels)
         mean.append(round(average, 6))
         # Pictures of one colour stay as they are.
@@ -146,4 +155,6 @@ def image_processor(statistics: PixelStatistics, size: tuple[int, int]) -> Any:
         from transformers import ViTImageProcessor as Processor
 
     height, width = size
-    return Processor(size={"height": height, "width": width}, image_mean=statistics.mean, image_std=statistics.std)
+    return Processor(
+        size={"height": height, "width": width}, resample=BICUBIC, image_mean=statistics.mean, image_std=statistics.std
+    )

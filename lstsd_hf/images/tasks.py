@@ -1,6 +1,8 @@
 """What distinguishes the image tasks: names on the hub, files, augmentation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..runner.tasks import Task
 
@@ -47,10 +49,17 @@ class ImageTask(Task):
     Attributes:
         crop_padding: Pixels of the padding before a random crop.
         flip: Whether to flip every other picture, left to right.
+        image_size: Height and width to which pictures of one's own were resized; `None` for those of one size.
     """
 
     crop_padding: int = 4
     flip: bool = True
+    image_size: int | None = None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The size that was asked for."""
+        return {} if self.image_size is None else {"image_size": self.image_size}
 
     @property
     def input_columns(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from .with_memory import where_written
 
 # Of a model's folder: weights, config, tokenizer.
 TEACHES = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model")
+TEACHES += ("preprocessor_config.json",)
 
 
 @dataclass(frozen=True)

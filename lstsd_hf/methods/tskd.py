@@ -154,18 +154,29 @@ class TSKD(KD):
             self.predictors = nn.ModuleList(modules).to(self.context.device)
 
     @torch.no_grad()
-    def _map_dimensions(self) -> int:
-        """1 for a sequence of tokens or patches, 2 for feature maps."""
+    def _map_dimensions(self, model: nn.Module | None = None) -> int:
+        """Of a model's maps, by default the student's: 1 for tokens or patches, 2 for feature maps."""
         student = self.context.student
         if student is None or not student.takes_pictures:
             return 1
-        was_training = student.model.training
-        student.model.eval()
+        model = model or student.model
+        was_training = model.training
+        model.eval()
         try:
             inputs = {name: value.to(self.context.device) for name, value in next(student.training_inputs()).items()}
-            return student.hidden_states(student.model, inputs)[0].dim() - 2
+            return student.hidden_states(model, inputs)[0].dim() - 2
         finally:
-            student.model.train(was_training)
+            model.train(was_training)
+
+    def _check_maps(self) -> None:
+        if not self.config.review_weight:
+            return
+        own, teachers = self._map_dimensions(), self._map_dimensions(self.fixed_teacher.model)
+        if own != teachers:
+            raise InputError(
+                f"The teacher of `tskd` must have maps of as many dimensions as the student, got {teachers} and {own}: "
+                "patches have one, feature maps two. Choose a teacher of the same kind, or `review_weight` 0."
+            )
 
     @property
     def runs_model(self) -> bool:
@@ -183,6 +194,7 @@ class TSKD(KD):
                 self.fixed_teacher = self.load_teacher()
             if self._saved_weights is not None:
                 check_same_digest(self._saved_weights, self.fixed_teacher.weights_digest)
+            self._check_maps()
         if self.predictors is not None:
             self._callables = [
                 DistributedDataParallel(module) if is_distributed() else module for module in self.predictors

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -145,6 +144,6 @@ def classified(
         output_hidden_states: As `forward` takes it.
     """
     logits = model.classifier(features.mean(dim=(2, 3)))
-    loss = None if labels is None else torch.nn.functional.cross_entropy(logits.float(), labels)
+    loss = None if labels is None else model.loss_function(labels, logits.float(), model.config)
     shown = model.config.output_hidden_states if output_hidden_states is None else output_hidden_states
     return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=tuple(states) if shown else None)

@@ -21,6 +21,9 @@ from .run import Run, check_can_be_searched, check_plan
 
 def plan(parsed: Parsed, domain: Domain) -> list[PlannedRun]:
     """All runs, seed by seed and method by method, so that a part of them is a comparison too."""
+    for teacher in parsed.teachers:
+        if teacher.first_stage() is None:
+            teacher.check_source()
     loaded, planned = domain.load(parsed), []
     for first in loaded:
         for seed in parsed.seeds:

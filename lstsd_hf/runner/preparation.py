@@ -45,6 +45,8 @@ class DataOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise InputError(f"`{name}` must be from 0 to below 1, got {value}.")
+        if self.label_noise_kind != NOISE_KINDS[0] and not self.label_noise:
+            raise InputError(f"`label_noise_kind` goes with `label_noise`, got {self.label_noise_kind!r} and no noise.")
         if self.label_noise_kind not in NOISE_KINDS:
             raise InputError(f"`label_noise_kind` must be {' or '.join(NOISE_KINDS)}, got {self.label_noise_kind!r}.")
 

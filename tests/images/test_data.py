@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lstsd_hf.errors import InputError
-from lstsd_hf.images.data import from_hub_splits, load_folders, load_task
+from lstsd_hf.images.data import from_hub_splits, load_task
+from lstsd_hf.images.folders import load_folders
 from tests.images.helpers import make_pixels
 
 NAMES_100 = [f"class {index}" for index in range(100)]
@@ -132,12 +133,13 @@ def test_folders_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "train" / "ants" / "notes.txt").write_text("no picture")
     loaded = load_folders(train, validation, 16, tmp_path / "cache")
     assert loaded.pixels.shape == (8, 3, 16, 16)
+    assert isinstance(loaded.pixels, np.memmap)
     assert loaded.task.label_names == ("ants", "bees")
     assert loaded.splits["train"]["label"][:] == [0, 0, 0, 1, 1, 1]
-    expected = Image.open(tmp_path / "train" / "bees" / "1.png").resize((16, 16))
+    expected = Image.open(tmp_path / "train" / "bees" / "1.png").resize((16, 16), Image.Resampling.BICUBIC)
     assert np.array_equal(loaded.pixels[4].transpose(1, 2, 0), np.asarray(expected))
     # The second time they are read from the cache.
-    monkeypatch.setattr("lstsd_hf.images.data._read_picture", None)
+    monkeypatch.setattr("lstsd_hf.images.folders._read_picture", None)
     assert np.array_equal(load_folders(train, validation, 16, tmp_path / "cache").pixels, loaded.pixels)
 
 
@@ -217,6 +219,14 @@ def test_a_cut_binary_or_idx_file_is_refused(tmp_path):
             "got 'wasps' too",
         ),
         (lambda root: (write_folders(root / "train"), (root / "validation").mkdir()), "must contain pictures"),
+        (
+            lambda root: (
+                write_folders(root / "train"),
+                write_folders(root / "validation"),
+                (root / "train/c").mkdir(),
+            ),
+            r"Each class of `train_dir` must have pictures .* found none of 'c'",
+        ),
         (
             lambda root: (
                 write_folders(root / "train"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, default_data_collator
+from transformers import Trainer, TrainerCallback, default_data_collator
 
 from lstsd_hf import LSTSDConfig, LSTSDTrainer
 from lstsd_hf.fingerprint import describe_dataset
@@ -84,6 +84,38 @@ def test_workers_see_the_epoch(persistent):
         data.begin_epoch(epoch)
         loaded = torch.cat([batch["pixel_values"] for batch in loader])
         assert torch.equal(loaded, torch.stack([item["pixel_values"] for item in data.__getitems__(range(8))]))
+
+
+def test_a_look_at_the_training_pictures_leaves_their_epoch_alone(make_args):
+    """Evaluation on them, whole or not, in the middle of an epoch."""
+    data = make_pictures(14, crop_padding=2)
+    for looked_at in (data, data.without_augmentation()):
+        seen = []
+
+        class Notes(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                seen.append(int(data._epoch))  # noqa: B023
+
+        make_trainer(
+            make_args,
+            "vanilla",
+            train_dataset=data,
+            eval_dataset=looked_at,
+            eval_strategy="steps",
+            eval_steps=3,
+            num_train_epochs=3,
+            callbacks=[Notes()],
+        ).train()
+        assert seen == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_some_of_the_pictures(make_args):
+    data = make_pictures(10, crop_padding=2)
+    chosen = data.select([7, 2])
+    assert torch.equal(chosen.without_augmentation()[1]["pixel_values"], data.without_augmentation()[2]["pixel_values"])
+    assert chosen[0]["labels"] == data[7]["labels"]
+    data.begin_epoch(5)
+    assert int(chosen._epoch) == 5
 
 
 def test_training_sees_other_crops_in_each_epoch(make_args):

@@ -14,6 +14,7 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from lstsd_hf import METHODS
 from lstsd_hf.errors import InputError
+from lstsd_hf.experiments.__main__ import main as experiments
 from lstsd_hf.images import cli
 from lstsd_hf.images.run import pixel_statistics
 from lstsd_hf.runner.results import results_schema
@@ -150,13 +151,39 @@ def test_own_folders_and_a_pipeline_for_them(workplace):
     # The pipeline's pixels are those of the training.
     (planned,) = cli.plan(cli.parse([*command, "--output_dir", "mine"]))
     model = AutoModelForImageClassification.from_pretrained("mine")
-    statistics = pixel_statistics(planned.run.pixels[:12])
+    statistics = pixel_statistics(planned.run.pixels, np.arange(12))
     assert model.config.image_mean == statistics.mean
+    pixels = classify.image_processor(picture, return_tensors="pt")["pixel_values"]
+    trained_on = planned.run.prepare(workplace / "cache").splits["train"][6 + 1]["pixel_values"]
+    torch.testing.assert_close(pixels[0], trained_on, rtol=0, atol=1e-5)
     # A trained model goes on: it is loaded with what its pixels were normalised with.
     prepared_again = cli.plan(cli.parse([*command[:-2], "--model_name_or_path", "mine", "--use_cpu", "true"]))
     prepared = prepared_again[0].run.prepare(workplace / "cache")
     assert_same_weights(prepared.model, model)
     assert prepared.splits["train"].mean == statistics.mean
+
+
+def test_an_output_layer_follows_the_names_of_its_labels(workplace):
+    """A model for bees and ants, on folders of ants and bees."""
+    train, validation = write_folders(workplace / "train", count=4), write_folders(workplace / "validation", count=1)
+    model = make_network(num_labels=2)
+    model.config.id2label, model.config.label2id = {0: "bees", 1: "ants"}, {"bees": 0, "ants": 1}
+    model.save_pretrained("mine")
+    command = ["--train_dir", train, "--validation_dir", validation, "--model_name_or_path", "mine"]
+    (planned,) = cli.plan(cli.parse(["--method", "vanilla", "--use_cpu", "true", *command]))
+    prepared = planned.run.prepare(workplace / "cache")
+    assert torch.equal(prepared.model.classifier.weight, model.classifier.weight[[1, 0]])
+    model.config.id2label, model.config.label2id = {0: "cats", 1: "dogs"}, {"cats": 0, "dogs": 1}
+    model.save_pretrained("mine")
+    prepared = planned.run.prepare(workplace / "cache")
+    assert not torch.equal(prepared.model.classifier.weight, model.classifier.weight)
+
+
+def test_the_size_of_own_pictures_is_part_of_the_run(workplace):
+    train, validation = write_folders(workplace / "train"), write_folders(workplace / "validation", count=1)
+    command = ["--method", "vanilla", "--train_dir", train, "--validation_dir", validation, "--image_size"]
+    hashes = {cli.plan(cli.parse([*command, size]))[0].run.config_hash for size in ("16", "24")}
+    assert len(hashes) == 2
 
 
 def test_cifar100_from_the_official_files(workplace):
@@ -171,16 +198,18 @@ def test_cifar100_from_the_official_files(workplace):
 
 def test_statistics_are_those_of_the_pixels():
     pixels = make_pixels(5)
-    found = pixel_statistics(pixels)
-    np.testing.assert_allclose(found.mean, (pixels / 255).mean((0, 2, 3)), atol=1e-6)
-    np.testing.assert_allclose(found.std, (pixels / 255).std((0, 2, 3)), atol=1e-6)
-    assert pixel_statistics(np.zeros((2, 1, 4, 4), np.uint8)).std == [1.0]
+    found = pixel_statistics(pixels, np.array([0, 3]))
+    np.testing.assert_allclose(found.mean, (pixels[[0, 3]] / 255).mean((0, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(found.std, (pixels[[0, 3]] / 255).std((0, 2, 3)), atol=1e-6)
+    assert pixel_statistics(np.zeros((2, 1, 4, 4), np.uint8), np.arange(2)).std == [1.0]
 
 
-def test_the_whole_set_is_searched_alike(workplace, options):
+def test_the_whole_set_is_searched_alike(workplace, options, capsys):
     cli.main(["--method", "vanilla", *options, "--num_train_epochs", "1", "--sweep", "2", "--output_dir", "found"])
     (study,) = (json.loads(path.read_text()) for path in Path("found/sweeps").glob("*.json"))
     assert study["search_space"].keys() == {"learning_rate_factor"}
+    experiments(["report", "found"])
+    assert "DIGITS" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -190,10 +219,29 @@ def test_the_whole_set_is_searched_alike(workplace, options):
         (["--method", "vanilla", "--train_dir", "x"], "`train_dir` and `validation_dir` go together"),
         (["--method", "vanilla", "--task", "all", "--data", "x"], "`data` is the place of one task, got 4 tasks"),
         (["--method", "vanilla", "--image_size", "4"], "`image_size` must be at least 8, got 4"),
+        (["--method", "vanilla", "--image_size", "64", "--task", "digits"], "`image_size` goes with `train_dir`"),
+        (["--method", "vanilla", "--train_dir", "x", "--data", "y"], "`data` is about a task"),
+        (["--method", "vanilla", "--task", "digits", "--data", "y"], "`data` must not be given with task digits"),
+        (
+            ["--method", "vanilla", "--task", "digits", "--lr_milestones", "0.3", "--lr_scheduler_type", "cosine"],
+            "`lr_milestones` divide a constant learning rate",
+        ),
+        (
+            ["--method", "vanilla", "--task", "digits", "--train_sampling_strategy", "group_by_length"],
+            "`train_sampling_strategy` must be random",
+        ),
+        (["--method", "kd", "--train_dir", "x", "--validation_dir", "y"], "`teacher_model_name_or_path`"),
+        (
+            ["--method", "vanilla", "--task", "digits", "--label_noise_kind", "asymmetric"],
+            "`label_noise_kind` goes with `label_noise`",
+        ),
         (["--method", "vanilla", "--lr_milestones", "0.5", "0.2"], "`lr_milestones` must be growing shares"),
         (["--method", "vanilla", "--crop_padding", "-1"], "`crop_padding` must be at least 0, got -1"),
         (["--method", "vanilla", "--task", "digits", "--do_predict", "true"], "`do_predict` is for texts"),
-        (["--method", "vanilla", "--task", "digits", "--label_noise_kind", "pairs"], "must be symmetric or asymmetric"),
+        (
+            ["--method", "vanilla", "--task", "digits", "--label_noise", "0.2", "--label_noise_kind", "pairs"],
+            "must be symmetric or asymmetric",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_said(workplace, arguments, message):
@@ -204,14 +252,13 @@ def test_what_cannot_be_run_is_said(workplace, arguments, message):
 def test_a_model_for_other_pictures_is_refused(workplace, options, tmp_path):
     make_network(num_labels=10).save_pretrained(tmp_path / "rgb")
     command = [*options, "--method", "vanilla", "--model_name_or_path", str(tmp_path / "rgb")]
-    with pytest.raises(InputError, match="must take pictures with 1 channels, got one for 3"):
+    with pytest.raises(InputError, match="must be given pictures with 3 channels, got 1"):
         cli.main(command)
     with pytest.raises(InputError, match="could not be loaded"):
         cli.main([*options, "--method", "vanilla", "--model_name_or_path", str(tmp_path / "nowhere")])
 
 
-def test_cpu_threads_do_not_change_the_data():
-    """Normalised pixels are the same bit for bit however they are batched."""
+def test_pixels_do_not_depend_on_the_batch():
     from lstsd_hf.images import Images
 
     data = Images(make_pixels(9), None, [0.5] * 3, [0.25] * 3, crop_padding=1, flip=True)
@@ -235,7 +282,7 @@ def test_a_resumed_run_with_copies_equals_the_uninterrupted_one(workplace, optio
 
 
 def test_weight_decay_is_for_all_parameters_of_the_papers_networks(workplace, options):
-    (planned,) = cli.plan(cli.parse(["--method", "vanilla", *options]))
+    (planned,) = cli.plan(cli.parse(["--method", "vanilla", *options, "--eval_strategy", "no"]))
     prepared = planned.run.prepare(workplace / "cache")
     trainer = RunTrainer(model=prepared.model, args=planned.run.args, **prepared.trainer_options, teacher="vanilla")
     names = trainer.get_decay_parameter_names(prepared.model)

@@ -1,21 +1,27 @@
 """The output layer of a loaded classifier: an equal shape does not make it one for the task's labels."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import InputError
 from ..label_order import are_names, label_order, normalized
-from .tasks import GlueTask
+from .tasks import Task
 
 logger = logging.getLogger(__name__)
 
 
 def fit_output_layer(
-    model: PreTrainedModel, saved: PreTrainedConfig, task: GlueTask, new_keys: Collection[str], name: str
+    model: PreTrainedModel,
+    saved: PreTrainedConfig,
+    task: Task,
+    loading: Mapping[str, Any],
+    name: str,
+    inputs: Mapping[str, Tensor],
 ) -> None:
     """Keeps an output layer that was trained for the task's labels, in the task's order; makes any other one new.
 
@@ -26,13 +32,19 @@ def fit_output_layer(
         model: The classifier, loaded with the task's labels.
         saved: The config that the model was saved with.
         task: The task.
-        new_keys: Parameters that were not loaded.
+        loading: What `from_pretrained` says of parameters that were not loaded.
         name: The model's name, for the log.
+        inputs: Some inputs of the model.
 
     Raises:
         InputError: If the model has no output layer that can be put into another order.
     """
     layer_name, layer = _output_layer(model, task, name)
+    # Mismatched keys come with their shapes.
+    new_keys = {
+        *loading["missing_keys"],
+        *(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]),
+    }
     if f"{layer_name}.weight" in new_keys:
         if saved.num_labels != task.num_outputs and are_names(saved.id2label.values()):
             logger.info(f"The output layer of {name} is new: it was trained for {_shown(saved)}.")
@@ -43,11 +55,11 @@ def fit_output_layer(
         wanted = "a regression" if task.is_regression else ", ".join(task.label_names)
         logger.info(f"The output layer of {name} is new: it was trained for {_shown(saved)}, the task is {wanted}.")
     elif order != sorted(order):
-        _reorder(model, layer, order, name)
+        _reorder(model, layer, order, name, inputs)
         logger.info(f"The outputs of {name} were reordered by name: from {_shown(saved)} to {list(task.label_names)}.")
 
 
-def _order(saved: PreTrainedConfig, task: GlueTask) -> list[int] | None:
+def _order(saved: PreTrainedConfig, task: Task) -> list[int] | None:
     """For each label of the task, which saved output is for it; `None` if they are not the same labels."""
     if task.is_regression:
         return [0] if saved.problem_type == "regression" and saved.num_labels == 1 else None
@@ -68,7 +80,7 @@ def _shown(config: PreTrainedConfig) -> str:
     return str(labels) if are_names(labels) else f"{config.num_labels} labels without names"
 
 
-def _output_layer(model: PreTrainedModel, task: GlueTask, name: str) -> tuple[str, nn.Linear]:
+def _output_layer(model: PreTrainedModel, task: Task, name: str) -> tuple[str, nn.Linear]:
     base = f"{model.base_model_prefix}."
     layers = [
         (layer_name, layer)
@@ -91,17 +103,15 @@ def _initialize(model: PreTrainedModel, layer: nn.Linear) -> None:
 
 
 @torch.no_grad()
-def _reorder(model: PreTrainedModel, layer: nn.Linear, order: list[int], name: str) -> None:
-    tokens = {
-        "input_ids": torch.full((1, 4), model.config.eos_token_id or 1),
-        "attention_mask": torch.ones(1, 4).long(),
-    }
+def _reorder(
+    model: PreTrainedModel, layer: nn.Linear, order: list[int], name: str, inputs: Mapping[str, Tensor]
+) -> None:
     was_training = model.training
     model.eval()
-    before = model(**tokens).logits
+    before = model(**inputs).logits
     for parameter in layer.parameters():
         parameter.copy_(parameter[order])
-    is_reordered = torch.allclose(model(**tokens).logits, before[:, order], atol=1e-5)
+    is_reordered = torch.allclose(model(**inputs).logits, before[:, order], atol=1e-5)
     model.train(was_training)
     if not is_reordered:
         raise InputError(

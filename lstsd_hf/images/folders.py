@@ -1,0 +1,90 @@
+"""Pictures of one's own, in folders."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..files import replacing
+from .data import LoadedImages, with_rows
+from .tasks import OWN
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+
+def load_folders(train_dir: str, validation_dir: str, image_size: int, cache: Path) -> LoadedImages:
+    """Pictures in one folder for each class, in RGB and of one size; they are decoded once and kept in `cache`.
+
+    Args:
+        train_dir: Folder whose subfolders are the classes.
+        validation_dir: The same for validation; it must have no other classes.
+        image_size: Height and width in pixels to which pictures are resized.
+        cache: Folder for the pixels.
+
+    Raises:
+        InputError: If a folder does not have that form, or a picture cannot be read.
+    """
+    classes = _class_folders(train_dir, "train_dir")
+    others = [name for name in _class_folders(validation_dir, "validation_dir") if name not in classes]
+    if others:
+        raise InputError(
+            f"`validation_dir` must have the classes of `train_dir`, got {others[0]!r} too. Remove it, or add it there."
+        )
+    paths, labels_of = [], {}
+    for split, folder in (("train", train_dir), ("validation", validation_dir)):
+        found = [_pictures_in(Path(folder) / name) for name in classes]
+        if not any(found):
+            raise InputError(f"{folder} must contain pictures ({', '.join(SUFFIXES)}), found none.")
+        empty = [name for name, files in zip(classes, found, strict=True) if not files]
+        if empty and split == "train":
+            raise InputError(
+                f"Each class of `train_dir` must have pictures ({', '.join(SUFFIXES)}), found none of {empty[0]!r} in "
+                f"{folder}. Add some, or remove the folder."
+            )
+        paths += [path for files in found for path in files]
+        labels_of[split] = np.repeat(np.arange(len(classes)), [len(files) for files in found])
+    options = {"crop_padding": max(1, image_size // 8), "flip": OWN.flip, "image_size": image_size}
+    pixels = _decoded(paths, image_size, cache)
+    return with_rows("custom", pixels, labels_of, classes, f"{train_dir}, {validation_dir}", options)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _class_folders(folder: str, option: str) -> list[str]:
+    if not Path(folder).is_dir():
+        raise InputError(f"`{option}` must be a folder with one folder for each class, got {folder!r}: no folder.")
+    names = sorted(path.name for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
+    if option == "train_dir" and len(names) < 2:
+        raise InputError(f"`{option}` must have at least two folders, one for each class, got {names} in {folder}.")
+    return names
+
+
+def _decoded(paths: Sequence[Path], size: int, cache: Path) -> np.ndarray:
+    digest = hashlib.sha256(f"{size}".encode())
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    kept = cache / f"images-{digest.hexdigest()[:20]}.npy"
+    if not kept.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as temporary:
+            pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(paths), 3, size, size))
+            for row, path in enumerate(paths):
+                pixels[row] = _read_picture(path, size)
+            pixels.flush()
+    return np.load(kept, mmap_mode="r")
+
+
+def _read_picture(path: Path, size: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            # Turned as cameras and pipelines do; resized as `image_processor` says.
+            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} must be a picture, but it cannot be read: {error}. Replace or remove it.") from error
