@@ -1,4 +1,4 @@
-"""The protocol's cells for the judgement of `anchored`, J: its controls; the candidate follows when it is named."""
+"""The protocol's cells for the judgement of `anchored`, J."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,17 @@ def places() -> Iterator[tuple[str, float, str]]:
             yield "trec", rate, f" {ASYMMETRIC}"
 
 
+def judged() -> Iterator[Command]:
+    """The candidate, in A1's cells first."""
+    for rate in RATES:
+        for task in TASKS:
+            yield Command("judged", task, LONG, "anchored", TEN, rate)
+    for task, rate, more in places():
+        yield Command("judged", task, f"{LONG}{more}", "anchored", TEN, rate)
+
+
 def judged_controls() -> Iterator[Command]:
+    """What A1 and A7 have not run of its controls."""
     for task, rate, more in places():
         yield Command("judged_short", task, f"{SHORT}{more}", "vanilla", TEN, rate)
         yield Command("judged_stopped", task, f"{LONG}{more} --held_out_share 0.15", "vanilla", TEN, rate)
