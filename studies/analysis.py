@@ -33,6 +33,7 @@ NAMES = {
     "snapshot_distillation": "Snapshot Distillation",
     "dlb": "DLB",
     "ps_kd": "PS-KD",
+    "anchored": "anchored (ours)",
     "elr": "ELR",
     "sat": "SAT",
     "kd": "KD",
@@ -105,7 +106,8 @@ def cell_of(section: Section, length: int) -> Cell:
         raise ValueError(f"{section.title}: generated data must not stand in a table of results.")
     config = section.groups[0].first["config"]
     rate = config.get("label_noise", 0.0)
-    name = TASKS[config["task"]] + (f", {100 * rate:.0f} % noise" if rate else "")
+    noise = "asymmetric noise" if config.get("label_noise_kind") == "asymmetric" else "noise"
+    name = TASKS[config["task"]] + (f", {100 * rate:.0f} % {noise}" if rate else "")
     groups = {kind(group, length): group for group in section.groups}
     if len(groups) < len(section.groups):
         raise ValueError(f"{section.title}: two methods have the same name among {list(groups)}.")

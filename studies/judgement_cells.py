@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .commands import LSTSD_DEFAULTS, MATCHED, MLP, RATES, TASKS, TEN, Command
+from .commands import FIVE, LSTSD_DEFAULTS, MATCHED, MLP, RATES, TASKS, TEN, Command
 
 # What A1 and A7 have not run: all of RTE and TREC-6, the defaults of LSTSD, more seeds of ELR and SAT.
 NEW_TASKS = ("rte", "trec")
@@ -28,6 +28,14 @@ def judged() -> Iterator[Command]:
             yield Command("judged", task, LONG, "anchored", TEN, rate)
     for task, rate, more in places():
         yield Command("judged", task, f"{LONG}{more}", "anchored", TEN, rate)
+
+
+def judged_lengths() -> Iterator[Command]:
+    """Does the length matter? Beside the 30 epochs of the judgement."""
+    for epochs in (10, 60):
+        for task, rate in (("sst2", 0.2), ("mrpc", 0.0), ("cola", 0.0), ("trec", 0.2)):
+            settings = f"{MLP} --learning_rate 1e-3 --num_train_epochs {epochs}"
+            yield Command(f"judged_{epochs}", task, settings, "vanilla anchored", FIVE, rate)
 
 
 def judged_controls() -> Iterator[Command]:

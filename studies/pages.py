@@ -13,6 +13,7 @@ from .analysis import (
 from .cleaning_table import cleaning_table
 from .history_table import history_table
 from .image_tables import images_lengths, images_noise_table, images_table
+from .judgement import judgement_tables, search_table
 from .neighbours_table import GATED, neighbours, savings_table, teachers_table
 from .sentences import (
     cnn_sentence,
@@ -90,6 +91,8 @@ def results_blocks() -> dict[str, str]:
         "kd-minilm": cell_tables("kd_minilm", cells("kd_minilm")),
         "neighbours-gated": neighbours("mlp_gated", ["dlb-overlap", "self_regulated", "self_regulated-hybrid", GATED]),
         "savings": savings_table(),
+        "judgement": judgement_tables(),
+        "anchor-search": search_table(),
         "images": images_table(),
         "images-lengths": images_lengths(),
         "images-noise": images_noise_table(),
