@@ -221,7 +221,7 @@ VARIANTS: dict[str, Options] = {
         "score": {"criterion": "score"},
         # Begun only, when the teacher that follows was found to be better.
         "mixing 0.5": {"mixing": 0.5},
-        "elr": {"elr": 1.0},
+        "elr after": {"elr": 1.0},
         "follow-0.95": FOLLOWS | {"momentum": 0.95},
         "follow-0.9": FOLLOWS,
         "follow-0.8": FOLLOWS | {"momentum": 0.8},

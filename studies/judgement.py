@@ -71,8 +71,8 @@ def judgement_tables() -> str:
     done, parts = complete(among), []
     if len(done) < NUM_CELLS:
         parts.append(
-            f"**Unfinished: {len(done)} of {NUM_CELLS} cells are complete.** Runs are missing where a place is empty or "
-            "has another n; no p-values are given before all are there."
+            f"**Unfinished: {len(done)} of {NUM_CELLS} cells are complete.** Where a place is empty, runs are missing. "
+            "No p-values are given before all are there."
         )
     for title, values, digits in (("score", score, 1), ("NLL", nll, 2)):
         names = [CANDIDATE, *CONTROLS]
