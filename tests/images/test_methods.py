@@ -1,13 +1,15 @@
 """What holds for every registered method on pictures."""
 
+import dataclasses
 import functools
 
 import pytest
 import torch
-from transformers import Trainer
+from transformers import Trainer, ViTConfig, ViTForImageClassification
 
 from lstsd_hf import KDConfig, LSTSDTrainer, TSKDConfig
 from lstsd_hf.conv_lstm import ConvLSTM
+from lstsd_hf.errors import InputError
 from lstsd_hf.methods.tskd import energy_map, resized
 from tests.helpers import SavesAt, active, assert_same_weights, every_distilling_method, every_method
 from tests.images.helpers import make_network, make_pictures, make_trainer
@@ -29,7 +31,7 @@ def options_of(tmp_path_factory):
         config = active(config_class)
         if getattr(config, "teacher_model_name_or_path", None):
             folder = tmp_path_factory.getbasetemp() / "network"
-            config = config_class(**{**vars(config), "teacher_model_name_or_path": _teacher(folder)} | {})
+            config = dataclasses.replace(config, teacher_model_name_or_path=_teacher(folder))
         return config
 
     return options
@@ -103,3 +105,31 @@ def test_tskd_reads_maps_of_two_dimensions(make_args):
     assert any("loss_temporal" in entry for entry in trainer.state.log_history)
     maps = torch.rand(2, 3, 5, 7)
     assert ConvLSTM(4, dimensions=2)(maps, torch.ones(2, 5, 7)).shape == (2, 5, 7)
+
+
+def test_outputs_for_other_pixels_are_not_taken_from_the_cache(make_args, tmp_path):
+    """The same weights, but pixels are to be normalised otherwise."""
+    teacher, tables = make_network(seed=3), []
+    for mean in ([0.5] * 3, [0.1] * 3):
+        teacher.config.image_mean = mean
+        teacher.save_pretrained(tmp_path / "teacher")
+        config = KDConfig(teacher_model_name_or_path=str(tmp_path / "teacher"))
+        trainer = make_trainer(make_args, config, num_train_epochs=1)
+        trainer.cache_dir = tmp_path
+        trainer.train()
+        tables.append((trainer.teacher.memory.tables()[0][0], config.source_digest()))
+    assert not torch.equal(tables[0][0], tables[1][0])
+    assert tables[0][1] != tables[1][1]
+
+
+def test_a_teacher_of_patches_does_not_teach_feature_maps(make_args, tmp_path):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4
+    )
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    teacher = TSKDConfig(teacher_model_name_or_path=str(tmp_path / "vit"), interval_epochs=1)
+    trainer = make_trainer(make_args, teacher)
+    trainer.cache_dir = tmp_path
+    with pytest.raises(InputError, match="maps of as many dimensions as the student, got 1 and 2"):
+        trainer.train()
+    assert trainer.state.global_step == 0
