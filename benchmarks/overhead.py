@@ -1,7 +1,8 @@
-"""Time that LSTSD adds to a training step, measured in one run against the same trainer without it.
+"""Time that a method adds to a training step, measured in one run against the same trainer without it.
 
     python benchmarks/overhead.py                      # CPU, or the GPU if there is one
-    python benchmarks/overhead.py --dynamics           # what recording each epoch adds, instead of LSTSD
+    python benchmarks/overhead.py --method anchored    # another method instead of LSTSD
+    python benchmarks/overhead.py --dynamics           # what recording each epoch adds
     python benchmarks/overhead.py --shape bert-base    # the step of a 12×768 encoder instead of MiniLM's
 
 Two trainers with a stub model (an embedding row for each example, so that the model costs next to nothing) take turns
@@ -18,14 +19,28 @@ import statistics
 import tempfile
 import time
 import warnings
+from typing import NamedTuple
 
 import torch
 import transformers
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
-from lstsd_hf import LSTSDConfig, LSTSDTrainer
+from lstsd_hf import AnchoredConfig, LSTSDConfig, LSTSDTrainer, TeacherConfig
 from lstsd_hf.glue.models import resolve_model
+
+
+class Measured(NamedTuple):
+    """A method, and a run so long that most of its steps after the first epoch distil."""
+
+    teacher: TeacherConfig
+    epochs: int
+
+
+METHODS = {
+    "lstsd": Measured(LSTSDConfig(mini_generation_epochs=1), 3),
+    "anchored": Measured(AnchoredConfig(patience=1), 9),
+}
 
 
 class Stub(nn.Module):
@@ -116,18 +131,19 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128, help="tokens of the real encoder's inputs")
     parser.add_argument("--real-steps", type=int, default=6, help="steps of the real encoder in an epoch")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--dynamics", action="store_true", help="recording of each epoch instead of LSTSD")
+    parser.add_argument("--method", choices=list(METHODS), default="lstsd")
+    parser.add_argument("--dynamics", action="store_true", help="recording of each epoch instead of a method")
     args = parser.parse_args()
     args.cpu = not torch.cuda.is_available()
-    distilled = {"teacher": LSTSDConfig(mini_generation_epochs=1)}
+    distilled, epochs = {"teacher": METHODS[args.method].teacher}, METHODS[args.method].epochs
     if args.dynamics:
         distilled = {"teacher": "vanilla", "record_dynamics": True}
     stub_data = rows(args.steps * args.batch_size, 8)
 
     differences, stock_steps, our_steps = [], [], []
     for _ in range(args.blocks):
-        stock = statistics.median(train(Trainer, Stub(2), stub_data, args, epochs=3))
-        ours = statistics.median(train(LSTSDTrainer, Stub(2), stub_data, args, epochs=3, **distilled))
+        stock = statistics.median(train(Trainer, Stub(2), stub_data, args, epochs=epochs))
+        ours = statistics.median(train(LSTSDTrainer, Stub(2), stub_data, args, epochs=epochs, **distilled))
         stock_steps.append(1e3 * stock)
         our_steps.append(1e3 * ours)
         differences.append(1e3 * (ours - stock))
@@ -135,7 +151,7 @@ def main() -> None:
     real_data = rows(args.real_steps * args.batch_size, args.length)
     real = {
         name: 1e3
-        * statistics.median(train(trainer_class, real_model(args.shape), real_data, args, epochs=3, **options))
+        * statistics.median(train(trainer_class, real_model(args.shape), real_data, args, epochs=epochs, **options))
         for name, trainer_class, options in (("stock", Trainer, {}), ("lstsd", LSTSDTrainer, distilled))
     }
     quartiles = statistics.quantiles(differences, n=4)
