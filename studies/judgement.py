@@ -21,7 +21,7 @@ LONG, SHORT, STOPPED = (
 CONTROLS = ("vanilla", "vanilla-short", "vanilla-stopped", "vanilla-tuned", "lstsd", "lstsd-defaults", TEMPORAL)
 CONTROLS += ("elr", "sat")
 NUM_CELLS, SEEDS = 17, 10
-# Points of the score by which the candidate may be behind the best control and still holds, and in how many cells it must.
+# Points by which the candidate may be behind the best control and still holds, and in how many cells it must.
 MARGIN, LEAST = 0.5, 14
 TRAIN_FILE = "custom"
 
@@ -103,8 +103,8 @@ def _verdict(among: list[Cell]) -> str:
 
     held = [cell for cell in among if mean(cell, CANDIDATE) >= mean(cell, best_control(cell)) - MARGIN]
     text = (
-        f"Against the best control of each cell the candidate holds ({MARGIN} points) in {len(held)} of the {len(among)} "
-        f"cells it was run in; the rule asks for {LEAST} of {NUM_CELLS}."
+        f"Against the best control of each cell the candidate holds ({MARGIN} points) in {len(held)} of the "
+        f"{len(among)} cells it was run in; the rule asks for {LEAST} of {NUM_CELLS}."
     )
     if NUM_CELLS - len(among) + len(held) < LEAST:
         text += " That cannot be reached any more: **by the protocol's rule it is not the recommended method.**"
