@@ -152,7 +152,7 @@ def main() -> None:
     real = {
         name: 1e3
         * statistics.median(train(trainer_class, real_model(args.shape), real_data, args, epochs=epochs, **options))
-        for name, trainer_class, options in (("stock", Trainer, {}), ("lstsd", LSTSDTrainer, distilled))
+        for name, trainer_class, options in (("stock", Trainer, {}), (args.method, LSTSDTrainer, distilled))
     }
     quartiles = statistics.quantiles(differences, n=4)
     added = statistics.median(differences)
@@ -162,13 +162,13 @@ def main() -> None:
                 "added_ms_per_step": {"median": added, "quartile_1": quartiles[0], "quartile_3": quartiles[2]},
                 "stub_ms_per_step": {
                     "stock": statistics.median(stock_steps),
-                    "lstsd": statistics.median(our_steps),
+                    args.method: statistics.median(our_steps),
                 },
                 "encoder_ms_per_step": real,
                 "added_over_encoder_step": added / real["stock"],
                 "synchronisations_in_two_epochs": {
                     "stock": synchronisations(Trainer, stub_data, args),
-                    "lstsd": synchronisations(LSTSDTrainer, stub_data, args, **distilled),
+                    args.method: synchronisations(LSTSDTrainer, stub_data, args, **distilled),
                 },
                 "shape": args.shape,
                 "batch_size": args.batch_size,
