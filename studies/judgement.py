@@ -1,5 +1,6 @@
 """The judgement of `anchored`: the candidate beside its nine controls, in every cell of the protocol's J."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,6 @@ def _family(done: list[Cell], values: Values, digits: int) -> str:
 
 def search_table() -> str:
     """Every variant of the search, by its mean over the slices that all of them have."""
-    import json
-
     lines = [json.loads(line) for line in records_file("anchor_search.jsonl").read_text().splitlines()]
     by: dict[str, dict[tuple[str, float], dict[str, Any]]] = {}
     for line in lines:

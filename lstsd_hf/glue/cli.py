@@ -7,9 +7,8 @@ from typing import Any
 from datasets import DatasetDict
 
 from ..errors import InputError
-from ..experiments.grid import PlannedRun
 from ..methods import TeacherConfig
-from ..runner import cli, options
+from ..runner.cli import Command
 from ..runner.cli import describe as describe
 from ..runner.options import ALL, Domain, Parsed, check_unique
 from ..runner.run import Run
@@ -40,20 +39,9 @@ class TextDomain(Domain):
         return config_class.paper()
 
     def load(self, parsed: Parsed) -> Sequence[GlueRun]:
-        run = parsed.run
         return [
-            GlueRun(
-                task,
-                splits,
-                source,
-                run.model_name_or_path,
-                parsed.teachers[0],
-                parsed.args,
-                run.data_options(),
-                record_dynamics=run.record_dynamics,
-                cross_validate=run.cross_validate,
-            )
-            for task, splits, source in load(run, predicts=parsed.args.do_predict)
+            GlueRun(task, splits, source, **parsed.of_every_run)
+            for task, splits, source in load(parsed.run, predicts=parsed.args.do_predict)
         ]
 
     def notice(self, runs: Sequence[Run]) -> str | None:
@@ -63,9 +51,6 @@ class TextDomain(Domain):
 
     def table_prefix(self, result: Mapping[str, Any]) -> str:
         return "Generated data, not GLUE: " if result["data"]["generated"] else ""
-
-
-DOMAIN = TextDomain()
 
 
 def load(run: TextArguments, *, predicts: bool) -> list[tuple[GlueTask, DatasetDict, str]]:
@@ -100,25 +85,8 @@ def load(run: TextArguments, *, predicts: bool) -> list[tuple[GlueTask, DatasetD
             raise InputError(
                 f"`do_predict` needs a test split of {task.name}, found {sorted(splits)}. Add one, or leave it out."
             )
-
     return loaded
 
 
-def parse(arguments: list[str]) -> Parsed:
-    """Parses the command line; see `lstsd_hf.runner.options.parse`."""
-    return options.parse(arguments, DOMAIN)
-
-
-def plan(parsed: Parsed) -> list[PlannedRun]:
-    """All runs; see `lstsd_hf.runner.cli.plan`."""
-    return cli.plan(parsed, DOMAIN)
-
-
-def main(arguments: list[str]) -> None:
-    """Runs what is missing and prints a table for each task."""
-    cli.main(arguments, DOMAIN)
-
-
-def run() -> None:
-    """The command: an error of the user is one line."""
-    cli.run(DOMAIN)
+COMMAND = Command(TextDomain())
+parse, plan, main, run = COMMAND.parse, COMMAND.plan, COMMAND.main, COMMAND.run

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..experiments.grid import PlannedRun
 from ..methods import TeacherConfig
-from ..runner import cli, options
+from ..runner.cli import Command
 from ..runner.options import ALL, Domain, Parsed, check_unique
 from .data import LoadedImages, load_task
 from .folders import load_folders
@@ -46,23 +45,9 @@ class ImageDomain(Domain):
         with args.main_process_first(desc="pictures"):
             everything = load(run)
         return [
-            ImageRun(
-                loaded.task,
-                loaded.splits,
-                loaded.source,
-                run.model_name_or_path,
-                parsed.teachers[0],
-                parsed.args,
-                run.data_options(),
-                record_dynamics=run.record_dynamics,
-                cross_validate=run.cross_validate,
-                pixels=loaded.pixels,
-            )
+            ImageRun(loaded.task, loaded.splits, loaded.source, pixels=loaded.pixels, **parsed.of_every_run)
             for loaded in everything
         ]
-
-
-DOMAIN = ImageDomain()
 
 
 def load(run: ImageArguments) -> list[LoadedImages]:
@@ -86,21 +71,5 @@ def load(run: ImageArguments) -> list[LoadedImages]:
     return [load_task(name, run.data) for name in names]
 
 
-def parse(arguments: list[str]) -> Parsed:
-    """Parses the command line; see `lstsd_hf.runner.options.parse`."""
-    return options.parse(arguments, DOMAIN)
-
-
-def plan(parsed: Parsed) -> list[PlannedRun]:
-    """All runs; see `lstsd_hf.runner.cli.plan`."""
-    return cli.plan(parsed, DOMAIN)
-
-
-def main(arguments: list[str]) -> None:
-    """Runs what is missing and prints a table for each task."""
-    cli.main(arguments, DOMAIN)
-
-
-def run() -> None:
-    """The command: an error of the user is one line."""
-    cli.run(DOMAIN)
+COMMAND = Command(ImageDomain())
+parse, plan, main, run = COMMAND.parse, COMMAND.plan, COMMAND.main, COMMAND.run

@@ -74,20 +74,20 @@ class ImageRun(Run):
 
     def prepare(self, cache: Path) -> Prepared:
         rows = chosen_rows(self.splits, self.task, self.options)
-        raw = {name: split for name, split in rows.splits.items() if not name.startswith("test")}
-        statistics = pixel_statistics(self.pixels, np.array(raw["train"][ROW]))
+        train = rows.splits["train"]
+        statistics = pixel_statistics(self.pixels, np.array(train[ROW]))
         model, statistics = load_model(self.model_name_or_path, self.task, self.pixels.shape[1:], statistics)
         data = {
             name: Images(self.pixels, split["label"][:], statistics.mean, statistics.std, rows=split[ROW][:])
-            for name, split in raw.items()
+            for name, split in rows.splits.items()
         }
         options, task = self.options, self.task
         augmented = Images(
             self.pixels,
-            raw["train"]["label"][:],
+            train["label"][:],
             statistics.mean,
             statistics.std,
-            rows=raw["train"][ROW][:],
+            rows=train[ROW][:],
             crop_padding=task.crop_padding if options.crop_padding is None else options.crop_padding,
             flip=task.flip if options.flip is None else options.flip,
             seed=self.args.seed,

@@ -160,3 +160,30 @@ def run(domain: Domain) -> None:
         main(sys.argv[1:], domain)
     except InputError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+
+
+class Command:
+    """The command of a kind of data.
+
+    Args:
+        domain: The kind of data.
+    """
+
+    def __init__(self, domain: Domain):
+        self._domain = domain
+
+    def parse(self, arguments: list[str]) -> Parsed:
+        """Parses the command line; see `lstsd_hf.runner.options.parse`."""
+        return parse(arguments, self._domain)
+
+    def plan(self, parsed: Parsed) -> list[PlannedRun]:
+        """All runs; see `plan`."""
+        return plan(parsed, self._domain)
+
+    def main(self, arguments: list[str]) -> None:
+        """Runs what is missing and prints a table for each task."""
+        main(arguments, self._domain)
+
+    def run(self) -> None:
+        """Does so with the arguments of this process; an error of the user is one line."""
+        run(self._domain)

@@ -107,6 +107,18 @@ class Parsed:
     seeds: list[int]
     output_dir: str | None
 
+    @property
+    def of_every_run(self) -> dict[str, Any]:
+        """What the runs of all tasks have in common, with the first method."""
+        return {
+            "model_name_or_path": self.run.model_name_or_path,
+            "teacher": self.teachers[0],
+            "args": self.args,
+            "options": self.run.data_options(),
+            "record_dynamics": self.run.record_dynamics,
+            "cross_validate": self.run.cross_validate,
+        }
+
 
 class Domain(ABC):
     """A kind of data, with a command of its own.
@@ -114,13 +126,11 @@ class Domain(ABC):
     Attributes:
         description: What the command's help begins with.
         arguments: What to train on what.
-        demo_settings: Defaults of `--demo`.
-        demo_method_settings: Defaults of the methods' options with it.
+        demo_method_settings: Defaults of the methods' options with `--demo`.
     """
 
     description: str
     arguments: type[RunArguments]
-    demo_settings: Mapping[str, Any] = {}
     demo_method_settings: Mapping[str, Any] = {}
 
     @abstractmethod

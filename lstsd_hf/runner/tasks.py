@@ -1,13 +1,16 @@
 """What the runner must know of a task."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(ABC):
     """A task: classification, or regression of a number.
+
+    One with test splits also has `submission_name(split)` and `spelled_label(label)`.
 
     Attributes:
         name: Name on the command line.
@@ -35,22 +38,14 @@ class Task:
         return self.metrics[0]
 
     @property
+    @abstractmethod
     def input_columns(self) -> tuple[str, ...]:
         """Columns of a split beside the label that a run depends on."""
-        raise NotImplementedError
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What a run's config says of the task beside its name."""
         return {}
-
-    def submission_name(self, split: str) -> str:
-        """The file name of a test split's submission."""
-        return f"{self.name}.tsv" if split == "test" else f"{self.name}-{split}.tsv"
-
-    def spelled_label(self, label: float) -> str:
-        """A label as submissions write it."""
-        return str(label) if self.is_regression else self.label_names[label]
 
     def label_settings(self) -> dict[str, Any]:
         """What a model's config says of the labels."""

@@ -17,6 +17,7 @@ from lstsd_hf.errors import InputError
 from lstsd_hf.experiments.__main__ import main as experiments
 from lstsd_hf.images import cli
 from lstsd_hf.images.run import pixel_statistics
+from lstsd_hf.runner.cli import describe
 from lstsd_hf.runner.results import results_schema
 from lstsd_hf.runner.trainer import RunTrainer
 from tests.helpers import assert_same_weights
@@ -72,7 +73,7 @@ def test_the_papers_settings(workplace, capsys):
     assert (config.lambda_short, config.lambda_long, config.mini_generation_epochs) == (4.0, 2.4, 6)
     assert (config.temperature, config.teacher_floor) == (2.0, 0.0)
     assert (parsed.teachers[1].cycle_epochs, parsed.teachers[1].temperature) == (40, 2.0)
-    assert "the paper's settings" in cli.cli.describe(first.run)
+    assert "the paper's settings" in describe(first.run)
     parsed = cli.parse(["--method", "lstsd", "--model_name_or_path", "densenet100"])
     assert (parsed.args.num_train_epochs, parsed.args.per_device_train_batch_size) == (300, 64)
 

@@ -53,6 +53,8 @@ def test_the_densenet_has_as_many_parameters_as_published():
     assert count(model) == densenet_parameters() == 769162
     weights = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert len(weights) == 100
+    # The paper's growth rate, read literally.
+    assert round(densenet_parameters(growth=80) / 1e6) == 32
 
 
 @pytest.mark.parametrize("depth", [20, 56])
