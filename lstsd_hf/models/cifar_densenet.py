@@ -1,54 +1,34 @@
 """The densely connected networks for small pictures."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .cifar_resnet import classified, init_convolutional
+from .cifar_resnet import CifarConfig, classified, init_convolutional
 
 BOTTLENECK = 4
 COMPRESSION = 0.5
 
 
-class CifarDenseNetConfig(PreTrainedConfig):
+class CifarDenseNetConfig(CifarConfig):
     """Configuration of `CifarDenseNetForImageClassification`; the default is DenseNet-BC-100 with growth rate 12.
 
     Args:
         depth: Layers with weights, 6n + 4.
         growth_rate: Channels that a layer adds.
         num_init_features: Channels of the first convolution.
-        num_channels: Channels of a picture.
-        image_size: Height and width that it was trained with, in pixels; others are taken too.
-        image_mean: Mean of each channel, of pixels in [0, 1], that is to be subtracted from the inputs.
-        image_std: Standard deviation of each channel, by which they are then to be divided.
-        **kwargs: Passed on to `PreTrainedConfig`.
+        **kwargs: Passed on to `CifarConfig`.
     """
 
     model_type = "lstsd_cifar_densenet"
 
-    def __init__(
-        self,
-        depth: int = 100,
-        growth_rate: int = 12,
-        num_init_features: int = 24,
-        num_channels: int = 3,
-        image_size: int = 32,
-        image_mean: Sequence[float] | None = None,
-        image_std: Sequence[float] | None = None,
-        **kwargs,
-    ):
+    def __init__(self, depth: int = 100, growth_rate: int = 12, num_init_features: int = 24, **kwargs):
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"`depth` must be 6n + 4 with n of at least 1, such as 100, got {depth}.")
         self.depth = depth
         self.growth_rate = growth_rate
         self.num_init_features = num_init_features
-        self.num_channels = num_channels
-        self.image_size = image_size
-        self.image_mean = None if image_mean is None else list(image_mean)
-        self.image_std = None if image_std is None else list(image_std)
         super().__init__(**kwargs)
 
 

@@ -9,11 +9,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 WIDTHS = (16, 32, 64)
 
 
-class CifarResNetConfig(PreTrainedConfig):
-    """Configuration of `CifarResNetForImageClassification`; the default is ResNet-20.
+class CifarConfig(PreTrainedConfig):
+    """What the networks for small pictures have in common.
 
     Args:
-        depth: Layers with weights, 6n + 2: 20, 32, 56 or 110 in the paper.
         num_channels: Channels of a picture.
         image_size: Height and width that it was trained with, in pixels; others are taken too.
         image_mean: Mean of each channel, of pixels in [0, 1], that is to be subtracted from the inputs.
@@ -21,24 +20,35 @@ class CifarResNetConfig(PreTrainedConfig):
         **kwargs: Passed on to `PreTrainedConfig`.
     """
 
-    model_type = "lstsd_cifar_resnet"
-
     def __init__(
         self,
-        depth: int = 20,
         num_channels: int = 3,
         image_size: int = 32,
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
         **kwargs,
     ):
-        if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"`depth` must be 6n + 2 with n of at least 1, such as 20, got {depth}.")
-        self.depth = depth
         self.num_channels = num_channels
         self.image_size = image_size
         self.image_mean = None if image_mean is None else list(image_mean)
         self.image_std = None if image_std is None else list(image_std)
+        super().__init__(**kwargs)
+
+
+class CifarResNetConfig(CifarConfig):
+    """Configuration of `CifarResNetForImageClassification`; the default is ResNet-20.
+
+    Args:
+        depth: Layers with weights, 6n + 2: 20, 32, 56 or 110 in the paper.
+        **kwargs: Passed on to `CifarConfig`.
+    """
+
+    model_type = "lstsd_cifar_resnet"
+
+    def __init__(self, depth: int = 20, **kwargs):
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"`depth` must be 6n + 2 with n of at least 1, such as 20, got {depth}.")
+        self.depth = depth
         super().__init__(**kwargs)
 
 
