@@ -36,39 +36,43 @@ class FiniteCheck:
 
     def reset(self) -> None:
         """Forgets everything: training begins."""
-        self._sent: list[tuple[tuple[str, ...], Tensor, torch.cuda.Event | None]] = []
+        self._sent: list[tuple[Mapping[str, Tensor], Tensor, torch.cuda.Event | None]] = []
 
-    def add(self, base_loss: Tensor, terms: Mapping[str, Tensor]) -> None:
+    def add(self, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
         """Takes note of a micro-batch.
 
         Args:
-            base_loss: The base loss, one number or one for each device. Where it is not finite itself, training has
-                diverged without the terms' doing.
-            terms: Mean of each term, one number or one for each device.
+            loss: The loss, one number or one for each device.
+            parts: The mean of each part of it, the base loss first; one number or one for each device.
         """
-        if not terms:
+        if len(parts) == 1:
             return
-        values = [value.detach().float() for value in (base_loss, *terms.values())]
-        means = torch.stack([value.mean() if value.dim() else value for value in values])
-        copy = means.to("cpu", non_blocking=means.is_cuda)
-        arrived = torch.cuda.current_stream(means.device).record_event() if means.is_cuda else None
-        self._sent.append((tuple(terms), copy, arrived))
+        loss = loss.detach()
+        copy = loss.to("cpu", non_blocking=loss.is_cuda)
+        arrived = torch.cuda.current_stream(loss.device).record_event() if loss.is_cuda else None
+        self._sent.append((parts, copy, arrived))
 
     def check(self) -> None:
         """Raises an `InputError` that names the term."""
         sent, self._sent = self._sent, []
-        for names, means, arrived in sent:
+        for parts, loss, arrived in sent:
             if arrived is not None:
                 arrived.synchronize()
-            base_loss, *terms = means.tolist()
-            for name, value in zip(names, terms, strict=True):
-                if math.isfinite(base_loss) and not math.isfinite(value):
-                    raise InputError(
-                        f"The term `{name}` must be finite, got {value} while the base loss is finite. Student and "
-                        "teacher exclude different labels (logits of -inf), or a teacher is certain of a label that "
-                        "the student rules out. Mask the same labels of an example in every epoch; with KL[student ‖ "
-                        "teacher] a `teacher_floor` above 0 helps."
-                    )
+            if not math.isfinite((loss.sum() if loss.dim() else loss).tolist()):
+                _check_parts(parts)
+
+
+def _check_parts(parts: Mapping[str, Tensor]) -> None:
+    # Where the base loss is not finite itself, training has diverged without the terms' doing.
+    (_, base_loss), *terms = ((name, float(part.detach().float().mean())) for name, part in parts.items())
+    for name, value in terms:
+        if math.isfinite(base_loss) and not math.isfinite(value):
+            raise InputError(
+                f"The term `{name}` must be finite, got {value} while the base loss is finite. Student and teacher "
+                "exclude different labels (logits of -inf), or a teacher is certain of a label that the student rules "
+                "out. Mask the same labels of an example in every epoch; with KL[student ‖ teacher] a `teacher_floor` "
+                "above 0 helps."
+            )
 
 
 def check_coverage(memory: ExampleMemory | None) -> None:

@@ -1,8 +1,8 @@
 """What is logged beside a training loss: its parts, and how far student and teacher agree."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .distributed import gather_objects
@@ -12,6 +12,8 @@ from .observers import TrainingBatch
 
 BASE = "base"
 
+_MOST_BATCHES = 64  # that wait to be added
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -19,12 +21,14 @@ class MicroBatch:
 
     Attributes:
         batch: What teacher and observers see of it.
+        loss: Base loss and terms with their weights.
         parts: The base loss, and each term's mean on the base loss's scale, without its weight.
         terms: The teacher's terms.
         log_divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
     """
 
     batch: TrainingBatch
+    loss: Tensor
     parts: dict[str, Tensor]
     terms: dict[str, DistillationTerm]
     log_divisor: int
@@ -45,37 +49,39 @@ class TrainingLog:
         self._clear_collected()
 
     def _clear(self) -> None:
-        self._parts: dict[str, Tensor] = {}
-        self._agreements: dict[str, tuple[Tensor | float, int]] = {}  # sums and numbers of micro-batches
+        # By name and divisor, which agreements have none: sums, and of how many micro-batches.
+        self._sums: dict[tuple[str, int | None], tuple[Tensor | float, int]] = {}
+        # What the sums do not have yet: one addition for many micro-batches costs what it costs for one.
+        self._waiting: dict[tuple[str, int | None], list[Tensor]] = {}
 
     def _clear_collected(self) -> None:
         # Of all processes, as numbers.
         self._means: dict[str, float] = {}
         self._agreed: dict[str, tuple[float, int]] = {}
 
-    def add(
-        self, parts: Mapping[str, Tensor], terms: Mapping[str, DistillationTerm], divisor: float, global_step: int
-    ) -> None:
+    def add(self, done: MicroBatch, global_step: int) -> None:
         """Takes note of a micro-batch.
 
         Args:
-            parts: The base loss under `BASE`, and each term's value without its weight.
-            terms: The terms.
-            divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
+            done: The micro-batch.
             global_step: Optimizer steps done before.
         """
         if self._since_step is None:
             self._since_step = self._collected_step = global_step
-        for name, part in parts.items():
-            # Hot path: skip no-op tensor operations.
-            value = part.detach()
-            value = value.mean() if value.dim() else value
-            value = value if divisor == 1 else value / divisor
-            self._parts[name] = self._parts[name] + value if name in self._parts else value
-        for name, term in terms.items():
+        for name, part in done.parts.items():
+            self._waiting.setdefault((name, done.log_divisor), []).append(part.detach())
+        for name, term in done.terms.items():
             if term.agreement is not None:
-                total, count = self._agreements.get(name, (0.0, 0))
-                self._agreements[name] = total + term.agreement.mean(), count + 1
+                self._waiting.setdefault((name, None), []).append(term.agreement.detach())
+        if len(self._waiting[BASE, done.log_divisor]) == _MOST_BATCHES:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        for key, values in self._waiting.items():
+            means = _means(values)
+            total, count = self._sums.get(key, (0.0, 0))
+            self._sums[key] = total + means.sum(), count + len(values)
+        self._waiting = {}
 
     def drain(self, global_step: int, steps_per_epoch: int) -> dict[str, float]:
         """The means since the last call over all processes, as numbers for the log. All processes must call it.
@@ -109,8 +115,7 @@ class TrainingLog:
         """
         if global_step == self._collected_step:
             return
-        parts = {name: float(total) for name, total in self._parts.items()}
-        agreements = {name: (float(total), count) for name, (total, count) in self._agreements.items()}
+        parts, agreements = self._totals()
         everyone = gather_objects((parts, agreements))
         means = {
             name: sum(theirs.get(name, 0.0) for theirs, _ in everyone) / len(everyone)
@@ -125,3 +130,25 @@ class TrainingLog:
         self._clear()
         self._collected_step = global_step
         self._silence.check({name: mean for name, mean in means.items() if name != BASE}, num_steps, steps_per_epoch)
+
+    def _totals(self) -> tuple[dict[str, float], dict[str, tuple[float, int]]]:
+        """The sums of the parts, and those of the agreements with their number of micro-batches."""
+        self._add_waiting()
+        parts: dict[str, float] = {}
+        agreements: dict[str, tuple[float, int]] = {}
+        for (name, divisor), (total, count) in self._sums.items():
+            if divisor is None:
+                agreements[name] = float(total), count
+            else:
+                parts[name] = parts.get(name, 0.0) + float(total) / divisor
+        return parts, agreements
+
+
+def _means(values: list[Tensor]) -> Tensor:
+    """The mean of each, at least fp32."""
+    if len({value.shape for value in values}) > 1:
+        # The last batch of an epoch may be a smaller one.
+        values = [value.mean() for value in values]
+    stacked = torch.stack(values)
+    stacked = stacked if stacked.dtype == torch.float64 else stacked.float()
+    return stacked.mean(dim=1) if stacked.dim() > 1 else stacked

@@ -261,8 +261,9 @@ def labels_in(inputs: Mapping[str, Any], label_names: Iterable[str]) -> Any:
         inputs: The model's inputs.
         label_names: The trainer's names of labels; as in Trainer, `labels` goes first.
     """
-    names = sorted(label_names, key=lambda name: name != "labels")
-    return flat_labels(next((inputs[name] for name in names if name in inputs), None))
+    if "labels" in label_names and "labels" in inputs:
+        return flat_labels(inputs["labels"])
+    return flat_labels(next((inputs[name] for name in label_names if name in inputs), None))
 
 
 def flat_labels(labels: Any) -> Any:

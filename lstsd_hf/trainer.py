@@ -21,7 +21,7 @@ from .example_losses import ExampleLosses
 from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
 from .logs import BASE, MicroBatch, TrainingLog
-from .loss_scale import base_loss_of, found_to_divide_by_items, log_divisor, term_scale
+from .loss_scale import BaseLoss, base_loss_of, found_to_divide_by_items, log_divisor, term_scale
 from .methods import Teacher, TeacherConfig, build_teacher
 from .model_card import ModelCardMixin
 from .observers import Observer, ObserverGroup, TrainingBatch
@@ -146,10 +146,10 @@ class SelfDistillationMixin(
         return loss
 
     def _end_micro_batch(self, done: MicroBatch) -> None:
-        self._finite_check.add(done.parts[BASE], {name: done.parts[name] for name in done.terms})
         self._group.observe(done.batch)
         if self.teacher.needs_batches:
-            self._training_log.add(done.parts, done.terms, done.log_divisor, self.state.global_step)
+            self._finite_check.add(done.loss, done.parts)
+            self._training_log.add(done, self.state.global_step)
         self._step_distils |= bool(done.terms)
         if self.accelerator.sync_gradients:
             self.distilled_steps += self._step_distils
@@ -179,25 +179,26 @@ class SelfDistillationMixin(
         )
         num_items_in_batch = kwargs.get("num_items_in_batch")
         parts = {BASE: base_loss}
-        kind = base_loss_of(self)
+        kind = self._base_loss_kind
         is_visible = self.current_gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1
         if self.divides_by_items is None and is_visible and kind.is_own:
             self.divides_by_items = found_to_divide_by_items(
                 kind, base_loss, problem_type, logits, labels, num_items_in_batch
             )
-            kind = base_loss_of(self)
+            self._forget_base_loss_kind()
+            kind = self._base_loss_kind
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)
         loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale)
         for name, term in terms.items():
             check_gradient(name, term.per_example)
-            parts[name] = term.per_example.mean() * scale
+            mean = term.per_example.mean()
+            parts[name] = mean if isinstance(scale, float) and scale == 1 else mean * scale
             loss = torch.add(loss, parts[name], alpha=term.weight)
         if self._is_first_pass:
-            self._micro_batch = MicroBatch(
-                batch, parts, terms, log_divisor(kind, num_items_in_batch, self.current_gradient_accumulation_steps)
-            )
+            divisor = log_divisor(kind, num_items_in_batch, self.current_gradient_accumulation_steps)
+            self._micro_batch = MicroBatch(batch, loss, parts, terms, divisor)
             self._is_first_pass = False
         return (loss, outputs) if return_outputs else loss
 
@@ -232,7 +233,15 @@ class SelfDistillationMixin(
             num_items_in_batch: Labels in the whole optimizer step, or `None` where Trainer does not count them.
             labels: The micro-batch's labels.
         """
-        return term_scale(base_loss_of(self), batch_size, num_items_in_batch, labels)
+        return term_scale(self._base_loss_kind, batch_size, num_items_in_batch, labels)
+
+    @functools.cached_property
+    def _base_loss_kind(self) -> BaseLoss:
+        # The same in every step, up to what is found of `divides_by_items`.
+        return base_loss_of(self)
+
+    def _forget_base_loss_kind(self) -> None:
+        self.__dict__.pop("_base_loss_kind", None)
 
     # ---- Logs ----
 
@@ -282,6 +291,7 @@ class SelfDistillationMixin(
         self._example_losses.reset()
         self._fitted = {}
         self.divides_by_items = None
+        self._forget_base_loss_kind()
         if self._group.is_stateful and self.args.save_strategy != "no":
             # Not in the middle of the first save, where other processes wait.
             self._run_description()

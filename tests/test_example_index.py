@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import default_data_collator
 
-from lstsd_hf import ExampleIndexCollator
-from lstsd_hf.example_index import IndexedDataset, IndexedExample
+from lstsd_hf import ExampleIndexCollator, InputError
+from lstsd_hf.example_index import IndexedDataset, IndexedExamples
 from tests.helpers import make_examples
 
 
@@ -15,7 +15,9 @@ def test_indices_stand_beside_their_examples():
         indexed = IndexedDataset(data)
         assert len(indexed) == 6
         assert indexed[4] == data[4]  # what a sampler of the user's own reads
-        assert indexed.__getitems__([5, 0]) == [IndexedExample(5, data[5]), IndexedExample(0, data[0])]
+        fetched = indexed.__getitems__([5, 0])
+        assert fetched == [data[5], data[0]]
+        assert fetched.indices == [5, 0]
 
 
 def test_epochs_and_attributes_are_passed_on_and_it_pickles():
@@ -31,12 +33,12 @@ def test_epochs_and_attributes_are_passed_on_and_it_pickles():
     assert data.epoch == indexed.epoch == 3
     with pytest.raises(AttributeError):
         _ = indexed.no_such_attribute
-    assert pickle.loads(pickle.dumps(IndexedDataset([7, 8]))).__getitems__([1]) == [IndexedExample(1, 8)]
+    assert pickle.loads(pickle.dumps(IndexedDataset([7, 8]))).__getitems__([1]) == [8]
 
 
 def test_collator_adds_the_indices():
     data = make_examples(6)
-    batch = ExampleIndexCollator(default_data_collator, 6)([IndexedExample(index, data[index]) for index in (5, 2)])
+    batch = ExampleIndexCollator(default_data_collator, 6)(IndexedExamples([data[5], data[2]], [5, 2]))
     assert batch["example_index"].tolist() == [5, 2]
     assert batch["example_index"].dtype == torch.int64
     assert batch["input_ids"].tolist() == [data[5]["input_ids"], data[2]["input_ids"]]
@@ -70,5 +72,10 @@ def test_collator_adds_the_indices():
 )
 def test_refusals(collate, index, error_type, message):
     with pytest.raises(error_type) as error:
-        ExampleIndexCollator(collate, 6)([IndexedExample(index, make_examples(1)[0])])
+        ExampleIndexCollator(collate, 6)(IndexedExamples(make_examples(1), [index]))
     assert str(error.value) == message
+
+
+def test_a_dataset_that_drops_rows_is_refused():
+    with pytest.raises(InputError, match="must return one example for each index, got 1 for 2 indices"):
+        ExampleIndexCollator(default_data_collator, 6)(IndexedExamples(make_examples(1), [0, 1]))

@@ -16,7 +16,7 @@ from lstsd_hf import (
 )
 from lstsd_hf.errors import InputError
 from lstsd_hf.health import SilenceDetector
-from lstsd_hf.logs import TrainingLog
+from lstsd_hf.logs import MicroBatch, TrainingLog
 from tests import helpers
 from tests.helpers import make_model
 
@@ -162,7 +162,7 @@ def test_processes_may_have_had_different_terms(monkeypatch):
     log = TrainingLog()
     values = torch.tensor([1.0, 3.0])
     terms = {"late": DistillationTerm(values, 1.0, agreement=torch.tensor([1.0, 0.0]))}
-    log.add({"base": torch.tensor(2.0), "late": values.mean()}, terms, 1, 0)
+    log.add(MicroBatch(None, None, {"base": torch.tensor(2.0), "late": values.mean()}, terms, 1), 0)
     other = ({"early": 8.0, "base": 4.0}, {"early": (1.0, 1)})
     monkeypatch.setattr(logs, "gather_objects", lambda mine: [mine, other])
     assert log.drain(1, 4) == {

@@ -9,6 +9,10 @@ from torch import Tensor
 from ..distributed import is_distributed, rank
 from ..errors import InputError
 
+# Of the batches that wait to be added.
+_MOST_BATCHES = 64
+_MOST_NUMBERS = 2**18
+
 
 class ExampleMemory:
     """Tables with a row for each training example; the base of the memories.
@@ -66,6 +70,9 @@ class ExampleMemory:
         # Sums of rows and, in the last column, their count: a repeated example (a sampler's refill, another process)
         # is averaged.
         self._staged = torch.zeros(num_examples, num_labels + 1, dtype=dtype, device=device)
+        # Batches that `_staged` does not have yet: one addition for many of them costs what it costs for one.
+        self._arrived: list[tuple[Tensor, Tensor]] = []
+        self._arrived_numbers = 0
         self._measure_coverage()
 
     @classmethod
@@ -111,7 +118,7 @@ class ExampleMemory:
             rows: Student outputs, `(batch_size, num_labels)`; the gradient is not kept.
 
         Raises:
-            IndexError: As in `read`.
+            IndexError: As in `read`, at the latest at the next transition.
             ValueError: If `rows` is not of shape `(batch_size, num_labels)`.
         """
         if rows.shape != (len(indices), self.num_labels):
@@ -119,7 +126,17 @@ class ExampleMemory:
                 f"`rows` must have the shape (batch_size, num_labels) = ({len(indices)}, {self.num_labels}), "
                 f"got {tuple(rows.shape)}."
             )
-        indices, rows = indices.to(self._staged.device), rows.detach().to(self._staged.device)
+        # Copied: a compiled model may write its next outputs to the same place.
+        self._arrived.append((indices, rows.detach().clone()))
+        self._arrived_numbers += rows.numel()
+        if len(self._arrived) == _MOST_BATCHES or self._arrived_numbers > _MOST_NUMBERS:
+            self._add_arrived()
+
+    def _add_arrived(self) -> None:
+        if not self._arrived:
+            return
+        indices, rows = (torch.cat(parts).to(self._staged.device) for parts in zip(*self._arrived, strict=True))
+        self._arrived, self._arrived_numbers = [], 0
         largest = rows.amax(dim=-1, keepdim=True)
         # Infinity minus itself is NaN, and NaN is the largest of all, so this is false for both.
         finite = largest - largest == 0
@@ -215,6 +232,7 @@ class ExampleMemory:
         self.is_complete = min(counts) == self.num_examples
 
     def _merged_staging(self) -> Tensor:
+        self._add_arrived()
         if not is_distributed():
             return self._staged
         staged = self._staged.to(self._merge_device, copy=True)

@@ -93,9 +93,13 @@ def test_gradient_does_not_enter_the_memory():
 @pytest.mark.parametrize("call", ["stage", "read"])
 def test_index_out_of_range(index, call):
     memory = TeacherMemory(3, 2)
-    arguments = (torch.tensor([0, index]),) + ((torch.zeros(2, 2),) if call == "stage" else ())
+
+    def stage():
+        memory.stage(torch.tensor([0, index]), torch.zeros(2, 2))
+        memory.transition(1, True)
+
     with pytest.raises(IndexError) as error:
-        getattr(memory, call)(*arguments)
+        stage() if call == "stage" else memory.read(torch.tensor([0, index]))
     assert str(error.value) == (
         f"`example_index` must be between 0 and 2 (the training set has 3 examples), got {index}. The index is a "
         "position in the training set; do not change the dataset while training."

@@ -34,6 +34,8 @@ class Processes:
         self.memories = memories
 
     def each(self, call):
+        for memory in self.memories:
+            memory._add_arrived()
         total = sum(memory._staged for memory in self.memories)
         results = []
         for position, memory in enumerate(self.memories):
