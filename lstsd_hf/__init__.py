@@ -21,6 +21,7 @@ _LOCATIONS = {
     "ProblemType": "problem_types",
     "SelfDistillationMixin": "trainer",
     "Student": "student",
+    "TableStorage": "memory",
     "TeacherMemory": "memory",
     "TeacherOutputs": "teacher_outputs",
     "TrainingBatch": "observers",

@@ -9,6 +9,7 @@ from .memory.epoch import EpochMemory as EpochMemory
 from .memory.latest import LatestMemory as LatestMemory
 from .memory.short_long import TeacherMemory as TeacherMemory
 from .memory.staged import ExampleMemory as ExampleMemory
+from .memory.storage import TableStorage as TableStorage
 from .methods import METHODS as METHODS
 from .methods.anchored import Anchored as Anchored
 from .methods.anchored import AnchoredConfig as AnchoredConfig

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .memory import IN_MEMORY, TableStorage
 from .problem_types import ProblemType
 from .schedules import TrainingPlan
 from .student import Student
@@ -17,7 +18,7 @@ class TrainingContext:
         num_examples: Examples in the training set.
         student: The model being trained and its training set; `None` outside a trainer.
         device: Device of the training.
-        memory_device: Where tables of predictions are kept.
+        storage: Where tables of predictions are kept, and how precisely.
         plan: The length of the run; `None` until training begins.
         problem_type: What the model's outputs mean; `None` until the first training batch.
 
@@ -32,9 +33,9 @@ class TrainingContext:
     num_examples: int = 0
     student: Student | None = None
     device: torch.device | str = "cpu"
-    memory_device: torch.device | str | None = None
+    storage: TableStorage = IN_MEMORY
     plan: TrainingPlan | None = None
     problem_type: ProblemType | None = None
 
     def __post_init__(self):
-        self.memory_device = self.memory_device or self.device
+        self.storage = self.storage.on(self.device)

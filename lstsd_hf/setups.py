@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -81,9 +80,9 @@ def check_comes_first(mixin: type, cls: type) -> None:
         )
 
 
-def checked_device(device: str | torch.device) -> torch.device:
-    """The device of a name; an `InputError` if there is no such device."""
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"`memory_device` must be a device such as 'cpu', got {device!r}: {error}") from error
+def bypassed(trainer: Any) -> TypeError:
+    """The error for a `training_step` that does not compute the loss by the trainer."""
+    return TypeError(
+        f"`training_step` of {type(trainer).__name__} must call `self.compute_loss`, but teacher and observers saw no "
+        "batch. Call it, not `super().compute_loss` or the model alone."
+    )

@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +23,14 @@ from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
 from .logs import BASE, MicroBatch, TrainingLog
 from .loss_scale import BaseLoss, base_loss_of, found_to_divide_by_items, log_divisor, term_scale
+from .memory import TableStorage
 from .methods import Teacher, TeacherConfig, build_teacher
 from .model_card import ModelCardMixin
 from .observers import Observer, ObserverGroup, TrainingBatch
 from .optimization import TeacherOptimizationMixin
 from .problem_types import labels_in, problem_type_of
 from .resume import ResumableMixin
-from .setups import check_comes_first, check_setup, checked_device
+from .setups import bypassed, check_comes_first, check_setup
 from .shadowing import shadowed
 from .student import Student, checked_result, logits_of
 from .training_data import IndexedTrainingDataMixin
@@ -68,8 +70,8 @@ class SelfDistillationMixin(
         *args: Passed on to the parent Trainer.
         teacher: A `TeacherConfig` such as `LSTSDConfig()`, the name of a method such as "mean_teacher", a `Teacher`, or
             `None` for `LSTSDConfig()`.
-        memory_device: Where a teacher that has a table of predictions keeps it, such as "cpu" where the training device
-            is short of memory; by default on the training device.
+        memory_storage: Where tables of predictions are kept, and how precisely: a `TableStorage`, or a text such as
+            "cpu", "bf16" or "disk,bf16". By default on the training device, as precise as the student's outputs.
         observers: Objects that see the training batches beside the teacher; see `Observer`.
         record_dynamics: Whether to keep what each epoch says of each training example: adds a `DynamicsRecorder`.
         **kwargs: Passed on to the parent Trainer.
@@ -88,14 +90,14 @@ class SelfDistillationMixin(
         self,
         *args: Any,
         teacher: Teacher | TeacherConfig | str | None = None,
-        memory_device: str | torch.device | None = None,
+        memory_storage: TableStorage | str | None = None,
         observers: Sequence[Observer] = (),
         record_dynamics: bool = False,
         **kwargs: Any,
     ):
         self._group = ObserverGroup(build_teacher(teacher), with_recorder(observers, record_dynamics))
-        self._memory_device = None if memory_device is None else checked_device(memory_device)
         super().__init__(*args, **kwargs)
+        self._storage = TableStorage.of(memory_storage, Path(self.args.output_dir))
         self._student = Student(self)
         if self.args.label_names is None and not self.label_names:
             # Trainer looks at the wrapper of a compiled model.
@@ -115,7 +117,7 @@ class SelfDistillationMixin(
 
     def _new_context(self) -> TrainingContext:
         num_examples = len(self.train_dataset) if has_length(self.train_dataset) else 0
-        return TrainingContext(num_examples, self._student, self.args.device, self._memory_device)
+        return TrainingContext(num_examples, self._student, self.args.device, self._storage)
 
     @property
     def teacher(self) -> Teacher:
@@ -136,11 +138,11 @@ class SelfDistillationMixin(
             # A model that takes its inputs by name was given the index.
             if self._micro_batch is not None or EXAMPLE_INDEX not in str(error):
                 raise
-            raise self._bypassed() from error
+            raise bypassed(self) from error
         finally:
             self._is_first_pass = False
         if self._micro_batch is None:
-            raise self._bypassed()
+            raise bypassed(self)
         self._end_micro_batch(self._micro_batch)
         self._micro_batch = None
         return loss
@@ -154,12 +156,6 @@ class SelfDistillationMixin(
         if self.accelerator.sync_gradients:
             self.distilled_steps += self._step_distils
             self._step_distils = False
-
-    def _bypassed(self) -> TypeError:
-        return TypeError(
-            f"`training_step` of {type(self).__name__} must call `self.compute_loss`, but teacher and observers saw no "
-            "batch. Call it, not `super().compute_loss` or the model alone."
-        )
 
     def _distilling_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, **kwargs):
         """The base loss, which is that of `compute_loss`, and on training batches the teacher's terms."""
@@ -185,7 +181,7 @@ class SelfDistillationMixin(
             self.divides_by_items = found_to_divide_by_items(
                 kind, base_loss, problem_type, logits, labels, num_items_in_batch
             )
-            self._forget_base_loss_kind()
+            del self._base_loss_kind
             kind = self._base_loss_kind
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
@@ -240,9 +236,6 @@ class SelfDistillationMixin(
         # The same in every step, up to what is found of `divides_by_items`.
         return base_loss_of(self)
 
-    def _forget_base_loss_kind(self) -> None:
-        self.__dict__.pop("_base_loss_kind", None)
-
     # ---- Logs ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -291,7 +284,7 @@ class SelfDistillationMixin(
         self._example_losses.reset()
         self._fitted = {}
         self.divides_by_items = None
-        self._forget_base_loss_kind()
+        self.__dict__.pop("_base_loss_kind", None)
         if self._group.is_stateful and self.args.save_strategy != "no":
             # Not in the middle of the first save, where other processes wait.
             self._run_description()

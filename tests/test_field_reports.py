@@ -441,7 +441,7 @@ def test_a_callback_is_handed_the_batches_of_the_users_loader(make_args, config_
 def test_the_signature_shows_the_parameters_of_trainer():
     names = list(inspect.signature(LSTSDTrainer.__init__).parameters)
     own = list(inspect.signature(Trainer.__init__).parameters)
-    assert names == [*own, "teacher", "memory_device", "observers", "record_dynamics"]
+    assert names == [*own, "teacher", "memory_storage", "observers", "record_dynamics"]
 
 
 @every_method

@@ -96,8 +96,8 @@ class DynamicsRecorder(Observer):
             )
         if self.memory is None:
             context = self.context
-            self.memory = EpochMemory.for_rows(context.num_examples, logits, context.memory_device)
-            self._given = torch.full((context.num_examples,), _NO_LABEL, device=context.memory_device)
+            self.memory = EpochMemory.for_rows(context.num_examples, logits, context.storage)
+            self._given = torch.full((context.num_examples,), _NO_LABEL, device=context.storage.device)
         self.memory.stage(batch.indices, logits.log_softmax(-1))
         if labels is not None:
             device = self._given.device
@@ -136,6 +136,6 @@ class DynamicsRecorder(Observer):
     def load_state_dict(self, state: State) -> None:
         if state:
             context = self.context
-            self.memory = EpochMemory.from_state_dict(state, context.memory_device, merge_device=context.device)
-            self._given = state["given"].to(context.memory_device)
+            self.memory = EpochMemory.from_state_dict(state, context.storage, merge_device=context.device)
+            self._given = state["given"].to(context.storage.device)
             self._suspects = state["suspects"]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .latest import replace_fresh
 from .staged import ExampleMemory
 
 
@@ -26,12 +27,12 @@ class MovingAverageMemory(ExampleMemory):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         # What the average of ones would be: 1 - decay^t after t epochs.
-        self._weights = self._rows.new_zeros(self.num_examples, 1)
+        self._weights = self._storage.zeros(self.num_examples, 1, dtype=self._dtype)
 
     @property
     def moving_average(self) -> Tensor:
         """The averages, `(num_examples, num_labels)`; zeros where never written."""
-        return _corrected(self._rows[0], self._weights)
+        return _corrected(self._table(0), self._weights)
 
     @property
     def written(self) -> Tensor:
@@ -61,11 +62,14 @@ class MovingAverageMemory(ExampleMemory):
         """
         if self._is_ready_for(epoch):
             return
-        rows, fresh = self._staged_means()
-        self._rows = torch.where(fresh, decay * self._rows + (1 - decay) * rows, self._rows)
-        self._weights = torch.where(fresh, decay * self._weights + (1 - decay), self._weights)
-        self._written |= fresh.squeeze(-1)
-        self._end_transition(epoch)
+
+        def write(part: slice, rows: Tensor, fresh: Tensor) -> None:
+            table, weights = self._rows[0, part], self._weights[part]
+            replace_fresh(table, decay * table.to(rows.dtype) + (1 - decay) * rows, fresh)
+            replace_fresh(weights, decay * weights + (1 - decay), fresh)
+            self._written[:, part] |= fresh.squeeze(-1)
+
+        self._commit(epoch, write)
 
     def state_dict(self) -> dict[str, Tensor | int]:
         return {**super().state_dict(), "weights": self._weights}

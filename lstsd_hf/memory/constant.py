@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .storage import IN_MEMORY, TableStorage
 
 
 class ConstantMemory:
@@ -18,7 +19,7 @@ class ConstantMemory:
     Args:
         rows: One prediction for each training example, `(num_examples, num_labels)`, such as logits.
         written: Which examples have one, bool `(num_examples,)`; `None` is all.
-        device: Where to keep it.
+        storage: Where to keep it; in its own precision. Its device is the CPU where it does not say.
 
     Attributes:
         coverage: Share of the training examples that have a prediction, from 0 to 1.
@@ -35,12 +36,13 @@ class ConstantMemory:
         ([[[0.5, 1.5]]], [[True]])
     """
 
-    def __init__(self, rows: Tensor, written: Tensor | None = None, device: torch.device | str = "cpu"):
+    def __init__(self, rows: Tensor, written: Tensor | None = None, storage: TableStorage = IN_MEMORY):
         if rows.dim() != 2:
             raise ValueError(f"`rows` must have the shape (num_examples, num_labels), got {tuple(rows.shape)}.")
-        self._rows = rows.detach().to(device, copy=True)[None]
+        storage = storage.on(torch.device("cpu"))
+        self._rows = storage.place(rows)[None]
         mask = torch.ones(len(rows), dtype=torch.bool) if written is None else written
-        self._written = mask.to(device, copy=True)[None]
+        self._written = storage.place(mask)[None]
         self.coverage = float(mask.float().mean())
         self.is_complete = bool(mask.all())
         self.digest = _digest(rows, mask)

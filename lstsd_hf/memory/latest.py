@@ -22,7 +22,7 @@ class LatestMemory(ExampleMemory):
     @property
     def latest(self) -> Tensor:
         """The rows, `(num_examples, num_labels)`; zeros where never written."""
-        return self._rows[0]
+        return self._table(0)
 
     @property
     def written(self) -> Tensor:
@@ -42,7 +42,14 @@ class LatestMemory(ExampleMemory):
         """
         if self._is_ready_for(epoch):
             return
-        rows, fresh = self._staged_means()
-        self._rows = torch.where(fresh, rows, self._rows)
-        self._written |= fresh.squeeze(-1)
-        self._end_transition(epoch)
+
+        def write(part: slice, rows: Tensor, fresh: Tensor) -> None:
+            replace_fresh(self._rows[0, part], rows, fresh)
+            self._written[:, part] |= fresh.squeeze(-1)
+
+        self._commit(epoch, write)
+
+
+def replace_fresh(table: Tensor, rows: Tensor, fresh: Tensor) -> None:
+    """Writes the rows of the examples that have a new one into a table."""
+    table.copy_(torch.where(fresh, rows.to(table.dtype), table))

@@ -1,8 +1,8 @@
 """LSTSD's two teachers of every training example."""
 
-import torch
 from torch import Tensor
 
+from .latest import replace_fresh
 from .staged import ExampleMemory
 
 
@@ -25,7 +25,7 @@ class TeacherMemory(ExampleMemory):
     @property
     def short_term_logits(self) -> Tensor:
         """Each example's output in the previous epoch, `(num_examples, num_labels)`; zeros where never written."""
-        return self._rows[0]
+        return self._table(0)
 
     @property
     def short_term_written(self) -> Tensor:
@@ -35,7 +35,7 @@ class TeacherMemory(ExampleMemory):
     @property
     def long_term_logits(self) -> Tensor:
         """Each example's output in the last epoch of the previous mini-generation; zeros where never written."""
-        return self._rows[1]
+        return self._table(1)
 
     @property
     def long_term_written(self) -> Tensor:
@@ -57,10 +57,12 @@ class TeacherMemory(ExampleMemory):
         """
         if self._is_ready_for(epoch):
             return
-        rows, fresh = self._staged_means()
         tables = slice(0, 2) if begins_mini_generation else slice(0, 1)
-        for table in self._rows[tables]:
-            # Rows that were not visited keep their older teacher.
-            torch.where(fresh, rows, table, out=table)
-        self._written[tables] |= fresh.squeeze(-1)
-        self._end_transition(epoch)
+
+        def write(part: slice, rows: Tensor, fresh: Tensor) -> None:
+            for table in self._rows[tables, part]:
+                # Rows that were not visited keep their older teacher.
+                replace_fresh(table, rows, fresh)
+            self._written[tables, part] |= fresh.squeeze(-1)
+
+        self._commit(epoch, write)

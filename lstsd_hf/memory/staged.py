@@ -1,5 +1,6 @@
 """The base of the memories: tables with a row for each training example, and the one transition between epochs."""
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -8,10 +9,13 @@ from torch import Tensor
 
 from ..distributed import is_distributed, rank
 from ..errors import InputError
+from .storage import IN_MEMORY, TableStorage
 
 # Of the batches that wait to be added.
 _MOST_BATCHES = 64
 _MOST_NUMBERS = 2**18
+# Of a table, moved at a time: few enough to stay in a processor's cache.
+_NUMBERS_IN_A_PART = 2**18
 
 
 class ExampleMemory:
@@ -24,10 +28,10 @@ class ExampleMemory:
     Args:
         num_examples: Rows, one for each training example.
         num_labels: Columns.
-        device: Device of the tables: that of the training, or the CPU where it is short of memory; each batch then
-            waits for the transfer.
-        dtype: `torch.float32`, or `torch.float64` for a student that computes in double precision.
-        merge_device: The device of the training, on which processes can talk to each other; `None` is `device`.
+        storage: Where the tables are kept, and how precisely; its device is the CPU where it does not say.
+        dtype: Of what is read: `torch.float32`, or `torch.float64` for a student that computes in double precision.
+        merge_device: The device of the training, on which processes can talk to each other; `None` is that of the
+            tables.
 
     Attributes:
         num_tables: How many tables there are.
@@ -36,6 +40,7 @@ class ExampleMemory:
         is_complete: Whether every example has a row in every table.
 
     Raises:
+        InputError: If the tables are larger than what is free.
         ValueError: If a size is less than 1.
 
     Example:
@@ -54,7 +59,7 @@ class ExampleMemory:
         self,
         num_examples: int,
         num_labels: int,
-        device: torch.device | str = "cpu",
+        storage: TableStorage = IN_MEMORY,
         dtype: torch.dtype = torch.float32,
         merge_device: torch.device | str | None = None,
     ):
@@ -64,27 +69,31 @@ class ExampleMemory:
         self.num_examples = num_examples
         self.num_labels = num_labels
         self.epoch = 0
-        self._merge_device = merge_device or device
-        self._rows = torch.zeros(self.num_tables, num_examples, num_labels, dtype=dtype, device=device)
-        self._written = torch.zeros(self.num_tables, num_examples, dtype=torch.bool, device=device)
+        self._storage = storage = storage.on(torch.device("cpu"))
+        self._dtype = dtype
+        self._merge_device = merge_device or storage.device
+        stored, columns = storage.dtype or dtype, self.num_tables * num_labels + num_labels + 1
+        storage.check_fits(type(self).__name__, num_examples * columns, num_examples * self.num_tables, stored)
+        self._rows = storage.zeros(self.num_tables, num_examples, num_labels, dtype=stored)
+        self._written = storage.zeros(self.num_tables, num_examples, dtype=torch.bool)
         # Sums of rows and, in the last column, their count: a repeated example (a sampler's refill, another process)
         # is averaged.
-        self._staged = torch.zeros(num_examples, num_labels + 1, dtype=dtype, device=device)
+        self._staged = storage.zeros(num_examples, num_labels + 1, dtype=stored)
         # Batches that `_staged` does not have yet: one addition for many of them costs what it costs for one.
         self._arrived: list[tuple[Tensor, Tensor]] = []
         self._arrived_numbers = 0
         self._measure_coverage()
 
     @classmethod
-    def for_rows(cls, num_examples: int, rows: Tensor, device: torch.device | str) -> Self:
+    def for_rows(cls, num_examples: int, rows: Tensor, storage: TableStorage) -> Self:
         """An empty memory for such rows.
 
         Args:
             num_examples: Rows, one for each training example.
             rows: The first ones, `(batch_size, num_labels)`, on the device of the training.
-            device: Device of the tables.
+            storage: Where the tables are kept, and how precisely.
         """
-        return cls(num_examples, rows.size(-1), device, rows.dtype, merge_device=rows.device)
+        return cls(num_examples, rows.size(-1), storage, rows.dtype, merge_device=rows.device)
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of some examples.
@@ -103,7 +112,7 @@ class ExampleMemory:
         own = indices.to(self._rows.device)
         try:
             rows, written = self._rows.index_select(1, own), self._written.index_select(1, own)
-            return rows.to(indices.device), written.to(indices.device)
+            return rows.to(indices.device, self._dtype), written.to(indices.device)
         except (IndexError, RuntimeError):
             self._check_indices(indices)
             raise
@@ -135,14 +144,16 @@ class ExampleMemory:
     def _add_arrived(self) -> None:
         if not self._arrived:
             return
-        indices, rows = (torch.cat(parts).to(self._staged.device) for parts in zip(*self._arrived, strict=True))
+        staged = self._staged
+        indices, rows = (torch.cat(parts) for parts in zip(*self._arrived, strict=True))
+        indices, rows = indices.to(staged.device), rows.to(staged.device, staged.dtype)
         self._arrived, self._arrived_numbers = [], 0
         largest = rows.amax(dim=-1, keepdim=True)
         # Infinity minus itself is NaN, and NaN is the largest of all, so this is false for both.
         finite = largest - largest == 0
         counted = torch.nn.functional.pad(rows, (0, 1), value=1.0)
         try:
-            self._staged.index_add_(0, indices, torch.where(finite, counted, 0.0).to(self._staged.dtype))
+            staged.index_add_(0, indices, torch.where(finite, counted, 0.0))
         except (IndexError, RuntimeError):
             self._check_indices(indices)
             raise
@@ -187,13 +198,25 @@ class ExampleMemory:
     def from_state_dict(
         cls,
         state: dict[str, Tensor | int],
-        device: torch.device | str = "cpu",
+        storage: TableStorage = IN_MEMORY,
         merge_device: torch.device | str | None = None,
     ) -> Self:
         """Rebuilds a memory from `state_dict()`. Of several processes only the first takes over the staged rows, so
-        that the next merge counts them once."""
+        that the next merge counts them once.
+
+        Args:
+            state: The state.
+            storage: Where the tables are kept from now on, as precisely as before.
+            merge_device: The device of the training.
+
+        Raises:
+            InputError: If the storage has another precision.
+        """
         _, num_examples, num_labels = state["rows"].shape
-        memory = cls(num_examples, num_labels, device, state["rows"].dtype, merge_device)
+        stored = state["rows"].dtype
+        storage.check_precision(stored)
+        dtype = torch.promote_types(stored, torch.float32)
+        memory = cls(num_examples, num_labels, storage, dtype, merge_device)
         memory._load(state)
         return memory
 
@@ -205,6 +228,9 @@ class ExampleMemory:
         self.epoch = state["epoch"]
         self._measure_coverage()
 
+    def _table(self, position: int) -> Tensor:
+        return self._rows[position].to(self._dtype)
+
     def _is_ready_for(self, epoch: int) -> bool:
         if epoch not in (self.epoch, self.epoch + 1):
             raise InputError(
@@ -214,13 +240,21 @@ class ExampleMemory:
             )
         return epoch == self.epoch
 
-    def _staged_means(self) -> tuple[Tensor, Tensor]:
-        """The means of the staged rows of all processes, and which examples have one, `(num_examples, 1)`."""
-        staged = self._merged_staging()
-        count = staged[:, -1:]
-        return staged[:, :-1].div_(count.clamp(min=1)), count > 0
+    def _commit(self, epoch: int, write: Callable[[slice, Tensor, Tensor], None]) -> None:
+        """Ends a transition: hands over the staged rows part by part, so that no second table is needed.
 
-    def _end_transition(self, epoch: int) -> None:
+        Args:
+            epoch: The epoch about to begin.
+            write: Takes some examples, the means of their staged rows over all processes, `(num_rows, num_labels)`, and
+                which of them have one, bool `(num_rows, 1)`.
+        """
+        self._add_arrived()
+        size = max(1, _NUMBERS_IN_A_PART // (self.num_labels + 1))
+        for start in range(0, self.num_examples, size):
+            part = slice(start, start + size)
+            staged = self._merged(self._staged[part]).to(self._dtype)
+            count = staged[:, -1:]
+            write(part, staged[:, :-1] / count.clamp(min=1), count > 0)
         self._staged.zero_()
         self.epoch = epoch
         self._measure_coverage()
@@ -233,11 +267,15 @@ class ExampleMemory:
 
     def _merged_staging(self) -> Tensor:
         self._add_arrived()
+        return self._merged(self._staged)
+
+    def _merged(self, staged: Tensor) -> Tensor:
+        """Staged sums of this process to those of all of them."""
         if not is_distributed():
-            return self._staged
-        staged = self._staged.to(self._merge_device, copy=True)
-        dist.all_reduce(staged)
-        return staged.to(self._staged.device)
+            return staged
+        summed = staged.to(self._merge_device, copy=True)
+        dist.all_reduce(summed)
+        return summed.to(staged.device)
 
     def _check_indices(self, indices: Tensor) -> None:
         low, high = int(indices.min()), int(indices.max())

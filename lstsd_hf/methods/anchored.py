@@ -290,7 +290,7 @@ class Anchored(MemoryTeacher):
         self._best_epoch, self._seen_epoch = state["best_epoch"], state["seen_epoch"]
         self.anchor_epoch, self.kept_out_loss = state["anchor_epoch"], state["kept_out_loss"]
         if "best.rows" in state:
-            device = self.context.memory_device
+            device = self.context.storage.device
             self._best_rows, self._best_written = state["best.rows"].to(device), state["best.written"].to(device)
         if self.anchor_epoch is not None:
             self._doubt()

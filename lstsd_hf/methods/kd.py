@@ -193,7 +193,7 @@ class KD(ConfiguredTeacher):
             )
         self._kind = outputs.kind
         rows, written = outputs.table(context.num_examples, context.student.class_names)
-        self.memory = ConstantMemory(rows, written, context.memory_device)
+        self.memory = ConstantMemory(rows, written, context.storage)
         return f"{origin}; {int(written.sum())} of {context.num_examples} examples have a teacher"
 
     def load_teacher(self) -> FixedTeacher:

@@ -126,7 +126,7 @@ class SnapshotDistillation(CyclicTeacher):
             return
         for indices, logits in context.student.predict_training_set():
             if self.memory is None:
-                self.memory = LatestMemory.for_rows(context.num_examples, logits, context.memory_device)
+                self.memory = LatestMemory.for_rows(context.num_examples, logits, context.storage)
             self.memory.stage(indices, logits)
         self.memory.skip_to(epoch - 1)
         self.memory.transition(epoch)
@@ -173,4 +173,4 @@ class SnapshotDistillation(CyclicTeacher):
         self.snapshot = ModelCopy(snapshot).to(context.device) if snapshot else None
         self.memory = None
         if memory:
-            self.memory = LatestMemory.from_state_dict(memory, context.memory_device, merge_device=context.device)
+            self.memory = LatestMemory.from_state_dict(memory, context.storage, merge_device=context.device)

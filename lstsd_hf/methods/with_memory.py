@@ -67,7 +67,7 @@ class MemoryTeacher(ConfiguredTeacher):
         """
         if self.memory is None:
             context = self.context
-            self.memory = self.memory_class.for_rows(context.num_examples, rows, context.memory_device)
+            self.memory = self.memory_class.for_rows(context.num_examples, rows, context.storage)
         self.memory.stage(indices, rows)
 
     def recall(self, batch: TrainingBatch, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class MemoryTeacher(ConfiguredTeacher):
         context = self.context
         self.memory = None
         if state:
-            self.memory = self.memory_class.from_state_dict(state, context.memory_device, merge_device=context.device)
+            self.memory = self.memory_class.from_state_dict(state, context.storage, merge_device=context.device)
 
 
 def where_written(written: Tensor, *values: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -52,6 +52,10 @@ class RunArguments:
     record_dynamics: bool = field(
         default=False, metadata={"help": "Keep what each epoch says of each training example, in <run>/dynamics."}
     )
+    memory_storage: str | None = field(
+        default=None,
+        metadata={"help": "Where and how precisely to keep tables of predictions: cpu, disk, bf16, disk,bf16, ..."},
+    )
     cross_validate: int = field(
         default=0,
         metadata={
@@ -116,6 +120,7 @@ class Parsed:
             "args": self.args,
             "options": self.run.data_options(),
             "record_dynamics": self.run.record_dynamics,
+            "memory_storage": self.run.memory_storage,
             "cross_validate": self.run.cross_validate,
         }
 

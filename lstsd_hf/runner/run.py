@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from transformers import TrainingArguments
 
 from ..errors import InputError
+from ..memory import TableStorage
 from ..methods import TeacherConfig
 from ..schedules import TrainingPlan
 from .metrics import metrics_of
@@ -43,6 +44,7 @@ class Run(ABC):
         cross_validate: Folds whose labels are judged by models that did not train on them, beside the run; 0 for none.
         first_stage: The folder of the run that makes its teacher, if one must come first. It is not part of the
             settings, which are the same for every seed.
+        memory_storage: Where tables of predictions are kept, and how precisely, as `LSTSDTrainer` takes it.
     """
 
     task: Task
@@ -56,6 +58,7 @@ class Run(ABC):
     record_dynamics: bool = False
     cross_validate: int = 0
     first_stage: Path | None = None
+    memory_storage: str | None = None
 
     @abstractmethod
     def prepare(self, cache: Path) -> Prepared:
@@ -120,9 +123,15 @@ class Run(ABC):
             # So that a run that is finished without it is not taken for one with it.
             **({"record_dynamics": True} if self.record_dynamics else {}),
             **({"cross_validate": self.cross_validate} if self.cross_validate else {}),
+            **({"memory_precision": self.memory_precision} if self.memory_precision != "fp32" else {}),
             "training": training,
         }
         return json.loads(json.dumps(config, default=str))
+
+    @property
+    def memory_precision(self) -> str:
+        """That of tables of predictions. Where they are kept makes no difference to the result."""
+        return TableStorage.parse(self.memory_storage).precision if self.memory_storage else "fp32"
 
     @property
     def num_examples(self) -> int:

@@ -59,6 +59,7 @@ def execute(run: Run, folder: Path, *, resume: bool, overwrite: bool, cache: Pat
             compute_metrics=metrics_function(run.task),
             callbacks=[DurationEstimate(), timer, *([keeps_best] if keeps_best else []), *prepared.callbacks],
             teacher=run.taught,
+            memory_storage=run.memory_storage,
             texts=run.texts(prepared.train),
             **prepared.trainer_options,
             cache_dir=cache,

@@ -1,0 +1,166 @@
+"""Where tables are kept makes no difference to what they say; how precisely, a rounding."""
+
+import pytest
+import torch
+
+from lstsd_hf import (
+    ConstantMemory,
+    InputError,
+    LatestMemory,
+    LSTSDConfig,
+    LSTSDTrainer,
+    MovingAverageMemory,
+    TableStorage,
+    TeacherMemory,
+)
+from lstsd_hf.memory import staged
+from tests.helpers import assert_same_weights, make_examples, make_model
+
+CONFIG = LSTSDConfig(mini_generation_epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "precision"),
+    [("cpu", "cpu", "fp32"), ("bf16", "cpu", "bf16"), ("disk", "disk", "fp32"), ("fp16, disk", "disk", "fp16")],
+)
+def test_texts(text, place, precision, tmp_path):
+    storage = TableStorage.parse(text, tmp_path).on("cpu")
+    assert storage.precision == precision
+    assert str(storage) == (place if precision == "fp32" else f"{place},{precision}")
+    assert storage.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("text", ["gpu", "bf16,fp16", "cpu,disk", "disk,cpu", "", "cpu,cuda"])
+def test_other_texts(text, tmp_path):
+    with pytest.raises(InputError) as error:
+        TableStorage.parse(text, tmp_path)
+    assert str(error.value) == (
+        "`memory_storage` must be a place (a device such as 'cpu', or 'disk'), a precision (fp32, bf16, fp16) or both, "
+        f"as in 'disk,bf16', got {text!r}."
+    )
+
+
+def used(memory, *options):
+    """A memory after three epochs, in which some examples are missing, repeated or not finite."""
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(1, 4):
+        for _ in range(5):
+            indices = torch.randint(0, memory.num_examples, (8,), generator=generator)
+            rows = torch.randn(8, memory.num_labels, generator=generator)
+            rows[0] = torch.nan
+            memory.stage(indices, rows)
+        memory.transition(epoch, *options)
+    return memory.read(torch.arange(memory.num_examples))
+
+
+@pytest.mark.parametrize(
+    ("memory_class", "options"), [(TeacherMemory, (True,)), (LatestMemory, ()), (MovingAverageMemory, (0.5,))]
+)
+def test_every_place_and_any_parts_say_the_same(memory_class, options, tmp_path, monkeypatch):
+    rows, written = used(memory_class(40, 3), *options)
+    assert 0 < written.float().mean() < 1
+    on_disk = used(memory_class(40, 3, TableStorage.parse("disk", tmp_path)), *options)
+    assert list(tmp_path.iterdir()) == []  # files without a name
+    monkeypatch.setattr(staged, "_NUMBERS_IN_A_PART", 7 * 4)
+    monkeypatch.setattr(staged, "_MOST_BATCHES", 2)
+    for found in (on_disk, used(memory_class(40, 3), *options)):
+        assert torch.equal(found[0], rows)
+        assert torch.equal(found[1], written)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("bf16", 2**-8), ("fp16", 2**-11)])
+def test_a_precision_rounds(precision, error):
+    memory = TeacherMemory(40, 3, TableStorage.parse(precision))
+    generator = torch.Generator().manual_seed(1)
+    given = torch.randn(40, 3, generator=generator)
+    given[0, 1] = -torch.inf
+    memory.stage(torch.arange(40), given)
+    memory.transition(1, True)
+    rows, written = memory.read(torch.arange(40))
+    assert rows.dtype == torch.float32
+    assert written.all()
+    assert memory.state_dict()["rows"].dtype == TableStorage.parse(precision).dtype
+    is_finite = given.isfinite()
+    assert torch.equal(rows[0].isfinite(), is_finite)
+    ratio = (rows[0] / given)[is_finite]
+    assert 0 < (ratio - 1).abs().max() <= error
+
+
+def test_a_number_too_large_for_the_precision_is_no_prediction():
+    memory = LatestMemory(2, 2, TableStorage.parse("fp16"))
+    memory.stage(torch.tensor([0, 1]), torch.tensor([[1e5, 0.0], [1.0, 0.0]]))
+    memory.transition(1)
+    assert memory.written.tolist() == [False, True]
+
+
+def test_given_predictions_on_disk(tmp_path):
+    table = torch.randn(5, 2)
+    memory = ConstantMemory(table, storage=TableStorage.parse("disk,bf16", tmp_path))
+    assert torch.equal(memory.read(torch.arange(5))[0][0], table)  # as they were given
+    assert memory.digest == ConstantMemory(table).digest
+
+
+def test_tables_that_are_too_large(monkeypatch, tmp_path):
+    free = {"cpu": 10 * 2**30, "disk": 100 * 2**30}
+    monkeypatch.setattr(TableStorage, "free_bytes", property(lambda storage: free[storage._place]))
+    begin = "The tables of TeacherMemory must fit into what is free on cpu, 10.00 GiB, but need "
+    # 7 columns of 4 bytes and 2 flags for each example.
+    with pytest.raises(InputError) as error:
+        TeacherMemory(2**29, 2)
+    assert str(error.value) == begin + "15.00 GiB. Use `memory_storage='cpu,bf16'` (8.00 GiB of 10.00 GiB)."
+    with pytest.raises(InputError) as error:
+        TeacherMemory(2**30, 2)
+    assert str(error.value) == begin + "30.00 GiB. Use `memory_storage='disk'` (30.00 GiB of 100.00 GiB)."
+    with pytest.raises(InputError) as error:
+        TeacherMemory(2**40, 2)
+    assert str(error.value).endswith("Use fewer examples, or a machine with more memory or disk.")
+
+
+def test_a_checkpoint_goes_on_in_another_place_but_not_with_another_precision(tmp_path):
+    memory = TeacherMemory(4, 2, TableStorage.parse("bf16"))
+    memory.stage(torch.arange(4), torch.randn(4, 2))
+    memory.transition(1, True)
+    state = memory.state_dict()
+    again = TeacherMemory.from_state_dict(state, TableStorage.parse("disk,bf16", tmp_path))
+    assert torch.equal(again.read(torch.arange(4))[0], memory.read(torch.arange(4))[0])
+    for text, named in ((None, "none, which is fp32"), ("fp32", "fp32"), ("fp16", "fp16")):
+        with pytest.raises(InputError) as error:
+            TeacherMemory.from_state_dict(state, TableStorage.of(text, tmp_path))
+        assert str(error.value) == (
+            "`memory_storage` must have the precision that it had when the checkpoint was saved, bf16, got "
+            f"{named}. Resume with the same, or start a new run."
+        )
+
+
+def trained(make_args, storage, **options):
+    return LSTSDTrainer(
+        model=make_model(),
+        args=make_args(num_train_epochs=4, learning_rate=1e-2, **options),
+        train_dataset=make_examples(14),
+        teacher=CONFIG,
+        memory_storage=storage,
+    )
+
+
+def test_training_with_tables_on_disk_and_rounded(make_args):
+    models = {}
+    for storage in (None, "disk", "bf16", TableStorage(dtype=torch.bfloat16)):
+        trainer = trained(make_args, storage)
+        trainer.train()
+        assert trainer.teacher.memory.coverage == 1.0
+        models[str(storage)] = trainer.model
+    assert_same_weights(models["None"], models["disk"])
+    pairs = zip(models["bf16"].parameters(), models["None"].parameters(), strict=True)
+    difference = max(float((one - other).detach().abs().max()) for one, other in pairs)
+    assert 0 < difference < 1e-2
+    assert_same_weights(models["bf16"], models[str(TableStorage(dtype=torch.bfloat16))])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(make_args, tmp_path):
+    whole = trained(make_args, "disk,bf16")
+    whole.train()
+    first = trained(make_args, "disk,bf16", save_strategy="steps", save_steps=7, output_dir=str(tmp_path / "run"))
+    first.train()
+    again = trained(make_args, "cpu,bf16", output_dir=str(tmp_path / "run"))
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-7"))
+    assert_same_weights(whole.model, again.model)
