@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import TrainerState
 
 from .errors import InputError
-from .files import file_digest, replacing
+from .files import file_checksum, replacing
 from .methods import Teacher
 
 logger = logging.getLogger(__name__)
 
 TEACHER_STATE_NAME = "teacher_state.safetensors"
 TRAINER_STATE_NAME = "trainer_state.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _RNG_PREFIX = "rng_state"
 # What Trainer's just-in-time checkpoints contain until they are finished.
@@ -50,7 +51,7 @@ def save_teacher_state(
     ranks: Iterable[int] | None,
     folder: str,
 ) -> None:
-    """Writes `teacher_state.safetensors` into a checkpoint folder, with digests of what else belongs to it.
+    """Writes `teacher_state.safetensors` into a checkpoint folder, with checksums of what else belongs to it.
 
     Args:
         state: That of teacher, observers and trainer: tensors, plain numbers and strings.
@@ -68,11 +69,11 @@ def save_teacher_state(
         "saved_at": time.time_ns(),
         "trainer_state_sha256": _trainer_state_digest(asdict(trainer_state)),
         "random_states": [f"{_RNG_PREFIX}.pth"] if ranks is None else [f"{_RNG_PREFIX}_{rank}.pth" for rank in ranks],
-        "files": {str(path.relative_to(folder)): file_digest(path) for path in _files_saved_before(Path(folder))},
+        "files": {str(path.relative_to(folder)): file_checksum(path) for path in _files_saved_before(Path(folder))},
     }
     shown = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
     with replacing(Path(folder) / TEACHER_STATE_NAME) as temporary:
-        save_file(tensors, temporary, {**shown, "sha256": _state_digest(tensors, shown)})
+        save_file(tensors, temporary, {**shown, "checksum": _state_checksum(tensors, shown)})
 
 
 def load_teacher_state(run: Mapping[str, Any], folder: str, changeable: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _read_teacher_file(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Te
             shown = dict(file.metadata() or {})
             # Cloned: in the mapped file they lie unaligned, and some kernels round otherwise then.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        is_whole = shown.pop("sha256", None) == _state_digest(tensors, shown)
+        is_whole = shown.pop("checksum", None) == _state_checksum(tensors, shown)
         metadata = {name: json.loads(value) for name, value in shown.items()} if is_whole else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, f"it cannot be read ({error})") from error
@@ -143,13 +144,14 @@ def _damaged(path: Path, reason: str) -> InputError:
     )
 
 
-def _state_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+def _state_checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    # Of the speed of memory: tables may be large.
+    checksum = xxhash.xxh3_128(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        checksum.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return checksum.hexdigest()
 
 
 # ---- Whole checkpoints ----
@@ -208,7 +210,7 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
 
     Args:
         folder: The checkpoint folder.
-        needs_teacher: Whether it must carry a teacher; such a checkpoint knows the digests of its files.
+        needs_teacher: Whether it must carry a teacher; such a checkpoint knows the checksums of its files.
 
     Returns:
         The metadata of the teacher's file; nothing without a teacher.
@@ -239,11 +241,11 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
     check_same_run(metadata, {"global_step": step}, folder)
     if _trainer_state_digest(trainer_state) != metadata["trainer_state_sha256"]:
         raise _damaged(state, "its content is not what was written")
-    for name, digest in metadata["files"].items():
+    for name, checksum in metadata["files"].items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"The checkpoint {folder} must contain `{name}`, found none: it was deleted or moved.")
-        if file_digest(path) != digest:
+        if file_checksum(path) != checksum:
             raise _damaged(path, "its content is not what was written")
     for name in metadata["random_states"]:
         if not (folder / name).is_file():

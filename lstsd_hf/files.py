@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import xxhash
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -39,6 +41,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             raise OSError(f"{temporary} could not be renamed to {path}.")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_checksum(path: Path) -> str:
+    """A checksum of a file's content, several times as fast as a digest: it tells damage, not forgery."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def file_digest(path: Path) -> str:

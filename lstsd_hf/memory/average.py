@@ -63,11 +63,11 @@ class MovingAverageMemory(ExampleMemory):
         if self._is_ready_for(epoch):
             return
 
-        def write(part: slice, rows: Tensor, fresh: Tensor) -> None:
+        def write(part: slice, rows: Tensor, fresh: Tensor | None) -> None:
             table, weights = self._rows[0, part], self._weights[part]
-            replace_fresh(table, decay * table.to(rows.dtype) + (1 - decay) * rows, fresh)
+            replace_fresh(table, decay * table.to(self._dtype) + (1 - decay) * rows.to(self._dtype), fresh)
             replace_fresh(weights, decay * weights + (1 - decay), fresh)
-            self._written[:, part] |= fresh.squeeze(-1)
+            self._mark(slice(None), part, fresh)
 
         self._commit(epoch, write)
 

@@ -43,13 +43,13 @@ class LatestMemory(ExampleMemory):
         if self._is_ready_for(epoch):
             return
 
-        def write(part: slice, rows: Tensor, fresh: Tensor) -> None:
+        def write(part: slice, rows: Tensor, fresh: Tensor | None) -> None:
             replace_fresh(self._rows[0, part], rows, fresh)
-            self._written[:, part] |= fresh.squeeze(-1)
+            self._mark(slice(None), part, fresh)
 
         self._commit(epoch, write)
 
 
-def replace_fresh(table: Tensor, rows: Tensor, fresh: Tensor) -> None:
-    """Writes the rows of the examples that have a new one into a table."""
-    table.copy_(torch.where(fresh, rows.to(table.dtype), table))
+def replace_fresh(table: Tensor, rows: Tensor, fresh: Tensor | None) -> None:
+    """Writes the rows of the examples that have a new one, all of them for `None`, into a table."""
+    table.copy_(rows if fresh is None else torch.where(fresh, rows.to(table.dtype), table))

@@ -59,10 +59,10 @@ class TeacherMemory(ExampleMemory):
             return
         tables = slice(0, 2) if begins_mini_generation else slice(0, 1)
 
-        def write(part: slice, rows: Tensor, fresh: Tensor) -> None:
+        def write(part: slice, rows: Tensor, fresh: Tensor | None) -> None:
             for table in self._rows[tables, part]:
                 # Rows that were not visited keep their older teacher.
                 replace_fresh(table, rows, fresh)
-            self._written[tables, part] |= fresh.squeeze(-1)
+            self._mark(tables, part, fresh)
 
         self._commit(epoch, write)

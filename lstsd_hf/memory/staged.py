@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Self
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -11,9 +12,9 @@ from ..distributed import is_distributed, rank
 from ..errors import InputError
 from .storage import IN_MEMORY, TableStorage
 
-# Of the batches that wait to be added.
+# Batches that wait to be added, and the size above which one does not wait.
 _MOST_BATCHES = 64
-_MOST_NUMBERS = 2**18
+_MOST_NUMBERS_TO_KEEP = 2**12
 # Of a table, moved at a time: few enough to stay in a processor's cache.
 _NUMBERS_IN_A_PART = 2**18
 
@@ -72,16 +73,18 @@ class ExampleMemory:
         self._storage = storage = storage.on(torch.device("cpu"))
         self._dtype = dtype
         self._merge_device = merge_device or storage.device
-        stored, columns = storage.dtype or dtype, self.num_tables * num_labels + num_labels + 1
-        storage.check_fits(type(self).__name__, num_examples * columns, num_examples * self.num_tables, stored)
+        stored, columns = storage.dtype or dtype, (self.num_tables + 1) * num_labels
+        flags, counts = self.num_tables, torch.int32.itemsize
+        storage.check_fits(type(self).__name__, num_examples * columns, num_examples * (flags + counts), stored)
         self._rows = storage.zeros(self.num_tables, num_examples, num_labels, dtype=stored)
         self._written = storage.zeros(self.num_tables, num_examples, dtype=torch.bool)
-        # Sums of rows and, in the last column, their count: a repeated example (a sampler's refill, another process)
-        # is averaged.
-        self._staged = storage.zeros(num_examples, num_labels + 1, dtype=stored)
+        # Sums of rows, and their counts: a repeated example (a sampler's refill, another process) is averaged. The last
+        # row takes in what is passed over.
+        self._staged_with_rest = storage.zeros(num_examples + 1, num_labels, dtype=stored)
+        self._counts_with_rest = storage.zeros(num_examples + 1, dtype=torch.int32)
+        self._staged, self._counts = self._staged_with_rest[:-1], self._counts_with_rest[:-1]
         # Batches that `_staged` does not have yet: one addition for many of them costs what it costs for one.
         self._arrived: list[tuple[Tensor, Tensor]] = []
-        self._arrived_numbers = 0
         self._measure_coverage()
 
     @classmethod
@@ -111,7 +114,10 @@ class ExampleMemory:
         """
         own = indices.to(self._rows.device)
         try:
-            rows, written = self._rows.index_select(1, own), self._written.index_select(1, own)
+            rows = self._rows.index_select(1, own)
+            # Where all have a row, the mask of any example is that of the first.
+            is_complete = self.is_complete
+            written = self._written[:, :1].expand(-1, len(own)) if is_complete else self._written.index_select(1, own)
             return rows.to(indices.device, self._dtype), written.to(indices.device)
         except (IndexError, RuntimeError):
             self._check_indices(indices)
@@ -135,28 +141,32 @@ class ExampleMemory:
                 f"`rows` must have the shape (batch_size, num_labels) = ({len(indices)}, {self.num_labels}), "
                 f"got {tuple(rows.shape)}."
             )
+        if rows.numel() > _MOST_NUMBERS_TO_KEEP:
+            self._add_arrived()
+            self._add(indices, rows.detach())
+            return
         # Copied: a compiled model may write its next outputs to the same place.
         self._arrived.append((indices, rows.detach().clone()))
-        self._arrived_numbers += rows.numel()
-        if len(self._arrived) == _MOST_BATCHES or self._arrived_numbers > _MOST_NUMBERS:
+        if len(self._arrived) == _MOST_BATCHES:
             self._add_arrived()
 
     def _add_arrived(self) -> None:
-        if not self._arrived:
-            return
-        staged = self._staged
-        indices, rows = (torch.cat(parts) for parts in zip(*self._arrived, strict=True))
+        if self._arrived:
+            indices, rows = (torch.cat(parts) for parts in zip(*self._arrived, strict=True))
+            self._arrived = []
+            self._add(indices, rows)
+
+    def _add(self, indices: Tensor, rows: Tensor) -> None:
+        staged, counts = self._staged_with_rest, self._counts_with_rest
         indices, rows = indices.to(staged.device), rows.to(staged.device, staged.dtype)
-        self._arrived, self._arrived_numbers = [], 0
-        largest = rows.amax(dim=-1, keepdim=True)
-        # Infinity minus itself is NaN, and NaN is the largest of all, so this is false for both.
-        finite = largest - largest == 0
-        counted = torch.nn.functional.pad(rows, (0, 1), value=1.0)
-        try:
-            staged.index_add_(0, indices, torch.where(finite, counted, 0.0))
-        except (IndexError, RuntimeError):
+        if indices.device.type == "cpu":
             self._check_indices(indices)
-            raise
+        largest = rows.amax(dim=-1)
+        # Infinity minus itself is NaN, and NaN is the largest of all, so this is false for both.
+        is_finite = largest - largest == 0
+        places = torch.where(is_finite, indices, self.num_examples)
+        staged.index_add_(0, places, rows)
+        counts.index_add_(0, places, torch.ones_like(places, dtype=counts.dtype))
 
     def fill(self, rows: Tensor, written: Tensor | None = None) -> None:
         """Writes given predictions into every table, as if each epoch so far had produced them.
@@ -187,10 +197,12 @@ class ExampleMemory:
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
+        self._add_arrived()
         return {
             "rows": self._rows,
             "written": self._written,
-            "staged": self._merged_staging(),
+            "staged": self._merged(self._staged),
+            "counts": self._merged(self._counts),
             "epoch": self.epoch,
         }
 
@@ -225,6 +237,7 @@ class ExampleMemory:
         self._written.copy_(state["written"])
         if rank() == 0:
             self._staged.copy_(state["staged"])
+            self._counts.copy_(state["counts"])
         self.epoch = state["epoch"]
         self._measure_coverage()
 
@@ -240,37 +253,46 @@ class ExampleMemory:
             )
         return epoch == self.epoch
 
-    def _commit(self, epoch: int, write: Callable[[slice, Tensor, Tensor], None]) -> None:
+    def _commit(self, epoch: int, write: Callable[[slice, Tensor, Tensor | None], None]) -> None:
         """Ends a transition: hands over the staged rows part by part, so that no second table is needed.
 
         Args:
             epoch: The epoch about to begin.
             write: Takes some examples, the means of their staged rows over all processes, `(num_rows, num_labels)`, and
-                which of them have one, bool `(num_rows, 1)`.
+                which of them have one, bool `(num_rows, 1)`; `None` is all of them.
         """
         self._add_arrived()
-        size = max(1, _NUMBERS_IN_A_PART // (self.num_labels + 1))
+        size = max(1, _NUMBERS_IN_A_PART // self.num_labels)
         for start in range(0, self.num_examples, size):
             part = slice(start, start + size)
-            staged = self._merged(self._staged[part]).to(self._dtype)
-            count = staged[:, -1:]
-            write(part, staged[:, :-1] / count.clamp(min=1), count > 0)
-        self._staged.zero_()
+            rows, counts = self._merged(self._staged[part]), self._merged(self._counts[part])[:, None]
+            fewest, most = (int(count) for count in counts.aminmax())
+            if most > 1:
+                rows = rows.to(self._dtype) / counts.clamp(min=1)
+            if most > 0:
+                write(part, rows, None if fewest > 0 else counts > 0)
+            self._staged[part].zero_()
+        self._counts.zero_()
+        # What was passed over may be NaN.
+        self._staged_with_rest[-1].zero_()
         self.epoch = epoch
         self._measure_coverage()
 
+    def _mark(self, tables: slice, part: slice, fresh: Tensor | None) -> None:
+        """Takes note of the examples that have a row now."""
+        if fresh is None:
+            self._written[tables, part] = True
+        else:
+            self._written[tables, part] |= fresh.squeeze(-1)
+
     def _measure_coverage(self) -> None:
         # Waits for the device, so once an epoch and not whenever asked.
-        counts = self._written.sum(dim=1).tolist()
+        counts = [_number_of_true(table) for table in self._written]
         self.coverage = counts[0] / self.num_examples
         self.is_complete = min(counts) == self.num_examples
 
-    def _merged_staging(self) -> Tensor:
-        self._add_arrived()
-        return self._merged(self._staged)
-
     def _merged(self, staged: Tensor) -> Tensor:
-        """Staged sums of this process to those of all of them."""
+        """Sums or counts of this process to those of all of them."""
         if not is_distributed():
             return staged
         summed = staged.to(self._merge_device, copy=True)
@@ -278,9 +300,16 @@ class ExampleMemory:
         return summed.to(staged.device)
 
     def _check_indices(self, indices: Tensor) -> None:
+        if not len(indices):
+            return
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= self.num_examples:
             raise index_out_of_range(low if low < 0 else high, self.num_examples)
+
+
+def _number_of_true(mask: Tensor) -> int:
+    # Many times as fast as torch's sum of truth values.
+    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.sum())
 
 
 def index_out_of_range(index: int, num_examples: int) -> IndexError:

@@ -36,13 +36,15 @@ class Processes:
     def each(self, call):
         for memory in self.memories:
             memory._add_arrived()
-        total = sum(memory._staged for memory in self.memories)
+        sums = [sum(memory._staged for memory in self.memories), sum(memory._counts for memory in self.memories)]
         results = []
         for position, memory in enumerate(self.memories):
             with (
                 mock.patch("lstsd_hf.memory.staged.is_distributed", return_value=len(self.memories) > 1),
                 mock.patch("lstsd_hf.memory.staged.rank", return_value=position),
-                mock.patch("torch.distributed.all_reduce", lambda tensor: tensor.copy_(total)),
+                mock.patch(
+                    "torch.distributed.all_reduce", lambda tensor: tensor.copy_(sums[not tensor.is_floating_point()])
+                ),
             ):
                 results.append(call(memory))
         return results

@@ -61,7 +61,7 @@ def test_every_place_and_any_parts_say_the_same(memory_class, options, tmp_path,
     assert 0 < written.float().mean() < 1
     on_disk = used(memory_class(40, 3, TableStorage.parse("disk", tmp_path)), *options)
     assert list(tmp_path.iterdir()) == []  # files without a name
-    monkeypatch.setattr(staged, "_NUMBERS_IN_A_PART", 7 * 4)
+    monkeypatch.setattr(staged, "_NUMBERS_IN_A_PART", 7 * 3)
     monkeypatch.setattr(staged, "_MOST_BATCHES", 2)
     for found in (on_disk, used(memory_class(40, 3), *options)):
         assert torch.equal(found[0], rows)
@@ -104,10 +104,10 @@ def test_tables_that_are_too_large(monkeypatch, tmp_path):
     free = {"cpu": 10 * 2**30, "disk": 100 * 2**30}
     monkeypatch.setattr(TableStorage, "free_bytes", property(lambda storage: free[storage._place]))
     begin = "The tables of TeacherMemory must fit into what is free on cpu, 10.00 GiB, but need "
-    # 7 columns of 4 bytes and 2 flags for each example.
+    # 6 columns of 4 bytes, a count and 2 flags for each example.
     with pytest.raises(InputError) as error:
         TeacherMemory(2**29, 2)
-    assert str(error.value) == begin + "15.00 GiB. Use `memory_storage='cpu,bf16'` (8.00 GiB of 10.00 GiB)."
+    assert str(error.value) == begin + "15.00 GiB. Use `memory_storage='cpu,bf16'` (9.00 GiB of 10.00 GiB)."
     with pytest.raises(InputError) as error:
         TeacherMemory(2**30, 2)
     assert str(error.value) == begin + "30.00 GiB. Use `memory_storage='disk'` (30.00 GiB of 100.00 GiB)."
