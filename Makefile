@@ -5,7 +5,7 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-oldest audit lint format results fix-copies docs wheel clean
+.PHONY: bench install demo test test-slow test-oldest audit lint format results fix-copies docs wheel clean
 
 install: $(INSTALLED)
 
@@ -38,6 +38,11 @@ audit: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.14 --all-extras \
 		--output-file $(VENV)/audit.txt pyproject.toml
 	$(BIN)/python .ci/audit.py $(VENV)/audit.txt
+
+# Half an hour with nothing else on the machine; figures in build/bench.json.
+bench: $(INSTALLED)
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --json build/bench.json
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

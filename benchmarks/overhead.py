@@ -1,9 +1,9 @@
 """Time that a method adds to a training step, measured in one run against the same trainer without it.
 
-    python benchmarks/overhead.py                      # CPU, or the GPU if there is one
-    python benchmarks/overhead.py --method anchored    # another method instead of LSTSD
-    python benchmarks/overhead.py --dynamics           # what recording each epoch adds
-    python benchmarks/overhead.py --shape bert-base    # the step of a 12×768 encoder instead of MiniLM's
+    python -m benchmarks.overhead                      # CPU, or the GPU if there is one
+    python -m benchmarks.overhead --method anchored    # another method instead of LSTSD
+    python -m benchmarks.overhead --dynamics           # what recording each epoch adds
+    python -m benchmarks.overhead --shape bert-base    # the step of a 12×768 encoder instead of MiniLM's
 
 Two trainers with a stub model (an embedding row for each example, so that the model costs next to nothing) take turns
 in short blocks of distilling steps: stock `Trainer` and `LSTSDTrainer` with both terms. The difference of the block
@@ -19,15 +19,17 @@ import statistics
 import tempfile
 import time
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
-from lstsd_hf import AnchoredConfig, LSTSDConfig, LSTSDTrainer, TeacherConfig
+from lstsd_hf import METHODS, AnchoredConfig, LSTSDConfig, LSTSDTrainer, TeacherConfig
 from lstsd_hf.glue.models import resolve_model
+
+from .measuring import ratio_of
 
 
 class Measured(NamedTuple):
@@ -37,10 +39,14 @@ class Measured(NamedTuple):
     epochs: int
 
 
-METHODS = {
+MEASURED = {
     "lstsd": Measured(LSTSDConfig(mini_generation_epochs=1), 3),
     "anchored": Measured(AnchoredConfig(patience=1), 9),
 }
+
+
+# They look at hidden states.
+NOT_WITH_A_STUB = ("tskd",)
 
 
 class Stub(nn.Module):
@@ -52,7 +58,8 @@ class Stub(nn.Module):
 
     def forward(self, input_ids, labels=None, **kwargs):
         logits = self.logits + input_ids[:, :1] * 1e-3
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
 
 
 class Clock(TrainerCallback):
@@ -122,6 +129,39 @@ def real_model(shape: str):
     return BertForSequenceClassification.from_pretrained(resolve_model("minilm"), dtype=torch.float32)
 
 
+# So short that most steps of a short run distil.
+SHORT = {
+    **{"mini_generation_epochs": 1, "cycle_epochs": 1, "rampup_epochs": 0.0, "interval_epochs": 1, "patience": 1},
+    "start_epoch": 1,
+}
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """A row for each method that needs no other model: what it adds to a step of a model that does next to nothing."""
+    args = argparse.Namespace(batch_size=32, bf16=False, cpu=not torch.cuda.is_available())
+    blocks, data = (2, rows(20 * 32, 8)) if quick else (9, rows(100 * 32, 8))
+    measured = []
+    for name, config_class in METHODS.items():
+        fields = config_class.__dataclass_fields__
+        config = config_class(**{key: value for key, value in SHORT.items() if key in fields})
+        if not config.is_self_taught or name in NOT_WITH_A_STUB:
+            continue
+        pairs = [
+            (_median_step(LSTSDTrainer, data, args, teacher=config), _median_step(Trainer, data, args))
+            for _ in range(blocks)
+        ]
+        added = [1e3 * (ours - stock) for ours, stock in pairs]
+        low, middle, high = statistics.quantiles(added, n=4)
+        measured.append(
+            {"method": name, "stub_step": ratio_of(pairs), "added_ms": middle, "added_ms_quartiles": [low, high]}
+        )
+    return measured
+
+
+def _median_step(trainer_class, data, args, **options) -> float:
+    return statistics.median(train(trainer_class, Stub(2), data, args, epochs=6, **options))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=15, help="turns of each trainer")
@@ -131,11 +171,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128, help="tokens of the real encoder's inputs")
     parser.add_argument("--real-steps", type=int, default=6, help="steps of the real encoder in an epoch")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--method", choices=list(METHODS), default="lstsd")
+    parser.add_argument("--method", choices=list(MEASURED), default="lstsd")
     parser.add_argument("--dynamics", action="store_true", help="recording of each epoch instead of a method")
     args = parser.parse_args()
     args.cpu = not torch.cuda.is_available()
-    distilled, epochs = {"teacher": METHODS[args.method].teacher}, METHODS[args.method].epochs
+    distilled, epochs = {"teacher": MEASURED[args.method].teacher}, MEASURED[args.method].epochs
     if args.dynamics:
         distilled = {"teacher": "vanilla", "record_dynamics": True}
     stub_data = rows(args.steps * args.batch_size, 8)

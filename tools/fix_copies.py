@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Brings up to date what follows from the methods: public names for type checkers, tables in README and docs, the menu.
+"""Brings up to date what follows from the methods: public names for type checkers, tables, menu, help.
 
 python tools/fix_copies.py           # or: make fix-copies
 python tools/fix_copies.py --check   # writes nothing, fails if something is missing or out of date
@@ -13,6 +13,10 @@ from pathlib import Path
 
 import lstsd_hf
 from lstsd_hf import METHODS
+from lstsd_hf.glue.cli import TextDomain
+from lstsd_hf.images.cli import ImageDomain
+from lstsd_hf.runner.entry import HELP_NAME
+from lstsd_hf.runner.options import short_help
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = Path("docs", "methods")
@@ -95,6 +99,8 @@ def wanted() -> dict[Path, str]:
         ROOT / "README.md": with_block(ROOT / "README.md", "methods", methods_table("docs/methods/")),
         index: with_block(index, "methods", methods_table("")),
         ROOT / "mkdocs.yml": menu(),
+        ROOT / "lstsd_hf" / "glue" / HELP_NAME: short_help(TextDomain(), "run_glue.py"),
+        ROOT / "lstsd_hf" / "images" / HELP_NAME: short_help(ImageDomain(), "run_cifar.py"),
     }
     for name in METHODS:
         path = ROOT / PAGES / f"{name}.md"

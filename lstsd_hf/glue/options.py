@@ -14,7 +14,7 @@ Fine-tunes classifiers on GLUE tasks, or on one's own CSV or JSON files, with me
 python run_glue.py --task rte --method lstsd
 python run_glue.py --task rte --method vanilla lstsd --demo
 python run_glue.py --task rte mrpc --method all --seeds 1 2 3 --lstsd.lambda_short 2
-python run_glue.py --method lstsd --help    # with the options of a method, by default those of the paper
+python run_glue.py --help_all    # with every option of TrainingArguments
 """
 DEMO_SETTINGS = {
     "data": "synthetic",

@@ -15,7 +15,7 @@ Trains image classifiers on CIFAR, Fashion-MNIST, or one's own folders, with met
 python run_cifar.py --task cifar100 --method lstsd
 python run_cifar.py --task digits --method vanilla lstsd --demo
 python run_cifar.py --task fashion_mnist --max_train_samples 10000 --method vanilla lstsd --seeds 1 2 3
-python run_cifar.py --method lstsd --help    # with the options of a method, by default those of the paper
+python run_cifar.py --help_all    # with every option of TrainingArguments
 """
 DEMO_SETTINGS = {
     "task": ["digits"],

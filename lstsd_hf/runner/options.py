@@ -13,6 +13,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ..errors import InputError
 from ..methods import METHODS, TeacherConfig
+from .entry import HELP_ALL
 from .noise import NOISE_KINDS
 from .preparation import DataOptions
 from .run import Run
@@ -224,6 +225,40 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
     seeds = run.seeds if run.seeds is not None else [args.seed]
     check_unique("seeds", seeds)
     return Parsed(run, args, configs, seeds, known.output_dir)
+
+
+def short_help(domain: Domain, prog: str) -> str:
+    """The help of a command without what every Trainer takes: the command's own options, and those of each method.
+
+    Args:
+        domain: The kind of data.
+        prog: The command.
+    """
+    parser = HfArgumentParser(
+        domain.arguments,
+        prog=prog,
+        usage=f"{prog} --method METHOD [METHOD ...] [options]",
+        description=domain.description,
+        formatter_class=_wide,
+    )
+    parts = [
+        parser.format_help(),
+        "All options of transformers' TrainingArguments are taken too, such as --num_train_epochs, --learning_rate\n"
+        f"and --output_dir: {HELP_ALL} lists them.\n",
+        "Options of each method, by default those of the paper. With several methods they have the method's name in\n"
+        "front: --lstsd.lambda_short 2.\n",
+    ]
+    for name, config_class in METHODS.items():
+        own = HfArgumentParser(config_class, prog="", usage=argparse.SUPPRESS, add_help=False, formatter_class=_wide)
+        own.set_defaults(**_method_defaults(config_class, domain, is_demo=False))
+        options = own.format_help().partition("\n")[2].strip("\n")
+        parts.append(f"{name}:\n{options}\n" if options else f"{name}: none\n")
+    return "\n".join(parts)
+
+
+def _wide(prog: str) -> argparse.HelpFormatter:
+    """As wide wherever it is called."""
+    return _HelpFormatter(prog, width=110)
 
 
 def _all_methods(arguments: list[str]) -> list[str]:
