@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes docs/results.md, its figures, and the measured parts of README.md and docs/methods/index.md from the records.
+"""Makes docs/results.md, its figures, and the measured parts of README.md and other pages from the records.
 
 python -m studies.render           # or: make results
 python -m studies.render --check   # writes nothing, fails if something is out of date
@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from . import figures, pages
+from . import bench_tables, figures, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +31,7 @@ def rendered() -> dict[Path, str]:
     blocks = {
         ROOT / "README.md": pages.readme_blocks(),
         ROOT / "docs" / "methods" / "index.md": pages.methods_blocks(),
+        ROOT / "docs" / "scale.md": bench_tables.scale_blocks(),
         ROOT / "docs" / "results.md": pages.results_blocks() | pages.conclusion_blocks(),
     }
     return {path: with_blocks(path.read_text(), own) for path, own in blocks.items()}

@@ -52,12 +52,13 @@ def outcome(trainer):
     }
 
 
-def train(folder, model, *, resume=None, num_examples=13, weight=1.0, **options):
+def train(folder, model, *, resume=None, num_examples=13, weight=1.0, storage=None, **options):
     trainer = LSTSDTrainer(
         model=model,
         args=arguments(folder, **options),
         train_dataset=make_examples(num_examples),
         teacher=LSTSDConfig(lambda_short=2.0 * weight, lambda_long=weight, mini_generation_epochs=2),
+        memory_storage=storage,
     )
     trainer.train(resume_from_checkpoint=resume)
     return outcome(trainer)
@@ -280,6 +281,10 @@ def main(folder: Path, other: Path | None = None):
     results["overlapping"] = overlapping(folder / "overlapping")
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
+    rounded = {"storage": "disk,bf16", "save_strategy": "steps", "save_steps": 5}
+    results["rounded"] = train(folder / "rounded", make_model(), **rounded)
+    checkpoint = str(folder / "rounded" / "checkpoint-5")
+    results["rounded again"] = train(folder / "again", make_model(), resume=checkpoint, **rounded)
     results["recorded"] = recorded(folder / "recorded")
     results["judged"] = judged(folder / "judged")
     # Without weights: a teacher that repeats a frozen student is an error.

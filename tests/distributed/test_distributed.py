@@ -36,23 +36,33 @@ def one_process(tmp_path_factory):
     return launch(tmp_path_factory.mktemp("one") / "run")[0]
 
 
-TABLES = ("rows", "written", "staged")
+TABLES = ("rows", "written", "staged", "counts")
 
 
 def same(first, second):
     return torch.equal(first, second) if torch.is_tensor(first) else first == second
 
 
-@pytest.mark.parametrize("training", ["trained", "frozen"])
+@pytest.mark.parametrize("training", ["trained", "frozen", "rounded"])
 def test_all_ranks_end_with_the_same_complete_tables(several_processes, training):
     first, *others = (rank[training] for rank in several_processes)
     for other in others:
         for name in TABLES:
             assert torch.equal(first[name], other[name]), name
         assert first["epoch"] == other["epoch"] == 6
-        assert first["distilled_steps"] == other["distilled_steps"] == (8 if training == "trained" else 0)
+        assert first["distilled_steps"] == other["distilled_steps"] == (0 if training == "frozen" else 8)
         assert_same_weights(first["weights"], other["weights"])
     assert first["written"].all()
+
+
+def test_rounded_tables_on_disk_go_on_where_they_were(several_processes, one_process):
+    for rank in (*several_processes, one_process):
+        whole, again = rank["rounded"], rank["rounded again"]
+        assert whole["rows"].dtype == torch.bfloat16
+        for name in TABLES:
+            assert torch.equal(whole[name], again[name]), name
+        assert_same_weights(whole["weights"], again["weights"])
+        assert not torch.equal(whole["rows"].float(), rank["trained"]["rows"])
 
 
 def test_several_processes_record_what_one_records(several_processes, one_process):
