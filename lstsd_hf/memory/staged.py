@@ -114,10 +114,7 @@ class ExampleMemory:
         """
         own = indices.to(self._rows.device)
         try:
-            rows = self._rows.index_select(1, own)
-            # Where all have a row, the mask of any example is that of the first.
-            is_complete = self.is_complete
-            written = self._written[:, :1].expand(-1, len(own)) if is_complete else self._written.index_select(1, own)
+            rows, written = self._rows.index_select(1, own), self._written.index_select(1, own)
             return rows.to(indices.device, self._dtype), written.to(indices.device)
         except (IndexError, RuntimeError):
             self._check_indices(indices)
