@@ -30,7 +30,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, list) and not isinstance(value, Ratio):
+    if isinstance(value, list):
         return " to ".join(_shown(item) for item in value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 

@@ -71,12 +71,12 @@ def _row(num_examples: int, num_labels: int, rounds: int) -> dict[str, Any]:
 
 def _files(state: dict[str, Any], num_bytes: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        raw, content = Path(folder, "raw"), os.urandom(2**20) * (num_bytes // 2**20 + 1)
-
-        def write() -> None:
-            raw.write_bytes(content[:num_bytes] if num_bytes < 2**20 else content)
-
+        raw, content = Path(folder, "raw"), (os.urandom(2**20) * (num_bytes // 2**20 + 1))[:num_bytes]
         return {
-            "save": in_turns(lambda: save_teacher_state(state, {}, TrainerState(), None, folder), write, rounds),
+            "save": in_turns(
+                lambda: save_teacher_state(state, {}, TrainerState(), None, folder),
+                lambda: raw.write_bytes(content),
+                rounds,
+            ),
             "load": in_turns(lambda: load_teacher_state({}, folder), raw.read_bytes, rounds),
         }

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def save_teacher_state(
     }
     shown = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
     with replacing(Path(folder) / TEACHER_STATE_NAME) as temporary:
-        save_file(tensors, temporary, {**shown, "checksum": _state_checksum(tensors, shown)})
+        save_file(tensors, temporary, {**shown, "checksum": _state_checksum(sorted(tensors.items()), shown)})
 
 
 def load_teacher_state(run: Mapping[str, Any], folder: str, changeable: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -90,7 +90,8 @@ def load_teacher_state(run: Mapping[str, Any], folder: str, changeable: frozense
     Raises:
         InputError: If the file is missing or damaged, or belongs to a run with other settings or data.
     """
-    metadata, tensors = _read_teacher_file(Path(folder))
+    tensors: dict[str, torch.Tensor] = {}
+    metadata = _read_teacher_file(Path(folder), tensors)
     check_same_run(metadata, run, Path(folder), changeable)
     return tensors | metadata["numbers"]
 
@@ -110,7 +111,8 @@ def check_same_run(
             )
 
 
-def _read_teacher_file(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read_teacher_file(folder: Path, kept: dict[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    """The metadata of a teacher's file that is whole; its tensors are put into `kept`, or one by one into nothing."""
     path = folder / TEACHER_STATE_NAME
     if not path.is_file():
         raise InputError(
@@ -121,20 +123,30 @@ def _read_teacher_file(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Te
     try:
         with safe_open(path, framework="pt") as file:
             shown = dict(file.metadata() or {})
-            # Cloned: in the mapped file they lie unaligned, and some kernels round otherwise then.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        is_whole = shown.pop("checksum", None) == _state_checksum(tensors, shown)
+            version = shown.get("format_version", str(FORMAT_VERSION))
+            checksum = shown.pop("checksum", None)
+            is_own = version == str(FORMAT_VERSION)
+            is_whole = is_own and checksum == _state_checksum(_tensors_in(file, kept), shown)
         metadata = {name: json.loads(value) for name, value in shown.items()} if is_whole else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, f"it cannot be read ({error})") from error
+    if not is_own:
+        raise InputError(
+            f"`format_version` of {path} must be {FORMAT_VERSION}, got {version}: another version of lstsd_hf wrote "
+            "it. Resume with that version, or start a new run."
+        )
     if not is_whole:
         raise _damaged(path, "its content is not what was written")
-    if metadata["format_version"] != FORMAT_VERSION:
-        raise InputError(
-            f"`format_version` of {path} must be {FORMAT_VERSION}, got {metadata['format_version']}: another version "
-            "of lstsd_hf wrote it. Resume with that version, or start a new run."
-        )
-    return metadata, tensors
+    return metadata
+
+
+def _tensors_in(file: Any, kept: dict[str, torch.Tensor] | None) -> Iterator[tuple[str, torch.Tensor]]:
+    for name in sorted(file.keys()):
+        # Cloned: in the mapped file they lie unaligned, and some kernels round otherwise then.
+        tensor = file.get_tensor(name).clone()
+        if kept is not None:
+            kept[name] = tensor
+        yield name, tensor
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -144,11 +156,12 @@ def _damaged(path: Path, reason: str) -> InputError:
     )
 
 
-def _state_checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+def _state_checksum(tensors: Iterable[tuple[str, torch.Tensor]], metadata: Mapping[str, str]) -> str:
+    """Of tensors in the order of their names, and metadata."""
     # Of the speed of memory: tables may be large.
     checksum = xxhash.xxh3_128(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+    for name, tensor in tensors:
+        tensor = tensor.detach().cpu().contiguous()
         checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         checksum.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return checksum.hexdigest()
@@ -237,7 +250,7 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
         _check_archive(path)
     if not needs_teacher:
         return {}
-    metadata, _ = _read_teacher_file(folder)
+    metadata = _read_teacher_file(folder)
     check_same_run(metadata, {"global_step": step}, folder)
     if _trainer_state_digest(trainer_state) != metadata["trainer_state_sha256"]:
         raise _damaged(state, "its content is not what was written")

@@ -103,9 +103,9 @@ class ExampleIndexCollator:
             strangers = sorted({type(feature).__name__ for feature in features})
             raise InputError(
                 "A `get_train_dataloader` of your own must load from `self.train_dataset`, so that every example keeps "
-                f"its index, got rows ({', '.join(strangers)}) of another dataset. Choose or repeat rows by a "
-                "sampler or by `torch.utils.data.Subset(self.train_dataset, rows)`; hand a dataset of your own to the "
-                "trainer as `train_dataset`."
+                f"its index, got rows ({', '.join(strangers)}) of another dataset, or a list of your own of its rows. "
+                "Choose or repeat rows by a sampler or by `torch.utils.data.Subset(self.train_dataset, rows)`; hand a "
+                "dataset of your own to the trainer as `train_dataset`."
             )
         indices = features.indices
         low, high = min(indices), max(indices)

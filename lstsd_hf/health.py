@@ -50,7 +50,8 @@ class FiniteCheck:
         loss = loss.detach()
         copy = loss.to("cpu", non_blocking=loss.is_cuda)
         arrived = torch.cuda.current_stream(loss.device).record_event() if loss.is_cuda else None
-        self._sent.append((parts, copy, arrived))
+        # Detached, so that nothing of the graph is kept until the optimizer step.
+        self._sent.append(({name: part.detach() for name, part in parts.items()}, copy, arrived))
 
     def check(self) -> None:
         """Raises an `InputError` that names the term."""
@@ -64,7 +65,7 @@ class FiniteCheck:
 
 def _check_parts(parts: Mapping[str, Tensor]) -> None:
     # Where the base loss is not finite itself, training has diverged without the terms' doing.
-    (_, base_loss), *terms = ((name, float(part.detach().float().mean())) for name, part in parts.items())
+    (_, base_loss), *terms = ((name, float(part.float().mean())) for name, part in parts.items())
     for name, value in terms:
         if math.isfinite(base_loss) and not math.isfinite(value):
             raise InputError(

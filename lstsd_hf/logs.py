@@ -69,7 +69,9 @@ class TrainingLog:
         if self._since_step is None:
             self._since_step = self._collected_step = global_step
         for name, part in done.parts.items():
-            self._waiting.setdefault((name, done.log_divisor), []).append(part.detach())
+            # A compiled model may write its next loss to the same place.
+            value = part.detach().clone() if name == BASE else part.detach()
+            self._waiting.setdefault((name, done.log_divisor), []).append(value)
         for name, term in done.terms.items():
             if term.agreement is not None:
                 self._waiting.setdefault((name, None), []).append(term.agreement.detach())

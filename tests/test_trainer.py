@@ -484,9 +484,9 @@ def test_loader_over_other_data(tiny_model, make_args):
     trainer = Mixed(model=tiny_model, args=make_args(), train_dataset=make_examples(8))
     assert refusal(trainer.train, InputError) == (
         "A `get_train_dataloader` of your own must load from `self.train_dataset`, so that every example keeps its "
-        "index, got rows (dict) of another dataset. Choose or repeat rows by a sampler or by "
-        "`torch.utils.data.Subset(self.train_dataset, rows)`; hand a dataset of your own to the trainer as "
-        "`train_dataset`."
+        "index, got rows (dict) of another dataset, or a list of your own of its rows. Choose or repeat rows by a "
+        "sampler or by `torch.utils.data.Subset(self.train_dataset, rows)`; hand a dataset of your own to the trainer "
+        "as `train_dataset`."
     )
 
 

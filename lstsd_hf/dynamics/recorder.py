@@ -1,6 +1,7 @@
 """An observer that keeps what each epoch said of the training examples."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from ..distributed import max_over_processes
 from ..errors import InputError
 from ..label_errors import example_texts
-from ..memory import EpochMemory
+from ..memory import EpochMemory, TableStorage
 from ..observers import Observer, State, TrainingBatch
 from ..problem_types import SingleLabel
 from ..schedules import Progress
@@ -61,6 +62,11 @@ class DynamicsRecorder(Observer):
     def folder(self) -> Path:
         return Path(self._folder) if self._folder is not None else self.context.student.output_dir / FOLDER_NAME
 
+    @property
+    def _storage(self) -> TableStorage:
+        # In the teacher's place, but all labels as they are: they are what is recorded.
+        return replace(self.context.storage, dtype=None, top_k=None)
+
     def reset(self) -> None:
         self.memory: EpochMemory | None = None
         self._given: Tensor | None = None
@@ -96,7 +102,7 @@ class DynamicsRecorder(Observer):
             )
         if self.memory is None:
             context = self.context
-            self.memory = EpochMemory.for_rows(context.num_examples, logits, context.storage)
+            self.memory = EpochMemory.for_rows(context.num_examples, logits, self._storage)
             self._given = torch.full((context.num_examples,), _NO_LABEL, device=context.storage.device)
         self.memory.stage(batch.indices, logits.log_softmax(-1))
         if labels is not None:
@@ -136,6 +142,6 @@ class DynamicsRecorder(Observer):
     def load_state_dict(self, state: State) -> None:
         if state:
             context = self.context
-            self.memory = EpochMemory.from_state_dict(state, context.storage, merge_device=context.device)
+            self.memory = EpochMemory.from_state_dict(state, self._storage, merge_device=context.device)
             self._given = state["given"].to(context.storage.device)
             self._suspects = state["suspects"]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .latest import replace_fresh
 from .staged import ExampleMemory
 
@@ -26,6 +27,8 @@ class MovingAverageMemory(ExampleMemory):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self._storage.top_k is not None:
+            raise InputError("`memory_storage` must keep all labels for a moving average, got top-k. Leave it out.")
         # What the average of ones would be: 1 - decay^t after t epochs.
         self._weights = self._storage.zeros(self.num_examples, 1, dtype=self._dtype)
 

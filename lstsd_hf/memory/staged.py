@@ -1,22 +1,23 @@
 """The base of the memories: tables with a row for each training example, and the one transition between epochs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ..distributed import is_distributed, rank
 from ..errors import InputError
+from .rows import stored_rows
 from .storage import IN_MEMORY, TableStorage
 
 # Batches that wait to be added, and the size above which one does not wait.
 _MOST_BATCHES = 64
 _MOST_NUMBERS_TO_KEEP = 2**12
-# Of a table, moved at a time: few enough to stay in a processor's cache.
-_NUMBERS_IN_A_PART = 2**18
+# Of a table, moved at a time.
+_NUMBERS_IN_CACHE = 2**18
+_NUMBERS_AT_ONCE = 2**24
 
 
 class ExampleMemory:
@@ -72,20 +73,30 @@ class ExampleMemory:
         self.epoch = 0
         self._storage = storage = storage.on(torch.device("cpu"))
         self._dtype = dtype
-        self._merge_device = merge_device or storage.device
-        stored, columns = storage.dtype or dtype, (self.num_tables + 1) * num_labels
-        flags, counts = self.num_tables, torch.int32.itemsize
-        storage.check_fits(type(self).__name__, num_examples * columns, num_examples * (flags + counts), stored)
-        self._rows = storage.zeros(self.num_tables, num_examples, num_labels, dtype=stored)
+        self._merge_device = torch.device(merge_device or storage.device)
+        storage.check_fits(type(self).__name__, self._num_bytes)
+        self._form = form = stored_rows(num_labels, storage.top_k, storage.dtype or dtype, dtype)
+        self._rows = storage.zeros(self.num_tables, num_examples, form.num_columns, dtype=form.dtype)
         self._written = storage.zeros(self.num_tables, num_examples, dtype=torch.bool)
-        # Sums of rows, and their counts: a repeated example (a sampler's refill, another process) is averaged. The last
-        # row takes in what is passed over.
-        self._staged_with_rest = storage.zeros(num_examples + 1, num_labels, dtype=stored)
+        # What the running epoch said, and how often. The last row takes in what is passed over.
+        self._staged_with_rest = storage.zeros(num_examples + 1, form.num_columns, dtype=form.staged_dtype)
         self._counts_with_rest = storage.zeros(num_examples + 1, dtype=torch.int32)
-        self._staged, self._counts = self._staged_with_rest[:-1], self._counts_with_rest[:-1]
         # Batches that `_staged` does not have yet: one addition for many of them costs what it costs for one.
         self._arrived: list[tuple[Tensor, Tensor]] = []
         self._measure_coverage()
+
+    def _num_bytes(self, dtype: torch.dtype | None) -> int:
+        form = stored_rows(self.num_labels, self._storage.top_k, dtype or self._dtype, self._dtype)
+        numbers = form.num_columns * (self.num_tables * form.dtype.itemsize + form.staged_dtype.itemsize)
+        return self.num_examples * (numbers + self.num_tables + torch.int32.itemsize)
+
+    @property
+    def _staged(self) -> Tensor:
+        return self._staged_with_rest[:-1]
+
+    @property
+    def _counts(self) -> Tensor:
+        return self._counts_with_rest[:-1]
 
     @classmethod
     def for_rows(cls, num_examples: int, rows: Tensor, storage: TableStorage) -> Self:
@@ -115,7 +126,7 @@ class ExampleMemory:
         own = indices.to(self._rows.device)
         try:
             rows, written = self._rows.index_select(1, own), self._written.index_select(1, own)
-            return rows.to(indices.device, self._dtype), written.to(indices.device)
+            return self._form.decode(rows.to(indices.device)), written.to(indices.device)
         except (IndexError, RuntimeError):
             self._check_indices(indices)
             raise
@@ -154,16 +165,12 @@ class ExampleMemory:
             self._add(indices, rows)
 
     def _add(self, indices: Tensor, rows: Tensor) -> None:
-        staged, counts = self._staged_with_rest, self._counts_with_rest
-        indices, rows = indices.to(staged.device), rows.to(staged.device, staged.dtype)
+        staged = self._staged_with_rest
+        indices = indices.to(staged.device)
         if indices.device.type == "cpu":
             self._check_indices(indices)
-        largest = rows.amax(dim=-1)
-        # Infinity minus itself is NaN, and NaN is the largest of all, so this is false for both.
-        is_finite = largest - largest == 0
-        places = torch.where(is_finite, indices, self.num_examples)
-        staged.index_add_(0, places, rows)
-        counts.index_add_(0, places, torch.ones_like(places, dtype=counts.dtype))
+        rows, is_usable = self._form.encode(rows.to(staged.device))
+        self._form.put(staged, self._counts_with_rest, torch.where(is_usable, indices, self.num_examples), rows)
 
     def fill(self, rows: Tensor, written: Tensor | None = None) -> None:
         """Writes given predictions into every table, as if each epoch so far had produced them.
@@ -180,7 +187,8 @@ class ExampleMemory:
                 f"`rows` must have the shape (num_examples, num_labels) = ({self.num_examples}, {self.num_labels}), "
                 f"got {tuple(rows.shape)}."
             )
-        self._rows.copy_(rows.expand_as(self._rows))
+        stored, _ = self._form.encode(rows.to(self._rows.device))
+        self._rows.copy_(stored.expand_as(self._rows))
         self._written.copy_(torch.ones_like(self._written) if written is None else written.expand_as(self._written))
         self._measure_coverage()
 
@@ -195,12 +203,21 @@ class ExampleMemory:
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
         self._add_arrived()
+        staged, counts = self._staged, self._counts
+        if is_distributed():
+            staged = self._storage.zeros(*staged.shape, dtype=staged.dtype)
+            counts = self._storage.zeros(*counts.shape, dtype=counts.dtype)
+            for part in self._parts():
+                staged[part], counts[part] = self._merged(part)
         return {
             "rows": self._rows,
             "written": self._written,
-            "staged": self._merged(self._staged),
-            "counts": self._merged(self._counts),
+            "staged": staged,
+            "counts": counts,
             "epoch": self.epoch,
+            "num_labels": self.num_labels,
+            "top_k": self._storage.top_k,
+            "dtype": str(self._dtype).removeprefix("torch."),
         }
 
     @classmethod
@@ -221,11 +238,9 @@ class ExampleMemory:
         Raises:
             InputError: If the storage has another precision.
         """
-        _, num_examples, num_labels = state["rows"].shape
-        stored = state["rows"].dtype
-        storage.check_precision(stored)
-        dtype = torch.promote_types(stored, torch.float32)
-        memory = cls(num_examples, num_labels, storage, dtype, merge_device)
+        storage.check_form(state["rows"].dtype, state["top_k"])
+        dtype = getattr(torch, state["dtype"])
+        memory = cls(state["rows"].size(1), state["num_labels"], storage, dtype, merge_device)
         memory._load(state)
         return memory
 
@@ -239,7 +254,7 @@ class ExampleMemory:
         self._measure_coverage()
 
     def _table(self, position: int) -> Tensor:
-        return self._rows[position].to(self._dtype)
+        return self._form.decode(self._rows[position])
 
     def _is_ready_for(self, epoch: int) -> bool:
         if epoch not in (self.epoch, self.epoch + 1):
@@ -259,19 +274,18 @@ class ExampleMemory:
                 which of them have one, bool `(num_rows, 1)`; `None` is all of them.
         """
         self._add_arrived()
-        size = max(1, _NUMBERS_IN_A_PART // self.num_labels)
-        for start in range(0, self.num_examples, size):
-            part = slice(start, start + size)
-            rows, counts = self._merged(self._staged[part]), self._merged(self._counts[part])[:, None]
-            fewest, most = (int(count) for count in counts.aminmax())
+        for part in self._parts():
+            rows, counts = self._merged(part)
+            counts = counts[:, None]
+            fewest, most = torch.stack(counts.aminmax()).tolist()
             if most > 1:
-                rows = rows.to(self._dtype) / counts.clamp(min=1)
+                rows = rows / counts.clamp(min=1)
             if most > 0:
                 write(part, rows, None if fewest > 0 else counts > 0)
             self._staged[part].zero_()
-        self._counts.zero_()
-        # What was passed over may be NaN.
+        # With the last row, in which what was passed over may be NaN.
         self._staged_with_rest[-1].zero_()
+        self._counts_with_rest.zero_()
         self.epoch = epoch
         self._measure_coverage()
 
@@ -288,13 +302,17 @@ class ExampleMemory:
         self.coverage = counts[0] / self.num_examples
         self.is_complete = min(counts) == self.num_examples
 
-    def _merged(self, staged: Tensor) -> Tensor:
-        """Sums or counts of this process to those of all of them."""
-        if not is_distributed():
-            return staged
-        summed = staged.to(self._merge_device, copy=True)
-        dist.all_reduce(summed)
-        return summed.to(staged.device)
+    def _merged(self, part: slice) -> tuple[Tensor, Tensor]:
+        """What all processes have staged of some examples, and how often."""
+        return self._form.merge(self._staged[part], self._counts[part], self._merge_device)
+
+    def _parts(self) -> Iterator[slice]:
+        """The examples, as many at a time as are best moved together."""
+        # On a processor so few that they stay in its cache; elsewhere each part has a price.
+        is_near = self._rows.device.type == "cpu" and not is_distributed()
+        size = max(1, (_NUMBERS_IN_CACHE if is_near else _NUMBERS_AT_ONCE) // self._form.num_columns)
+        for start in range(0, self.num_examples, size):
+            yield slice(start, start + size)
 
     def _check_indices(self, indices: Tensor) -> None:
         if not len(indices):

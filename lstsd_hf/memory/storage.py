@@ -1,11 +1,13 @@
 """Where tables with a row for each training example are kept, and how precisely."""
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -25,45 +27,51 @@ class TableStorage:
         device: Their device; `None` is that of the training. On another one each batch waits for the transfer.
         dtype: Of their numbers; `None` is that of the student's outputs, fp32 or fp64. With `torch.bfloat16` or
             `torch.float16` they take half the space, and what is read of them is rounded.
-        folder: Where to keep them as memory-mapped files instead of in memory. The files have no name, so that none is
-            left behind however the run ends; checkpoints hold the tables as ever.
+        top_k: How many of a row's largest probabilities are kept, beside the mass of all others; `None` is all outputs.
+            For methods that store logits of one label of several.
+        on_disk: Whether they are memory-mapped files instead of in memory. The files have no name, so that none is left
+            behind however the run ends; checkpoints hold the tables as ever. Linux only.
+        folder: Where the files are.
 
     Example:
-        >>> TableStorage.parse("cpu,bf16")
-        TableStorage(device=device(type='cpu'), dtype=torch.bfloat16, folder=None)
+        >>> TableStorage.parse("cpu,bf16").dtype
+        torch.bfloat16
     """
 
     device: torch.device | None = None
     dtype: torch.dtype | None = None
-    folder: Path | None = None
+    top_k: int | None = None
+    on_disk: bool = False
+    folder: Path = Path(tempfile.gettempdir())
 
     @classmethod
     def of(cls, value: "TableStorage | str | None", folder: Path) -> "TableStorage":
         """The storage that is meant: the default for `None`, else see `parse`."""
-        if value is None or isinstance(value, cls):
-            return value or cls()
-        return cls.parse(value, folder)
+        if isinstance(value, cls):
+            return value
+        return cls(folder=folder) if value is None else cls.parse(value, folder)
 
     @classmethod
     def parse(cls, text: str, folder: Path | None = None) -> "TableStorage":
-        """The storage in a text such as "bf16", "cpu", "disk" or "disk,bf16".
+        """The storage in a text such as "bf16", "cpu", "disk" or "disk,bf16,top-16".
 
         Args:
-            text: A place (a device, or "disk"), a precision ("fp32", "bf16", "fp16"), or both with a comma between.
+            text: With commas between: a place (a device, or "disk"), a precision ("fp32", "bf16", "fp16"), and how many
+                of the largest probabilities.
             folder: Where "disk" is.
 
         Raises:
             InputError: If it says something else.
         """
-        storage = cls()
+        meant: dict[str, Any] = {}
         for word in str(text).split(","):
-            field, value = _meaning(word.strip(), folder or Path(tempfile.gettempdir()))
-            if field is None or getattr(storage, field) is not None:
+            name, value = _meaning(word.strip())
+            if name is None or name in meant:
                 raise _not_a_storage(text)
-            storage = replace(storage, **{field: value})
-        if storage.device is not None and storage.folder is not None:
+            meant[name] = value
+        if {"device", "on_disk"} <= meant.keys():
             raise _not_a_storage(text)
-        return storage
+        return cls(**meant) if folder is None else cls(**meant, folder=folder)
 
     def on(self, device: torch.device | str) -> "TableStorage":
         """The same with a device: that of the training, or the CPU for files, where none was asked for.
@@ -73,7 +81,7 @@ class TableStorage:
         """
         if self.device is not None:
             return self
-        return replace(self, device=torch.device("cpu" if self.folder is not None else device))
+        return replace(self, device=torch.device("cpu" if self.on_disk else device))
 
     def zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """A new table of zeros.
@@ -82,7 +90,7 @@ class TableStorage:
             *shape: Its shape.
             dtype: Its dtype; that of the storage is the caller's to ask for.
         """
-        if self.folder is None:
+        if not self.on_disk:
             return torch.zeros(shape, dtype=dtype, device=self.device)
         count = torch.Size(shape).numel()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,70 +109,67 @@ class TableStorage:
         kept = self.zeros(*table.shape, dtype=table.dtype)
         return kept.copy_(table.detach())
 
-    def check_precision(self, stored: torch.dtype) -> None:
+    def check_form(self, stored: torch.dtype, top_k: int | None) -> None:
         """Raises an `InputError` unless tables of a checkpoint are as precise as those to be kept here.
 
         Args:
             stored: Their dtype.
+            top_k: How many of the largest probabilities they hold; `None` is all outputs.
         """
         expected = self.dtype or torch.promote_types(stored, torch.float32)
-        if stored != expected:
-            names = {dtype: name for name, dtype in _DTYPES.items()}
+        if (stored, top_k) != (expected, self.top_k):
             raise InputError(
-                f"`memory_storage` must have the precision that it had when the checkpoint was saved, {names[stored]}, "
-                f"got {names.get(self.dtype, 'none, which is fp32')}. Resume with the same, or start a new run."
+                "`memory_storage` must have the precision that it had when the checkpoint was saved, "
+                f"{_form(stored, top_k)}, got {_form(expected, self.top_k)}. Resume with the same, or start a new run."
             )
 
     @property
-    def free_bytes(self) -> int:
-        """How much can be kept here."""
-        if self.folder is not None:
-            return shutil.disk_usage(next(path for path in (self.folder, *self.folder.parents) if path.exists())).free
-        if self.device is not None and self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        return psutil.virtual_memory().available
+    def form(self) -> str:
+        """What of the storage makes a difference to the result, such as "bf16"; "fp32" is the default."""
+        return _form(self.dtype, self.top_k)
 
-    def check_fits(self, name: str, num_numbers: int, num_flags: int, dtype: torch.dtype) -> None:
+    @property
+    def free_bytes(self) -> int:
+        """How much one process can keep here, of those on the machine."""
+        if self.device is not None and self.device.type == "cuda":
+            # What torch keeps for itself can be had too.
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            return torch.cuda.mem_get_info(self.device)[0] + unused
+        if self.on_disk:
+            existing = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+            free = shutil.disk_usage(existing).free
+        else:
+            free = psutil.virtual_memory().available
+        return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+    def check_fits(self, name: str, bytes_with: Callable[[torch.dtype | None], int]) -> None:
         """Raises an `InputError`, with what would do, if tables are larger than what is free.
 
         Args:
             name: Whose tables they are.
-            num_numbers: How many numbers they have.
-            num_flags: How many bytes beside them.
-            dtype: Of the numbers, where the storage does not say.
+            bytes_with: How large they are with a dtype, or for `None` with that of the student's outputs.
         """
-        needed = num_numbers * (self.dtype or dtype).itemsize + num_flags
+        needed = bytes_with(self.dtype)
         if needed <= self.free_bytes:
             return
-        fitting = []
-        for other in self._others():
-            other_bytes = num_numbers * (other.dtype or dtype).itemsize + num_flags
-            if other_bytes <= other.free_bytes:
-                fitting.append(f"`memory_storage={str(other)!r}` ({_size(other_bytes)} of {_size(other.free_bytes)})")
-        remedy = f"Use {fitting[0]}." if fitting else "Use fewer examples, or a machine with more memory or disk."
+        cpu = torch.device("cpu")
+        places = [self, replace(self, device=cpu, on_disk=False), replace(self, device=cpu, on_disk=True)]
+        others = [replace(place, dtype=dtype) for place in places for dtype in (self.dtype, torch.bfloat16)]
+        remedy = "Use fewer examples, or a machine with more memory or disk."
+        for other in others:
+            if bytes_with(other.dtype) <= other.free_bytes:
+                words = [] if other._place == self._place else [other._place]
+                words += [other.form] if other.form != "fp32" or not words else []
+                remedy = f"Use `memory_storage='{','.join(words)}'` ({_size(bytes_with(other.dtype))})."
+                break
         raise InputError(
-            f"The tables of {name} must fit into what is free on {self._place}, {_size(self.free_bytes)}, but need "
-            f"{_size(needed)}. {remedy}"
+            f"The tables of {name} must fit into what is free on {self._place}, {_size(self.free_bytes)} for each "
+            f"process, but need {_size(needed)}. {remedy}"
         )
-
-    def _others(self) -> Iterable["TableStorage"]:
-        disk = self.folder or Path(tempfile.gettempdir())
-        places = [self, TableStorage(torch.device("cpu")), TableStorage(torch.device("cpu"), folder=disk)]
-        for place in places:
-            yield replace(place, dtype=self.dtype)
-            yield replace(place, dtype=torch.bfloat16)
-
-    @property
-    def precision(self) -> str:
-        """The name of the dtype, "fp32" where there is none."""
-        return next((name for name, dtype in _DTYPES.items() if dtype == self.dtype), "fp32")
 
     @property
     def _place(self) -> str:
-        return _DISK if self.folder is not None else str(self.device)
-
-    def __str__(self) -> str:
-        return self._place if self.precision == "fp32" else f"{self._place},{self.precision}"
+        return _DISK if self.on_disk else str(self.device)
 
 
 IN_MEMORY = TableStorage()
@@ -174,19 +179,32 @@ IN_MEMORY = TableStorage()
 def _not_a_storage(text: str) -> InputError:
     return InputError(
         "`memory_storage` must be a place (a device such as 'cpu', or 'disk'), a precision "
-        f"({', '.join(_DTYPES)}) or both, as in 'disk,bf16', got {text!r}."
+        f"({', '.join(_DTYPES)}), a number of largest probabilities ('top-16') or several of these, as in "
+        f"'disk,bf16', got {text!r}."
     )
 
 
-def _meaning(word: str, folder: Path) -> tuple[str | None, object]:
+def _meaning(word: str) -> tuple[str | None, Any]:
     if word in _DTYPES:
         return "dtype", _DTYPES[word]
     if word == _DISK:
-        return "folder", folder
+        if not hasattr(os, "posix_fallocate"):
+            raise InputError("`memory_storage` 'disk' needs Linux. Use 'cpu', or a precision such as 'bf16'.")
+        return "on_disk", True
+    if re.fullmatch(r"top-[1-9]\d*", word):
+        return "top_k", int(word.removeprefix("top-"))
     try:
         return "device", torch.device(word)
     except RuntimeError:
         return None, None
+
+
+def _form(dtype: torch.dtype | None, top_k: int | None) -> str:
+    names = {value: name for name, value in _DTYPES.items()}
+    precision = "fp32" if dtype is None else names.get(dtype, str(dtype))
+    if top_k is None:
+        return precision
+    return f"top-{top_k}" if precision == "fp32" else f"{precision},top-{top_k}"
 
 
 def _size(count: int) -> str:

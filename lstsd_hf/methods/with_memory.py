@@ -5,8 +5,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..memory import ExampleMemory
 from ..observers import State, TrainingBatch
+from ..problem_types import SingleLabel
 from ..schedules import Progress
 from .base import ConfiguredTeacher
 
@@ -67,8 +69,19 @@ class MemoryTeacher(ConfiguredTeacher):
         """
         if self.memory is None:
             context = self.context
+            self._check_form()
             self.memory = self.memory_class.for_rows(context.num_examples, rows, context.storage)
         self.memory.stage(indices, rows)
+
+    def _check_form(self) -> None:
+        kind, storage = self.context.problem_type, self.context.storage
+        if storage.top_k is None:
+            return
+        if type(self).rows is not MemoryTeacher.rows or (kind is not None and kind.name != SingleLabel.name):
+            raise InputError(
+                f"`memory_storage` with top-{storage.top_k} needs a method that remembers logits of one label of "
+                f"several, got {type(self).__name__}{'' if kind is None else f' for {kind.name}'}. Leave it out."
+            )
 
     def recall(self, batch: TrainingBatch, like: Tensor) -> tuple[Tensor, Tensor]:
         """What the memory's first table has of a batch.

@@ -123,15 +123,15 @@ class Run(ABC):
             # So that a run that is finished without it is not taken for one with it.
             **({"record_dynamics": True} if self.record_dynamics else {}),
             **({"cross_validate": self.cross_validate} if self.cross_validate else {}),
-            **({"memory_precision": self.memory_precision} if self.memory_precision != "fp32" else {}),
+            **({"memory_form": self.memory_form} if self.memory_form != "fp32" else {}),
             "training": training,
         }
         return json.loads(json.dumps(config, default=str))
 
     @property
-    def memory_precision(self) -> str:
+    def memory_form(self) -> str:
         """That of tables of predictions. Where they are kept makes no difference to the result."""
-        return TableStorage.parse(self.memory_storage).precision if self.memory_storage else "fp32"
+        return TableStorage.parse(self.memory_storage).form if self.memory_storage else "fp32"
 
     @property
     def num_examples(self) -> int:

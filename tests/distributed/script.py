@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from lstsd_hf import METHODS, DLBConfig, LSTSDConfig, LSTSDTrainer, Observer
+from lstsd_hf import METHODS, DLBConfig, LatestMemory, LSTSDConfig, LSTSDTrainer, Observer, TableStorage
+from lstsd_hf.distributed import num_processes, rank
 from lstsd_hf.dynamics import History, cross_validate
 from lstsd_hf.images import EpochOfImages
 from tests.helpers import (
@@ -259,6 +260,18 @@ def overlapping(folder):
     return found
 
 
+def largest_probabilities():
+    """What a memory of the largest probabilities has of rows that the processes share, one of which all have."""
+    rows = 4 * torch.randn(9, 30, generator=torch.Generator().manual_seed(0))
+    memory = LatestMemory(9, 30, TableStorage.parse("bf16,top-4"))
+    own = torch.arange(9)[rank() :: num_processes()]
+    own = own if 0 in own else torch.cat([own, torch.zeros(1, dtype=torch.int64)])
+    memory.stage(own, rows[own])
+    state = memory.state_dict()
+    memory.transition(1)
+    return {"staged": state["staged"].view(torch.int16), "counts": state["counts"], "rows": memory.latest}
+
+
 def main(folder: Path, other: Path | None = None):
     """`other`: what this left on another number of processes, to resume from."""
     results = {"folder": folder}
@@ -281,6 +294,7 @@ def main(folder: Path, other: Path | None = None):
     results["overlapping"] = overlapping(folder / "overlapping")
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
+    results["largest"] = largest_probabilities()
     rounded = {"storage": "disk,bf16", "save_strategy": "steps", "save_steps": 5}
     results["rounded"] = train(folder / "rounded", make_model(), **rounded)
     checkpoint = str(folder / "rounded" / "checkpoint-5")

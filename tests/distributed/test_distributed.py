@@ -65,6 +65,14 @@ def test_rounded_tables_on_disk_go_on_where_they_were(several_processes, one_pro
         assert not torch.equal(whole["rows"].float(), rank["trained"]["rows"])
 
 
+def test_several_processes_merge_the_largest_probabilities(several_processes, one_process):
+    expected = one_process["largest"]
+    assert expected["rows"].exp().sum(-1).min() > 0.9
+    for rank in several_processes:
+        for name, value in expected.items():
+            assert torch.equal(rank["largest"][name], value), name
+
+
 def test_several_processes_record_what_one_records(several_processes, one_process):
     first, alone = several_processes[0]["recorded"], one_process["recorded"]
     assert not np.isnan(first.log_probs).any()

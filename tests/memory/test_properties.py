@@ -41,6 +41,7 @@ class Processes:
         for position, memory in enumerate(self.memories):
             with (
                 mock.patch("lstsd_hf.memory.staged.is_distributed", return_value=len(self.memories) > 1),
+                mock.patch("lstsd_hf.memory.rows.is_distributed", return_value=len(self.memories) > 1),
                 mock.patch("lstsd_hf.memory.staged.rank", return_value=position),
                 mock.patch(
                     "torch.distributed.all_reduce", lambda tensor: tensor.copy_(sums[not tensor.is_floating_point()])
@@ -92,20 +93,21 @@ class MemoryMachine(RuleBasedStateMachine):
         states = self.processes.each(lambda memory: memory.state_dict())
         files = [save({k: v.contiguous() for k, v in state.items() if torch.is_tensor(v)}) for state in states]
         assert all(file == files[0] for file in files)
-        return io.BytesIO(files[0]).getvalue(), states[0]["epoch"], copy.deepcopy(self.teachers)
+        plain = {name: value for name, value in states[0].items() if not torch.is_tensor(value)}
+        return io.BytesIO(files[0]).getvalue(), plain, copy.deepcopy(self.teachers)
 
     @rule(state=saved, count=st.integers(1, 3))
     def load(self, state, count):
         """On another number of processes too."""
-        content, epoch, teachers = state
+        content, plain, teachers = state
         new = Processes([None] * count)
         memories = []
         for position in range(count):
             with mock.patch("lstsd_hf.memory.staged.rank", return_value=position):
-                memories.append(TeacherMemory.from_state_dict({**load(content), "epoch": epoch}))
+                memories.append(TeacherMemory.from_state_dict({**load(content), **plain}))
         new.memories = memories
         self.processes = new
-        self.epoch, self.teachers = epoch, copy.deepcopy(teachers)
+        self.epoch, self.teachers = plain["epoch"], copy.deepcopy(teachers)
 
     @invariant()
     @precondition(lambda self: hasattr(self, "processes"))

@@ -13,6 +13,7 @@ from lstsd_hf import (
     TableStorage,
     TeacherMemory,
 )
+from lstsd_hf.losses import kl_student_teacher
 from lstsd_hf.memory import staged
 from tests.helpers import assert_same_weights, make_examples, make_model
 
@@ -21,22 +22,29 @@ CONFIG = LSTSDConfig(mini_generation_epochs=1)
 
 @pytest.mark.parametrize(
     ("text", "place", "precision"),
-    [("cpu", "cpu", "fp32"), ("bf16", "cpu", "bf16"), ("disk", "disk", "fp32"), ("fp16, disk", "disk", "fp16")],
+    [
+        ("cpu", "cpu", "fp32"),
+        ("bf16", "cpu", "bf16"),
+        ("disk", "disk", "fp32"),
+        ("fp16, disk", "disk", "fp16"),
+        ("top-16", "cpu", "top-16"),
+        ("disk,bf16,top-4", "disk", "bf16,top-4"),
+    ],
 )
 def test_texts(text, place, precision, tmp_path):
     storage = TableStorage.parse(text, tmp_path).on("cpu")
-    assert storage.precision == precision
-    assert str(storage) == (place if precision == "fp32" else f"{place},{precision}")
+    assert storage.form == precision
+    assert storage.on_disk == (place == "disk")
     assert storage.device == torch.device("cpu")
 
 
-@pytest.mark.parametrize("text", ["gpu", "bf16,fp16", "cpu,disk", "disk,cpu", "", "cpu,cuda"])
+@pytest.mark.parametrize("text", ["gpu", "bf16,fp16", "cpu,disk", "disk,cpu", "", "cpu,cuda", "top-0", "top-2,top-3"])
 def test_other_texts(text, tmp_path):
     with pytest.raises(InputError) as error:
         TableStorage.parse(text, tmp_path)
     assert str(error.value) == (
-        "`memory_storage` must be a place (a device such as 'cpu', or 'disk'), a precision (fp32, bf16, fp16) or both, "
-        f"as in 'disk,bf16', got {text!r}."
+        "`memory_storage` must be a place (a device such as 'cpu', or 'disk'), a precision (fp32, bf16, fp16), a "
+        f"number of largest probabilities ('top-16') or several of these, as in 'disk,bf16', got {text!r}."
     )
 
 
@@ -61,7 +69,7 @@ def test_every_place_and_any_parts_say_the_same(memory_class, options, tmp_path,
     assert 0 < written.float().mean() < 1
     on_disk = used(memory_class(40, 3, TableStorage.parse("disk", tmp_path)), *options)
     assert list(tmp_path.iterdir()) == []  # files without a name
-    monkeypatch.setattr(staged, "_NUMBERS_IN_A_PART", 7 * 3)
+    monkeypatch.setattr(staged, "_NUMBERS_IN_CACHE", 7 * 3)
     monkeypatch.setattr(staged, "_MOST_BATCHES", 2)
     for found in (on_disk, used(memory_class(40, 3), *options)):
         assert torch.equal(found[0], rows)
@@ -103,17 +111,29 @@ def test_given_predictions_on_disk(tmp_path):
 def test_tables_that_are_too_large(monkeypatch, tmp_path):
     free = {"cpu": 10 * 2**30, "disk": 100 * 2**30}
     monkeypatch.setattr(TableStorage, "free_bytes", property(lambda storage: free[storage._place]))
-    begin = "The tables of TeacherMemory must fit into what is free on cpu, 10.00 GiB, but need "
-    # 6 columns of 4 bytes, a count and 2 flags for each example.
+    begin = "The tables of TeacherMemory must fit into what is free on cpu, 10.00 GiB for each process, but need "
+    # Two tables and a staged one of two fp32 columns, a count and two flags: 30 bytes for each example.
     with pytest.raises(InputError) as error:
-        TeacherMemory(2**29, 2)
-    assert str(error.value) == begin + "15.00 GiB. Use `memory_storage='cpu,bf16'` (9.00 GiB of 10.00 GiB)."
+        TeacherMemory(2**28 * 3 // 2, 2)
+    assert str(error.value) == begin + "11.25 GiB. Use `memory_storage='bf16'` (8.25 GiB)."
     with pytest.raises(InputError) as error:
         TeacherMemory(2**30, 2)
-    assert str(error.value) == begin + "30.00 GiB. Use `memory_storage='disk'` (30.00 GiB of 100.00 GiB)."
+    assert str(error.value) == begin + "30.00 GiB. Use `memory_storage='disk'` (30.00 GiB)."
+    with pytest.raises(InputError) as error:
+        TeacherMemory(2**32, 2, TableStorage.parse("bf16"))
+    assert str(error.value) == begin + "88.00 GiB. Use `memory_storage='disk,bf16'` (88.00 GiB)."
     with pytest.raises(InputError) as error:
         TeacherMemory(2**40, 2)
     assert str(error.value).endswith("Use fewer examples, or a machine with more memory or disk.")
+
+
+def test_processes_of_a_machine_share_what_is_free(monkeypatch, tmp_path):
+    for text in ("cpu", "disk"):
+        storage = TableStorage.parse(text, tmp_path)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        alone = storage.free_bytes
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+        assert storage.free_bytes == pytest.approx(alone / 4, rel=0.2)
 
 
 def test_a_checkpoint_goes_on_in_another_place_but_not_with_another_precision(tmp_path):
@@ -123,7 +143,7 @@ def test_a_checkpoint_goes_on_in_another_place_but_not_with_another_precision(tm
     state = memory.state_dict()
     again = TeacherMemory.from_state_dict(state, TableStorage.parse("disk,bf16", tmp_path))
     assert torch.equal(again.read(torch.arange(4))[0], memory.read(torch.arange(4))[0])
-    for text, named in ((None, "none, which is fp32"), ("fp32", "fp32"), ("fp16", "fp16")):
+    for text, named in ((None, "fp32"), ("fp32", "fp32"), ("fp16", "fp16"), ("bf16,top-2", "bf16,top-2")):
         with pytest.raises(InputError) as error:
             TeacherMemory.from_state_dict(state, TableStorage.of(text, tmp_path))
         assert str(error.value) == (
@@ -132,12 +152,82 @@ def test_a_checkpoint_goes_on_in_another_place_but_not_with_another_precision(tm
         )
 
 
-def trained(make_args, storage, **options):
+def test_repeats_are_averaged_before_they_are_rounded():
+    memory = LatestMemory(1, 2, TableStorage.parse("bf16"))
+    for _ in range(1000):
+        memory.stage(torch.zeros(1, dtype=torch.int64), torch.tensor([[0.7, 3e4]]))
+    memory.transition(1)
+    torch.testing.assert_close(memory.latest, torch.tensor([[0.7, 3e4]]).bfloat16().float())
+
+
+def test_double_precision_stays_so_in_a_rounded_memory():
+    memory = TeacherMemory(2, 2, TableStorage.parse("bf16"), torch.float64)
+    again = TeacherMemory.from_state_dict(memory.state_dict(), TableStorage.parse("bf16"))
+    indices = torch.arange(2)
+    assert memory.read(indices)[0].dtype == again.read(indices)[0].dtype == torch.float64
+    double = TeacherMemory(2, 2, dtype=torch.float64).state_dict()
+    with pytest.raises(InputError, match=r"was saved, torch\.float64, got bf16"):
+        TeacherMemory.from_state_dict(double, TableStorage.parse("bf16"))
+
+
+# ---- The largest probabilities only ----
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("num_labels", [30, 40_000])  # as signed whole numbers of 16 bits, half of them are negative
+def test_the_largest_probabilities_are_kept_and_the_others_share_the_rest(precision, num_labels):
+    generator = torch.Generator().manual_seed(2)
+    logits = 4 * torch.randn(6, num_labels, generator=generator)
+    logits[1, 3:7] = -torch.inf
+    memory = LatestMemory(6, num_labels, TableStorage.parse(f"{precision},top-5"))
+    memory.stage(torch.arange(6), logits)
+    memory.transition(1)
+    rows, written = memory.read(torch.tensor([4, 1, 0, 5, 2, 3]))
+    assert written.all()
+    expected = logits[[4, 1, 0, 5, 2, 3]].log_softmax(-1)
+    top, labels = expected.topk(5, dim=-1)
+    tolerance = {"fp32": 1e-5, "bf16": 2**-7}[precision]
+    torch.testing.assert_close(rows[0].gather(1, labels), top, rtol=tolerance, atol=tolerance)
+    rest = expected.exp().scatter(1, labels, 0.0).sum(1) / (num_labels - 5)
+    others = rows[0].scatter(1, labels, -torch.inf).exp()
+    torch.testing.assert_close(others.amax(1), rest, rtol=16 * tolerance, atol=0)
+    torch.testing.assert_close(rows[0].exp().sum(1), torch.ones(6), rtol=16 * tolerance, atol=0)
+
+
+def test_what_a_divergence_changes_is_bounded():
+    """By the student's probability of the others times the largest ratio of their probability to an even share."""
+    generator = torch.Generator().manual_seed(3)
+    teacher, student = 3 * torch.randn(2, 50, 64, generator=generator, dtype=torch.float64)
+    memory = LatestMemory(50, 64, TableStorage.parse("top-8"), torch.float64)
+    memory.stage(torch.arange(50), teacher)
+    memory.transition(1)
+    z, kept = teacher.log_softmax(-1), memory.read(torch.arange(50))[0][0]
+    difference = (kl_student_teacher(student, z) - kl_student_teacher(student, kept)).abs()
+    is_other = torch.ones(50, 64, dtype=torch.bool).scatter(1, z.topk(8, dim=-1).indices, False)
+    largest = ((z - kept).abs() * is_other).amax(1)
+    bound = (student.softmax(-1) * is_other).sum(1) * largest
+    assert (difference <= bound + 1e-9).all()
+    assert (difference > 0.1 * bound).any()
+
+
+def test_the_largest_probabilities_where_they_make_no_sense(make_args):
+    with pytest.raises(InputError, match="with top-4 needs more than 10 labels, or it saves nothing, got 10"):
+        TeacherMemory(3, 10, TableStorage.parse("top-4"))
+    with pytest.raises(InputError, match=r"numbers of 16 bits takes at most 65,536 labels, got 70,000\."):
+        TeacherMemory(3, 70_000, TableStorage.parse("bf16,top-4"))
+    with pytest.raises(InputError, match="must keep all labels for a moving average"):
+        MovingAverageMemory(3, 30, TableStorage.parse("top-4"))
+    trainer = trained(make_args, "top-4", teacher="sat")
+    with pytest.raises(InputError, match="needs a method that remembers logits of one label of several, got SAT"):
+        trainer.train()
+
+
+def trained(make_args, storage, teacher=CONFIG, **options):
     return LSTSDTrainer(
         model=make_model(),
         args=make_args(num_train_epochs=4, learning_rate=1e-2, **options),
         train_dataset=make_examples(14),
-        teacher=CONFIG,
+        teacher=teacher,
         memory_storage=storage,
     )
 
