@@ -1,7 +1,7 @@
 """Trains with LSTSD on 10⁸ examples: `python -m benchmarks.many_examples`. A few minutes; prints JSON.
 
 The examples are numbers, of which the collator makes eight features and a label: synthetic data. A linear model is
-trained on them for two epochs of a hundred steps each, the second of which distils, in processes of their own: with
+trained on them for two epochs of 200 steps each, the second of which distils, in processes of their own: with
 stock `Trainer`, and with `LSTSDTrainer` for each storage. Peak memory is that of the whole process.
 """
 
@@ -23,7 +23,7 @@ from lstsd_hf import LSTSDConfig, LSTSDTrainer
 from .measuring import hardware
 
 STORAGES = ("fp32", "bf16", "disk", "disk,bf16")
-STEPS_IN_AN_EPOCH = 100
+STEPS_IN_AN_EPOCH = 200
 
 
 class Numbers(Dataset):

@@ -55,7 +55,9 @@ class RunArguments:
     )
     memory_storage: str | None = field(
         default=None,
-        metadata={"help": "Where and how precisely to keep tables of predictions: cpu, disk, bf16, disk,bf16, ..."},
+        metadata={
+            "help": "Where and how precisely to keep tables of predictions: cpu, disk, bf16, top-16, disk,bf16, ..."
+        },
     )
     cross_validate: int = field(
         default=0,
