@@ -18,8 +18,18 @@ from lstsd_hf.checkpoint import load_teacher_state, save_teacher_state
 
 from .measuring import in_turns
 
-SIZES = [(10**4, 2), (10**6, 2), (10**7, 2), (10**8, 2), (10**5, 1000), (10**4, 50_000)]
-QUICK_SIZES = [(10**4, 2), (10**5, 100)]
+# Examples, labels, storage.
+SIZES = [
+    (10**4, 2, "cpu"),
+    (10**6, 2, "cpu"),
+    (10**7, 2, "cpu"),
+    (10**7, 2, "cpu,bf16"),
+    (10**8, 2, "cpu,bf16"),
+    (10**5, 1000, "cpu"),
+    (10**4, 50_000, "cpu,bf16"),
+    (10**6, 50_000, "disk,bf16,top-16"),
+]
+QUICK_SIZES = [(10**4, 2, "cpu"), (10**5, 100, "disk,bf16")]
 BATCH_SIZE, STEPS = 64, 200
 
 
@@ -28,9 +38,8 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     return [_row(*size, rounds=3 if quick else 7) for size in (QUICK_SIZES if quick else SIZES)]
 
 
-def _row(num_examples: int, num_labels: int, rounds: int) -> dict[str, Any]:
-    precision = "bf16" if num_examples * num_labels > 10**8 else "fp32"
-    memory = TeacherMemory(num_examples, num_labels, TableStorage.parse(precision))
+def _row(num_examples: int, num_labels: int, storage: str, rounds: int) -> dict[str, Any]:
+    memory = TeacherMemory(num_examples, num_labels, TableStorage.parse(storage))
     state = memory.state_dict()
     num_bytes = sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor))
     generator = torch.Generator().manual_seed(0)
@@ -46,15 +55,15 @@ def _row(num_examples: int, num_labels: int, rounds: int) -> dict[str, Any]:
 
     tables, staged = state["rows"], state["staged"]
     last = torch.zeros_like(staged)
-    counted = rows.to(staged.dtype)
+    plain = torch.randn(BATCH_SIZE, staged.size(1), generator=generator).to(staged.dtype)
 
     def least() -> None:
         for batch in batches:
             tables.index_select(1, batch).float()
-            last.index_add_(0, batch, counted)
+            last.index_add_(0, batch, plain)
 
     lookup = in_turns(ours, least, rounds)
-    result = {"examples": num_examples, "labels": num_labels, "precision": precision}
+    result = {"examples": num_examples, "labels": num_labels, "storage": storage}
     result |= {"bytes_for_an_example": num_bytes / num_examples, "lookup_and_stage": lookup}
     epochs = iter(range(1, 10**6))
     result["commit"] = in_turns(

@@ -30,8 +30,11 @@ def scale_blocks() -> dict[str, str]:
 
 def _memory(rows: list[dict[str, Any]]) -> str:
     figures = ("lookup_and_stage", "commit", "save", "load")
-    header = ["examples", "labels", "precision", "lookup and stage", "commit", "save", "load"]
-    sizes = [[f"{row['examples']:,}", f"{row['labels']:,}", row["precision"]] for row in rows]
+    header = ["examples", "labels", "storage", "bytes for an example", "lookup and stage", "commit", "save", "load"]
+    sizes = [
+        [f"{row['examples']:,}", f"{row['labels']:,}", f"`{row['storage']}`", f"{row['bytes_for_an_example']:,.0f}"]
+        for row in rows
+    ]
     return table(
         header, [[*size, *(_ratio(row.get(name)) for name in figures)] for size, row in zip(sizes, rows, strict=True)]
     )
