@@ -267,7 +267,7 @@ def largest_probabilities():
     own = torch.arange(9)[rank() :: num_processes()]
     own = own if 0 in own else torch.cat([own, torch.zeros(1, dtype=torch.int64)])
     memory.stage(own, rows[own])
-    state = memory.state_dict()
+    state = {name: value.clone() for name, value in memory.state_dict().items() if torch.is_tensor(value)}
     memory.transition(1)
     return {"staged": state["staged"].view(torch.int16), "counts": state["counts"], "rows": memory.latest}
 
