@@ -12,7 +12,9 @@ from .observers import TrainingBatch
 
 BASE = "base"
 
-_MOST_BATCHES = 64  # that wait to be added
+# Batches that wait to be added, and the size above which one is not kept.
+_MOST_BATCHES = 64
+_MOST_NUMBERS_TO_KEEP = 2**12
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ class TrainingLog:
             self._waiting.setdefault((name, done.log_divisor), []).append(value)
         for name, term in done.terms.items():
             if term.agreement is not None:
-                self._waiting.setdefault((name, None), []).append(term.agreement.detach())
+                agreement = term.agreement.detach()
+                # Large batches do not wait as they are.
+                agreement = agreement.mean() if agreement.numel() > _MOST_NUMBERS_TO_KEEP else agreement
+                self._waiting.setdefault((name, None), []).append(agreement)
         if len(self._waiting[BASE, done.log_divisor]) == _MOST_BATCHES:
             self._add_waiting()
 
