@@ -139,7 +139,7 @@ SHORT = {
 def measure(quick: bool) -> list[dict[str, Any]]:
     """A row for each method that needs no other model: what it adds to a step of a model that does next to nothing."""
     args = argparse.Namespace(batch_size=32, bf16=False, cpu=not torch.cuda.is_available())
-    blocks, data = (2, rows(20 * 32, 8)) if quick else (9, rows(100 * 32, 8))
+    blocks, data = (2, rows(20 * 32, 8)) if quick else (7, rows(100 * 32, 8))
     measured = []
     for name, config_class in METHODS.items():
         fields = config_class.__dataclass_fields__

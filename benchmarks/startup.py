@@ -17,7 +17,7 @@ CASES = {
 
 def measure(quick: bool) -> list[dict[str, Any]]:
     """A row for each case."""
-    rounds = 3 if quick else 7
+    rounds = 3 if quick else 5
     rows = []
     for name, (ours, base) in CASES.items():
         pairs = [(_seconds(ours), _seconds(base)) for _ in range(rounds)]
