@@ -249,13 +249,16 @@ def honest_lines() -> str:
 
 
 def cost_sentence() -> str:
-    """What LSTSD adds to a step."""
-    overhead = read("overhead")
-    added, encoder = overhead["added_ms_per_step"], overhead["encoder_ms_per_step"]
+    """What LSTSD adds to a step, and how fast the command is."""
+    bench, overhead = read("bench"), read("overhead")
+    (lstsd,) = (row for row in bench["overhead"] if row["method"] == "lstsd")
+    encoder = 1 + overhead["added_ms_per_step"]["median"] / overhead["encoder_ms_per_step"]["stock"]
+    fast = [row for row in bench["end_to_end"] if row["way"] == "grouped, bf16"]
+    speeds = ", ".join(f"{row['examples_a_second']['median']:.1f} on {row['task']}" for row in fast)
+    stub, device = lstsd["stub_step"]["median"], bench["hardware"]["device"]
     return (
-        f"LSTSD adds {added['median']:.2f} ms to a training step of a model that does next to nothing (quartiles\n"
-        f"{added['quartile_1']:.2f} and {added['quartile_3']:.2f}; batch {overhead['batch_size']}, one CPU thread): "
-        f"{100 * added['median'] / encoder['stock']:.3f} % of a MiniLM step of {overhead['tokens']} tokens.\n"
-        f"Directly, as medians of a few such steps, too noisy to tell: {encoder['stock']:,.0f} ms with stock Trainer, "
-        f"{encoder['lstsd']:,.0f} ms\nwith LSTSD."
+        f"On one core of an {device} (`make bench`): a training step of a model that does next to\n"
+        f"nothing takes {stub:.2f} times as long with LSTSD as with stock Trainer, one of MiniLM at batch\n"
+        f"{overhead['batch_size']} and {overhead['tokens']} tokens {encoder:.4f} times. Times the examples a second of "
+        f"Hugging Face's example\nscript, grouped by length and in bf16: {speeds}."
     )

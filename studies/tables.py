@@ -177,7 +177,8 @@ def cell_table(cell: Cell, differences: Tested) -> str:
     """A line for each method of a cell."""
     names = [name for name in NAMES if name in cell.groups]
     values = {name: score(cell, cell.groups[name]) for name in names}
-    beside = PAPERS.get(cell.groups["vanilla"].first["model"])
+    # The paper has no wrong labels.
+    beside = None if cell.rate else PAPERS.get(cell.groups["vanilla"].first["model"])
     rows = []
     for name in names:
         group = cell.groups[name]
