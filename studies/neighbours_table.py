@@ -19,6 +19,7 @@ from .analysis import (
     score,
     with_control,
 )
+from .settings_tables import read
 from .tables import NOT_RUN, TEMPORAL, table, unfinished
 
 GATED = "regulated_lstsd"
@@ -114,3 +115,12 @@ def savings_table() -> str:
             )
     header = ["method", "n", "score", "share of rows trained on", "seconds of an epoch, ratio to vanilla"]
     return "\n\n".join([*unfinished("l3_gated"), table(header, rows)])
+
+
+def backward_table() -> str:
+    """What leaving rows out saves in the backward pass alone."""
+    rows = []
+    for name, item in read("backward_share")["figures"].items():
+        ratios = [f"{item[part]['median']:.2f}" for part in ("backward", "epochs")]
+        rows.append([NAMES.get(name, name), f"{item['share_of_rows']:.2f}", *ratios])
+    return table(["method", "share of rows", "seconds of backward passes", "seconds of epochs"], rows)

@@ -14,7 +14,7 @@ from .cleaning_table import cleaning_table
 from .history_table import history_table
 from .image_tables import images_lengths, images_noise_table, images_table
 from .judgement import judgement_tables, search_table
-from .neighbours_table import GATED, neighbours, savings_table, teachers_table
+from .neighbours_table import GATED, backward_table, neighbours, savings_table, teachers_table
 from .sentences import (
     cnn_sentence,
     cost_sentence,
@@ -91,6 +91,7 @@ def results_blocks() -> dict[str, str]:
         "kd-minilm": cell_tables("kd_minilm", cells("kd_minilm")),
         "neighbours-gated": neighbours("mlp_gated", ["dlb-overlap", "self_regulated", "self_regulated-hybrid", GATED]),
         "savings": savings_table(),
+        "backward": backward_table(),
         "judgement": judgement_tables(),
         "anchor-search": search_table(),
         "images": images_table(),
