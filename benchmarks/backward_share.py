@@ -14,9 +14,9 @@ from unittest.mock import patch
 import transformers
 from accelerate import Accelerator
 
-from lstsd_hf.glue.cli import COMMAND
-from lstsd_hf.runner.trainer import EpochTimer, RunTrainer
+from lstsd_hf.runner.trainer import EpochTimer
 
+from .end_to_end import as_run_glue
 from .measuring import hardware, ratio_of
 
 METHODS = {
@@ -42,19 +42,8 @@ def run(method: str, options: list[str], seed: int) -> dict[str, float]:
             *("--bf16", "True", "--use_cpu", "True", "--train_sampling_strategy", "group_by_length"),
             *("--save_strategy", "no", "--eval_strategy", "no", "--seed", str(seed), "--output_dir", folder, *options),
         ]
-        job = COMMAND.plan(COMMAND.parse(command))[0].run
-        job.args.output_dir = folder
-        transformers.set_seed(seed)
-        prepared, timer = job.prepare(Path(folder, "cache")), EpochTimer()
-        trainer = RunTrainer(
-            model=prepared.model,
-            args=job.args,
-            train_dataset=prepared.splits["train"],
-            callbacks=[timer],
-            teacher=job.taught,
-            texts=None,
-            **prepared.trainer_options,
-        )
+        timer = EpochTimer()
+        trainer = as_run_glue(command, Path(folder), timer)
         with patch.object(Accelerator, "backward", timed):
             trainer.train()
     last = next(entry for entry in reversed(trainer.state.log_history) if "loss" in entry)

@@ -71,19 +71,32 @@ def _our_seconds(task: str, options: list[str], steps: int) -> float:
             *("--per_device_train_batch_size", str(BATCH_SIZE), "--output_dir", folder, "--save_strategy", "no"),
             *("--eval_strategy", "no", "--use_cpu", str(not torch.cuda.is_available()), *options),
         ]
-        run = COMMAND.plan(COMMAND.parse(command))[0].run
-        run.args.output_dir = folder
-        prepared, clock = run.prepare(Path(folder, "cache")), Clock()
-        RunTrainer(
-            model=prepared.model,
-            args=run.args,
-            train_dataset=prepared.splits["train"],
-            callbacks=[clock],
-            teacher=run.taught,
-            texts=None,
-            **prepared.trainer_options,
-        ).train()
+        clock = Clock()
+        as_run_glue(command, Path(folder), clock).train()
         return clock.seconds
+
+
+def as_run_glue(command: list[str], folder: Path, callback: TrainerCallback) -> RunTrainer:
+    """The trainer of a command of `run_glue.py`, without scores and files of the run.
+
+    Args:
+        command: The command line.
+        folder: For everything that training leaves.
+        callback: One more callback.
+    """
+    run = COMMAND.plan(COMMAND.parse(command))[0].run
+    run.args.output_dir = str(folder)
+    transformers.set_seed(run.args.seed)
+    prepared = run.prepare(folder / "cache")
+    return RunTrainer(
+        model=prepared.model,
+        args=run.args,
+        train_dataset=prepared.splits["train"],
+        callbacks=[callback],
+        teacher=run.taught,
+        texts=None,
+        **prepared.trainer_options,
+    )
 
 
 def _example_seconds(task: str, steps: int) -> float:

@@ -257,8 +257,8 @@ def cost_sentence() -> str:
     speeds = ", ".join(f"{row['examples_a_second']['median']:.1f} on {row['task']}" for row in fast)
     stub, device = lstsd["stub_step"]["median"], bench["hardware"]["device"]
     return (
-        f"On one core of an {device} (`make bench`): a training step of a model that does next to\n"
-        f"nothing takes {stub:.2f} times as long with LSTSD as with stock Trainer, one of MiniLM at batch\n"
+        f"On one core of an {device} (`make bench`, `python -m benchmarks.overhead`): a training step of a model\n"
+        f"that does next to nothing takes {stub:.2f} times as long with LSTSD as with stock Trainer, one of MiniLM at batch\n"
         f"{overhead['batch_size']} and {overhead['tokens']} tokens {encoder:.4f} times. Times the examples a second of "
         f"Hugging Face's example\nscript, grouped by length and in bf16: {speeds}."
     )
