@@ -258,7 +258,7 @@ def cost_sentence() -> str:
     stub, device = lstsd["stub_step"]["median"], bench["hardware"]["device"]
     return (
         f"On one core of an {device} (`make bench`, `python -m benchmarks.overhead`): a training step of a model\n"
-        f"that does next to nothing takes {stub:.2f} times as long with LSTSD as with stock Trainer, one of MiniLM at batch\n"
-        f"{overhead['batch_size']} and {overhead['tokens']} tokens {encoder:.4f} times. Times the examples a second of "
-        f"Hugging Face's example\nscript, grouped by length and in bf16: {speeds}."
+        f"that does next to nothing takes {stub:.2f} times as long with LSTSD as with stock Trainer, one of MiniLM at\n"
+        f"batch {overhead['batch_size']} and {overhead['tokens']} tokens {encoder:.4f} times. Times the examples a "
+        f"second of Hugging Face's\nexample script, grouped by length and in bf16: {speeds}."
     )
