@@ -123,10 +123,14 @@ class ExampleMemory:
             IndexError: If an index is out of range. On an accelerator the check would stall the device; there
                 `ExampleIndexCollator` has made it.
         """
-        own = indices.to(self._rows.device)
+        device = indices.device
+        is_here = device == self._rows.device
+        own = indices if is_here else indices.to(self._rows.device)
         try:
             rows, written = self._rows.index_select(1, own), self._written.index_select(1, own)
-            return self._form.decode(rows.to(indices.device)), written.to(indices.device)
+            if not is_here:
+                rows, written = rows.to(device), written.to(device)
+            return self._form.decode(rows), written
         except (IndexError, RuntimeError):
             self._check_indices(indices)
             raise
