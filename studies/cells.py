@@ -36,6 +36,7 @@ from .gpu_cells import gpu_base, gpu_core, gpu_large, gpu_more, gpu_noisy, gpu_s
 from .image_cells import v1, v2, v_noise
 from .judgement_cells import judged, judged_controls, judged_lengths
 from .neighbour_cells import gated, kd, kd_from_12_layers, savings, targets, teachers
+from .scale_cells import speeds, storages
 
 
 def a1() -> Iterator[Command]:
@@ -189,6 +190,7 @@ CELLS: dict[str, Callable[[], Iterator[Command]]] = {
         *(v1, v2, v_noise, judged, judged_controls, judged_lengths),
         *(l3, l3_short, dynamics, targets, teachers, kd, kd_from_12_layers, gated, savings),
         *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large, gpu_noisy, gpu_stopped, gpu_base),
+        *(storages, speeds),
     )
 }
 
