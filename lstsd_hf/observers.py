@@ -59,6 +59,7 @@ class Observer:
         name: Name in checkpoints, unlike any other observer's of the same trainer.
         needs_batches: Whether it is to see the training batches.
         is_stateful: Whether checkpoints must carry its state.
+        needs_whole_tables: Whether it keeps a table that cannot be divided over processes.
         context: The run; set before `reset`.
 
     Example:
@@ -77,6 +78,7 @@ class Observer:
     name: ClassVar[str]
     needs_batches: bool = True
     is_stateful: bool = True
+    needs_whole_tables: bool = False
     # That of no run, so that a constructor of your own need not call `super().__init__()`.
     context: TrainingContext = TrainingContext()
 
@@ -97,6 +99,13 @@ class Observer:
 
     def on_epoch_begin(self, progress: Progress) -> None:
         """Called on every process before the first batch of an epoch, also of an epoch that is resumed half-way."""
+
+    def on_epoch_examples(self, indices: Tensor) -> None:
+        """With `memory_storage="sharded"` on several processes, called on each before an epoch's first batch.
+
+        Args:
+            indices: All examples that this process trains on in the epoch, int64 `(num_drawn,)`.
+        """
 
     def observe(self, batch: TrainingBatch) -> None:
         """Takes note of a batch, after its loss was computed."""
@@ -196,6 +205,11 @@ class ObserverGroup:
         """Everyone enters a training run."""
         for member in self:
             member.begin(context)
+
+    def on_epoch_examples(self, indices: Tensor) -> None:
+        """Tells everyone what an epoch will draw."""
+        for member in self:
+            member.on_epoch_examples(indices)
 
     def observe(self, batch: TrainingBatch) -> None:
         """Shows a batch to everyone who is to see the batches."""

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from .distributed import num_processes
 from .errors import InputError
 from .example_index import check_has_indices
 from .observers import ObserverGroup
@@ -30,6 +31,8 @@ def check_setup(trainer: Any, group: ObserverGroup) -> None:
             f"{takers} cannot work under tensor parallelism, got groups of {trainer.get_tp_size()} "
             "processes. Use DistributedDataParallel (torchrun), or `NoTeacherConfig()` without observers."
         )
+    if trainer._storage.sharded and num_processes() > 1:
+        _check_can_be_sharded(group)
     if teacher.runs_model:
         _check_weights_are_whole(trainer)
     scores_several = teacher.predicts_as_ensemble or (
@@ -57,6 +60,15 @@ def _check_best_model_can_be_loaded(trainer: Any) -> None:
             f"`save_only_model` must be False with `load_best_model_at_end` and {type(trainer.teacher).__name__}, got "
             "True: the best model predicts together with the weights that its checkpoint would lack. Leave out one "
             "of the two."
+        )
+
+
+def _check_can_be_sharded(group: ObserverGroup) -> None:
+    whole = [type(member).__name__ for member in group if member.needs_whole_tables]
+    if whole:
+        raise InputError(
+            f"`memory_storage` must not be sharded with {' and '.join(whole)}, which needs whole tables on every "
+            "process. Leave it out, or use 'disk' or 'bf16'."
         )
 
 

@@ -71,7 +71,7 @@ class SelfDistillationMixin(
         teacher: A `TeacherConfig` such as `LSTSDConfig()`, the name of a method such as "mean_teacher", a `Teacher`, or
             `None` for `LSTSDConfig()`.
         memory_storage: Where tables of predictions are kept, and how precisely: a `TableStorage`, or a text such as
-            "cpu", "bf16", "top-16" or "disk,bf16". By default on the training device, as the student's outputs are.
+            "bf16", "top-16", "sharded" or "disk,bf16". By default on the training device, as the student's outputs are.
         observers: Objects that see the training batches beside the teacher; see `Observer`.
         record_dynamics: Whether to keep what each epoch says of each training example: adds a `DynamicsRecorder`.
         **kwargs: Passed on to the parent Trainer.

@@ -9,6 +9,8 @@ from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import has_length
 
+from .distributed import num_processes
+from .epoch_examples import announce_examples
 from .errors import InputError
 from .example_index import IndexedDataset, collate_indices
 from .fingerprint import is_hugging_face_dataset
@@ -35,9 +37,12 @@ class IndexedTrainingDataMixin:
         bare_dataset, _ = self.training_examples()
         try:
             self.train_dataset = IndexedDataset(bare_dataset, source=dataset)
-            return collate_indices(get_train_dataloader(), len(dataset))
+            loader = collate_indices(get_train_dataloader(), len(dataset))
         finally:
             self.train_dataset = dataset
+        if self._context.storage.sharded and num_processes() > 1:
+            announce_examples(loader, self._group.on_epoch_examples)
+        return loader
 
     def training_examples(self) -> tuple[Any, Any]:
         """The training set and the collator for its examples, both without columns that the model does not take."""

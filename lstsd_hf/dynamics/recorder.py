@@ -48,6 +48,7 @@ class DynamicsRecorder(Observer):
     """
 
     name = "dynamics"
+    needs_whole_tables = True
 
     def __init__(self, folder: str | Path | None = None, texts: Sequence[str | None] | None = None):
         # Missing packages are found before training and not at the end of its first epoch.

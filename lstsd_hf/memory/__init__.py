@@ -3,10 +3,12 @@
 from .average import MovingAverageMemory
 from .constant import ConstantMemory, check_same_digest
 from .epoch import EpochMemory
+from .indices import index_out_of_range
 from .last_step import LastStepMemory
 from .latest import LatestMemory
+from .sharded import ShardedMemory, new_memory, restored_memory
 from .short_long import TeacherMemory
-from .staged import ExampleMemory, index_out_of_range
+from .staged import ExampleMemory
 from .storage import IN_MEMORY, TableStorage
 
 __all__ = [
@@ -17,8 +19,11 @@ __all__ = [
     "LastStepMemory",
     "LatestMemory",
     "MovingAverageMemory",
+    "ShardedMemory",
     "TableStorage",
     "TeacherMemory",
     "check_same_digest",
     "index_out_of_range",
+    "new_memory",
+    "restored_memory",
 ]

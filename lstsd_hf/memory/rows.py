@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..distributed import is_distributed, rank
+from ..distributed import rank
 from ..errors import InputError
 
 
@@ -47,7 +47,7 @@ class StoredRows(ABC):
 
     @abstractmethod
     def merge(self, staged: Tensor, counts: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What all processes have staged. Every process must call it.
+        """What all processes have staged, of several. Every one must call it.
 
         Args:
             staged: This one's rows.
@@ -70,8 +70,6 @@ class AllLabels(StoredRows):
         counts.index_add_(0, places, torch.ones_like(places, dtype=counts.dtype))
 
     def merge(self, staged: Tensor, counts: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        if not is_distributed():
-            return staged, counts
         return _summed(staged, device), _summed(counts, device)
 
 
@@ -133,8 +131,6 @@ class TopLabels(StoredRows):
         counts.index_fill_(0, places, 1)
 
     def merge(self, staged: Tensor, counts: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        if not is_distributed():
-            return staged, counts
         nobody = dist.get_world_size()
         first = torch.where(counts > 0, rank(), nobody).to(device, torch.int32)
         dist.all_reduce(first, dist.ReduceOp.MIN)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..distributed import is_distributed, rank
 from ..errors import InputError
+from .indices import check_indices
 from .rows import stored_rows
 from .storage import IN_MEMORY, TableStorage
 
@@ -17,7 +18,7 @@ _MOST_BATCHES = 64
 _MOST_NUMBERS_TO_KEEP = 2**12
 # Of a table, moved at a time.
 _NUMBERS_IN_CACHE = 2**18
-_NUMBERS_AT_ONCE = 2**24
+NUMBERS_AT_ONCE = 2**24
 
 
 class ExampleMemory:
@@ -40,6 +41,7 @@ class ExampleMemory:
         epoch: Index of the epoch that the tables are ready for (from 0).
         coverage: Share of the training examples with a row in the first table, from 0 to 1.
         is_complete: Whether every example has a row in every table.
+        is_shard: Whether it holds some of the examples for all processes, so that it has nothing to merge.
 
     Raises:
         InputError: If the tables are larger than what is free.
@@ -56,6 +58,7 @@ class ExampleMemory:
     """
 
     num_tables: int = 1
+    is_shard: bool = False
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class ExampleMemory:
                 rows, written = rows.to(device), written.to(device)
             return self._form.decode(rows), written
         except (IndexError, RuntimeError):
-            self._check_indices(indices)
+            check_indices(indices, self.num_examples)
             raise
 
     def stage(self, indices: Tensor, rows: Tensor) -> None:
@@ -172,9 +175,20 @@ class ExampleMemory:
         staged = self._staged_with_rest
         indices = indices.to(staged.device)
         if indices.device.type == "cpu":
-            self._check_indices(indices)
+            check_indices(indices, self.num_examples)
         rows, is_usable = self._form.encode(rows.to(staged.device))
         self._form.put(staged, self._counts_with_rest, torch.where(is_usable, indices, self.num_examples), rows)
+
+    def add_staged(self, part: slice, rows: Tensor, counts: Tensor) -> None:
+        """Adds what another memory has staged.
+
+        Args:
+            part: Of which examples.
+            rows: Sums of their rows, `(num_rows, num_labels)`.
+            counts: Of how many rows each, int32 `(num_rows,)`.
+        """
+        self._staged[part] += rows.to(self._staged.device)
+        self._counts[part] += counts.to(self._counts.device)
 
     def fill(self, rows: Tensor, written: Tensor | None = None) -> None:
         """Writes given predictions into every table, as if each epoch so far had produced them.
@@ -208,7 +222,7 @@ class ExampleMemory:
         """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
         self._add_arrived()
         staged, counts = self._staged, self._counts
-        if is_distributed():
+        if self._merges:
             staged = self._storage.zeros(*staged.shape, dtype=staged.dtype)
             counts = self._storage.zeros(*counts.shape, dtype=counts.dtype)
             for part in self._parts():
@@ -223,6 +237,10 @@ class ExampleMemory:
             "top_k": self._storage.top_k,
             "dtype": str(self._dtype).removeprefix("torch."),
         }
+
+    def example_axis(self, name: str) -> int:
+        """Which axis of a tensor in `state_dict()` is that of the examples."""
+        return 1 if name in ("rows", "written") else 0
 
     @classmethod
     def from_state_dict(
@@ -251,7 +269,7 @@ class ExampleMemory:
     def _load(self, state: dict[str, Tensor | int]) -> None:
         self._rows.copy_(state["rows"])
         self._written.copy_(state["written"])
-        if rank() == 0:
+        if rank() == 0 or self.is_shard:
             self._staged.copy_(state["staged"])
             self._counts.copy_(state["counts"])
         self.epoch = state["epoch"]
@@ -302,38 +320,31 @@ class ExampleMemory:
 
     def _measure_coverage(self) -> None:
         # Waits for the device, so once an epoch and not whenever asked.
-        counts = [_number_of_true(table) for table in self._written]
+        counts = self.rows_written
         self.coverage = counts[0] / self.num_examples
         self.is_complete = min(counts) == self.num_examples
 
+    @property
+    def rows_written(self) -> list[int]:
+        """How many examples have a row in each table. Waits for the device."""
+        # numpy counts truth values many times as fast as torch.
+        tables = self._written
+        return [int(np.count_nonzero(table.numpy()) if table.device.type == "cpu" else table.sum()) for table in tables]
+
     def _merged(self, part: slice) -> tuple[Tensor, Tensor]:
         """What all processes have staged of some examples, and how often."""
-        return self._form.merge(self._staged[part], self._counts[part], self._merge_device)
+        staged, counts = self._staged[part], self._counts[part]
+        return self._form.merge(staged, counts, self._merge_device) if self._merges else (staged, counts)
+
+    @property
+    def _merges(self) -> bool:
+        """Whether other processes have rows of the same examples."""
+        return is_distributed() and not self.is_shard
 
     def _parts(self) -> Iterator[slice]:
         """The examples, as many at a time as are best moved together."""
         # On a processor so few that they stay in its cache; elsewhere each part has a price.
-        is_near = self._rows.device.type == "cpu" and not is_distributed()
-        size = max(1, (_NUMBERS_IN_CACHE if is_near else _NUMBERS_AT_ONCE) // self._form.num_columns)
+        is_near = self._rows.device.type == "cpu" and not self._merges
+        size = max(1, (_NUMBERS_IN_CACHE if is_near else NUMBERS_AT_ONCE) // self._form.num_columns)
         for start in range(0, self.num_examples, size):
             yield slice(start, start + size)
-
-    def _check_indices(self, indices: Tensor) -> None:
-        if not len(indices):
-            return
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= self.num_examples:
-            raise index_out_of_range(low if low < 0 else high, self.num_examples)
-
-
-def _number_of_true(mask: Tensor) -> int:
-    # Many times as fast as torch's sum of truth values.
-    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.sum())
-
-
-def index_out_of_range(index: int, num_examples: int) -> IndexError:
-    """The error for an example index that no row belongs to."""
-    return IndexError(
-        f"`example_index` must be between 0 and {num_examples - 1} (the training set has {num_examples} examples), "
-        f"got {index}. The index is a position in the training set; do not change the dataset while training."
-    )

@@ -13,10 +13,11 @@ import psutil
 import torch
 from torch import Tensor
 
+from ..distributed import num_processes
 from ..errors import InputError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_DISK = "disk"
+_DISK, _SHARDED = "disk", "sharded"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class TableStorage:
         on_disk: Whether they are memory-mapped files instead of in memory. The files have no name, so that none is left
             behind however the run ends; checkpoints hold the tables as ever. Linux only.
         folder: Where the files are.
+        sharded: Whether each of several processes keeps the tables of some examples only; see `ShardedMemory`.
 
     Example:
         >>> TableStorage.parse("cpu,bf16").dtype
@@ -43,6 +45,7 @@ class TableStorage:
     top_k: int | None = None
     on_disk: bool = False
     folder: Path = Path(tempfile.gettempdir())
+    sharded: bool = False
 
     @classmethod
     def of(cls, value: "TableStorage | str | None", folder: Path) -> "TableStorage":
@@ -56,8 +59,8 @@ class TableStorage:
         """The storage in a text such as "bf16", "cpu", "disk" or "disk,bf16,top-16".
 
         Args:
-            text: With commas between: a place (a device, or "disk"), a precision ("fp32", "bf16", "fp16"), and how many
-                of the largest probabilities.
+            text: With commas between: a place (a device, or "disk"), a precision ("fp32", "bf16", "fp16"), how many of
+                the largest probabilities, and "sharded".
             folder: Where "disk" is.
 
         Raises:
@@ -155,12 +158,17 @@ class TableStorage:
         cpu = torch.device("cpu")
         places = [self, replace(self, device=cpu, on_disk=False), replace(self, device=cpu, on_disk=True)]
         others = [replace(place, dtype=dtype) for place in places for dtype in (self.dtype, torch.bfloat16)]
+        sizes = [(other, bytes_with(other.dtype)) for other in others]
+        if num_processes() > 1 and not self.sharded:
+            # Each has the rows that it owns and those that it borrows.
+            sizes.append((replace(self, sharded=True), 2 * needed // num_processes()))
         remedy = "Use fewer examples, or a machine with more memory or disk."
-        for other in others:
-            if bytes_with(other.dtype) <= other.free_bytes:
+        for other, size in sizes:
+            if size <= other.free_bytes:
                 words = [] if other._place == self._place else [other._place]
-                words += [other.form] if other.form != "fp32" or not words else []
-                remedy = f"Use `memory_storage='{','.join(words)}'` ({_size(bytes_with(other.dtype))})."
+                words += [other.form] if other.form != "fp32" else []
+                words += [_SHARDED] if other.sharded else []
+                remedy = f"Use `memory_storage='{','.join(words or ['fp32'])}'` ({_size(size)})."
                 break
         raise InputError(
             f"The tables of {name} must fit into what is free on {self._place}, {_size(self.free_bytes)} for each "
@@ -179,7 +187,7 @@ IN_MEMORY = TableStorage()
 def _not_a_storage(text: str) -> InputError:
     return InputError(
         "`memory_storage` must be a place (a device such as 'cpu', or 'disk'), a precision "
-        f"({', '.join(_DTYPES)}), a number of largest probabilities ('top-16') or several of these, as in "
+        f"({', '.join(_DTYPES)}), a number of largest probabilities ('top-16'), 'sharded', or several of these, as in "
         f"'disk,bf16', got {text!r}."
     )
 
@@ -187,6 +195,8 @@ def _not_a_storage(text: str) -> InputError:
 def _meaning(word: str) -> tuple[str | None, Any]:
     if word in _DTYPES:
         return "dtype", _DTYPES[word]
+    if word == _SHARDED:
+        return "sharded", True
     if word == _DISK:
         if not hasattr(os, "posix_fallocate"):
             raise InputError("`memory_storage` 'disk' needs Linux. Use 'cpu', or a precision such as 'bf16'.")

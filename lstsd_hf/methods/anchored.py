@@ -113,6 +113,7 @@ class Anchored(MemoryTeacher):
 
     config_class = AnchoredConfig
     memory_class = LatestMemory
+    needs_whole_tables = True
 
     def reset(self) -> None:
         super().reset()

@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 
 from ..errors import InputError
 from ..label_errors import LabelErrorCandidate, rank_label_errors
-from ..memory import ConstantMemory, ExampleMemory
+from ..memory import ConstantMemory, ExampleMemory, ShardedMemory
 from ..model_copy import ModelCopy
 from ..observers import Observer, TrainingBatch
 from ..overlapping import Batching
@@ -69,7 +69,7 @@ class Teacher(Observer):
     name = "teacher"
     runs_model: bool = False
     learning_rate_factor: Callable[[int], float] | None = None
-    memory: ExampleMemory | ConstantMemory | None = None
+    memory: ExampleMemory | ShardedMemory | ConstantMemory | None = None
     config: TeacherConfig | None = None
     is_empty: bool = False
 

@@ -132,6 +132,7 @@ class KD(ConfiguredTeacher):
     """
 
     config_class = KDConfig
+    needs_whole_tables = True
     memory: ConstantMemory | None = None
     # Whether the model is needed beside its outputs.
     keeps_teacher: ClassVar[bool] = False

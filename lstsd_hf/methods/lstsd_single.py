@@ -42,6 +42,8 @@ class LSTSDSingle(LSTSD):
     """
 
     runs_model = True
+    # What it remembers is no process's own batches.
+    needs_whole_tables = True
 
     def observe(self, batch: TrainingBatch) -> None:
         """The memory is written between epochs."""

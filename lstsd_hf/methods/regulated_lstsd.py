@@ -100,6 +100,8 @@ class RegulatedLSTSD(Gate, LSTSD):
     """
 
     config_class = RegulatedLSTSDConfig
+    # A process that leaves a whole epoch out would have no memory.
+    needs_whole_tables = True
 
     def reset(self) -> None:
         Gate.reset(self)

@@ -103,6 +103,7 @@ class SnapshotDistillation(CyclicTeacher):
     config_class = SnapshotDistillationConfig
 
     runs_model = True
+    needs_whole_tables = True
 
     def reset(self) -> None:
         super().reset()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..memory import ExampleMemory
+from ..memory import ExampleMemory, ShardedMemory, new_memory, restored_memory
 from ..observers import State, TrainingBatch
 from ..problem_types import SingleLabel
 from ..schedules import Progress
@@ -34,10 +34,11 @@ class MemoryTeacher(ConfiguredTeacher):
     """
 
     memory_class: ClassVar[type[ExampleMemory]]
-    memory: ExampleMemory | None = None
+    memory: ExampleMemory | ShardedMemory | None = None
 
     def reset(self) -> None:
         self.memory = None
+        self._expected: Tensor | None = None
 
     def rows(self, batch: TrainingBatch) -> Tensor:
         """What to remember of a batch, `(batch_size, num_columns)`: the student's logits unless overridden."""
@@ -49,6 +50,14 @@ class MemoryTeacher(ConfiguredTeacher):
 
     def on_epoch_begin(self, progress: Progress) -> None:
         self._move_on(progress)
+
+    def on_epoch_examples(self, indices: Tensor) -> None:
+        self._expected = indices
+        self._borrow()
+
+    def _borrow(self) -> None:
+        if isinstance(self.memory, ShardedMemory):
+            self.memory.expect(self._expected)
 
     def on_train_end(self, progress: Progress) -> None:
         self._move_on(progress)
@@ -70,7 +79,8 @@ class MemoryTeacher(ConfiguredTeacher):
         if self.memory is None:
             context = self.context
             self._check_form()
-            self.memory = self.memory_class.for_rows(context.num_examples, rows, context.storage)
+            self.memory = new_memory(self.memory_class, context.num_examples, rows, context.storage)
+            self._borrow()
         self.memory.stage(indices, rows)
 
     def _check_form(self) -> None:
@@ -108,7 +118,7 @@ class MemoryTeacher(ConfiguredTeacher):
         context = self.context
         self.memory = None
         if state:
-            self.memory = self.memory_class.from_state_dict(state, context.storage, merge_device=context.device)
+            self.memory = restored_memory(self.memory_class, state, context.storage, context.device)
 
 
 def where_written(written: Tensor, *values: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -56,7 +56,7 @@ class RunArguments:
     memory_storage: str | None = field(
         default=None,
         metadata={
-            "help": "Where and how precisely to keep tables of predictions: cpu, disk, bf16, top-16, disk,bf16, ..."
+            "help": "Where and how precisely to keep tables of predictions: cpu, disk, bf16, top-16, sharded, or several"
         },
     )
     cross_validate: int = field(

@@ -12,6 +12,7 @@ import torch
 from ..dynamics.history import History
 from ..files import replacing
 from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quality
+from ..memory import ShardedMemory
 from .preparation import Prepared
 from .results import SCHEMA_VERSION, device_name, epochs_from_log, package_versions, write_json
 from .run import Run
@@ -39,7 +40,8 @@ def find_label_errors(
     record["rows"] = rows
     logits = torch.as_tensor(trainer.predict(prepared.splits["train"], metric_key_prefix="train").predictions).float()
     sources = {"model": (logits.softmax(dim=-1), torch.ones(len(logits), dtype=torch.bool))}
-    if trainer.teacher.remembered_probabilities() is not None:
+    is_sharded = isinstance(trainer.teacher.memory, ShardedMemory)
+    if not is_sharded and trainer.teacher.remembered_probabilities() is not None:
         sources["memory"] = trainer.teacher.example_probabilities()
     if run.record_dynamics:
         sources["history"] = trainer.recorded_probabilities()

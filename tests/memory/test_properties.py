@@ -41,7 +41,6 @@ class Processes:
         for position, memory in enumerate(self.memories):
             with (
                 mock.patch("lstsd_hf.memory.staged.is_distributed", return_value=len(self.memories) > 1),
-                mock.patch("lstsd_hf.memory.rows.is_distributed", return_value=len(self.memories) > 1),
                 mock.patch("lstsd_hf.memory.staged.rank", return_value=position),
                 mock.patch(
                     "torch.distributed.all_reduce", lambda tensor: tensor.copy_(sums[not tensor.is_floating_point()])

@@ -15,6 +15,7 @@ from lstsd_hf import (
 )
 from lstsd_hf.losses import kl_student_teacher
 from lstsd_hf.memory import staged
+from lstsd_hf.memory import storage as storage_module
 from tests.helpers import assert_same_weights, make_examples, make_model
 
 CONFIG = LSTSDConfig(mini_generation_epochs=1)
@@ -44,7 +45,7 @@ def test_other_texts(text, tmp_path):
         TableStorage.parse(text, tmp_path)
     assert str(error.value) == (
         "`memory_storage` must be a place (a device such as 'cpu', or 'disk'), a precision (fp32, bf16, fp16), a "
-        f"number of largest probabilities ('top-16') or several of these, as in 'disk,bf16', got {text!r}."
+        f"number of largest probabilities ('top-16'), 'sharded', or several of these, as in 'disk,bf16', got {text!r}."
     )
 
 
@@ -125,6 +126,13 @@ def test_tables_that_are_too_large(monkeypatch, tmp_path):
     with pytest.raises(InputError) as error:
         TeacherMemory(2**40, 2)
     assert str(error.value).endswith("Use fewer examples, or a machine with more memory or disk.")
+
+
+def test_tables_that_fit_divided(monkeypatch):
+    monkeypatch.setattr(TableStorage, "free_bytes", property(lambda storage: 2**30 * (storage._place == "cpu")))
+    monkeypatch.setattr(storage_module, "num_processes", lambda: 64)
+    with pytest.raises(InputError, match=r"need 30.00 GiB. Use `memory_storage='sharded'` \(0.94 GiB\)\."):
+        TeacherMemory(2**30, 2)
 
 
 def test_processes_of_a_machine_share_what_is_free(monkeypatch, tmp_path):
