@@ -56,7 +56,7 @@ class RunArguments:
     memory_storage: str | None = field(
         default=None,
         metadata={
-            "help": "Where and how precisely to keep tables of predictions: cpu, disk, bf16, top-16, sharded, or several"
+            "help": "Where and how precisely to keep tables: cpu, disk, bf16, top-16, sharded, or several with commas"
         },
     )
     cross_validate: int = field(
