@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lstsd_hf.experiments.grouping import Group, Section, group_runs
 from lstsd_hf.experiments.records import read_results
@@ -45,6 +46,8 @@ NAMES = {
     "tskd-free": "TSKD without a teacher (ours)",
     "label_smoothing": "label smoothing",
 }
+# The task of runs on `--train_file`.
+OWN_FILES = "custom"
 # Largest class and size of the validation splits; Matthews correlation is 0 for a constant answer.
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277), "fashion_mnist": (1000, 10000)}
 # The protocol's E in each file, and the seeds and cells of its families of comparisons.
@@ -65,6 +68,14 @@ def records_file(name: str) -> Path:
 
 
 # ---- Runs ----
+
+
+def own_files_named(found: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    """A run with its place, where own files are TREC's."""
+    path, result = found
+    if result["task"] == OWN_FILES:
+        result = {**result, "task": "trec", "config": {**result["config"], "task": "trec"}}
+    return path, result
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The tables of docs/scale.md, from what `make bench` and `benchmarks.many_examples` measured."""
+"""The tables of docs/scale.md: what the benchmarks measured, and the scores of S1 and S2."""
 
 from typing import Any
 
+from .scale_tables import speeds_table, storages_table
 from .settings_tables import read
 from .tables import table
 
@@ -25,6 +26,8 @@ def scale_blocks() -> dict[str, str]:
             ],
         ),
         "many": _many(many["figures"]),
+        "storages": storages_table(),
+        "speeds": speeds_table(),
     }
 
 

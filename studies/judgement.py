@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from lstsd_hf.experiments.grouping import group_runs
@@ -10,7 +9,19 @@ from lstsd_hf.experiments.records import read_results
 from lstsd_hf.experiments.report import shown_difference, shown_p_value, shown_spread
 from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
 
-from .analysis import NAMES, SIGNIFICANCE, TASKS, Cell, Values, cell_of, nll, records_file, score, with_control
+from .analysis import (
+    NAMES,
+    SIGNIFICANCE,
+    TASKS,
+    Cell,
+    Values,
+    cell_of,
+    nll,
+    own_files_named,
+    records_file,
+    score,
+    with_control,
+)
 from .tables import NOT_RUN, TEMPORAL, table
 
 CANDIDATE = "anchored"
@@ -24,7 +35,6 @@ CONTROLS += ("elr", "sat")
 NUM_CELLS, SEEDS = 17, 10
 # Points by which the candidate may be behind the best control and still holds, and in how many cells it must.
 MARGIN, LEAST = 0.5, 14
-TRAIN_FILE = "custom"
 
 
 def judged_cells() -> list[Cell]:
@@ -37,17 +47,9 @@ def judged_cells() -> list[Cell]:
 
 def _cells(files: Iterable[str], E: int) -> list[Cell]:  # noqa: N803
     paths = [path for path in (records_file(f"{name}.jsonl") for name in files) if path.exists()]
-    found = [cell_of(section, E) for section in group_runs(map(_named, read_results(paths)))] if paths else []
+    found = [cell_of(section, E) for section in group_runs(map(own_files_named, read_results(paths)))] if paths else []
     order = list(TASKS)
     return sorted(found, key=lambda cell: (order.index(cell.task), cell.rate, cell.name))
-
-
-def _named(found: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """Own files are TREC's here."""
-    path, result = found
-    if result["task"] == TRAIN_FILE:
-        result = {**result, "task": "trec", "config": {**result["config"], "task": "trec"}}
-    return path, result
 
 
 def complete(among: Iterable[Cell]) -> list[Cell]:

@@ -145,8 +145,12 @@ def unfinished(*records: str) -> list[str]:
     wanted = {(file, *cell): count for file in records for cell, count in planned(file).items()}
     if all(there.get(cell, 0) >= count for cell, count in wanted.items()):
         return []
-    done, every = sum(there.values()), sum(wanted.values())
-    return [f"**Unfinished: {done} of {every} runs.** Adjusted p-values will change."]
+    return [missing(sum(there.values()), sum(wanted.values()))]
+
+
+def missing(done: int, every: int) -> str:
+    """The sentence for runs that are missing."""
+    return f"**Unfinished: {done} of {every} runs.** Adjusted p-values will change."
 
 
 def results(cell: Cell) -> list[dict[str, Any]]:
