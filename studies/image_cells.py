@@ -10,8 +10,8 @@ CYCLES = "--snapshot_ensemble.cycle_epochs 5 --snapshot_distillation.cycle_epoch
 V1_LENGTH, V2_LENGTHS = 2, (1, 3, 5, 10)
 
 
-def _pictures(records: str, epochs: int, methods: str, rate: float = 0.0) -> Command:
-    settings = f"{IMAGES} --num_train_epochs {epochs}"
+def _pictures(records: str, epochs: int, methods: str, rate: float = 0.0, images: str = IMAGES) -> Command:
+    settings = f"{images} --num_train_epochs {epochs}"
     return Command(records, "fashion_mnist", settings, methods, THREE, rate, script="run_cifar.py")
 
 
@@ -34,6 +34,13 @@ def v2() -> Iterator[Command]:
     """Figure 2."""
     for length in V2_LENGTHS:
         yield _pictures("images", 20, f"lstsd --mini_generation_epochs {length}")
+
+
+def v_epochs() -> Iterator[Command]:
+    """As many steps in more epochs. Only the last epoch is scored."""
+    few = IMAGES.replace("--max_train_samples 10000", "--max_train_samples 2500 --eval_delay 79")
+    lengths = " ".join(f"--{name}.mini_generation_epochs 3" for name in ("lstsd", "lstsd_no_long", "lstsd_no_short"))
+    yield _pictures("images_epochs", 80, f"vanilla lstsd lstsd_no_long lstsd_no_short {lengths}", images=few)
 
 
 def v_noise() -> Iterator[Command]:
