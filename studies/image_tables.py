@@ -1,14 +1,17 @@
-"""The tables on pictures: the paper's Tables 1 and 3, its Figure 2, and wrong labels."""
+"""The tables on pictures: the paper's Tables 1 and 3, its Figure 2, wrong labels, and more epochs."""
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lstsd_hf.experiments.report import shown_spread
+from lstsd_hf.experiments.published import published_score
+from lstsd_hf.experiments.report import shown_difference, shown_spread
 from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
 
-from .analysis import Cell, by_length, cells, nll, score, with_control
+from .analysis import NAMES, Cell, by_length, cells, nll, score, with_control
 from .tables import NOT_RUN, Tested, cell_sections, table, unfinished
 
+# What LSTSD is made of, in the order of the paper's Table 3.
+PARTS = ("lstsd_no_long", "lstsd_no_short", "lstsd_single", "temporal_ensemble-6.4", "mean_teacher")
 # What V3's family compares with vanilla.
 ROBUST = ("elr", "sat")
 
@@ -22,6 +25,26 @@ def images_table() -> str:
         cell = replace(cell, groups=own)
         tested.append((cell, _against_vanilla(cell, own.keys() - {"vanilla"})))
     return cell_sections(["images"], tested)
+
+
+def images_parts() -> str:
+    """V1: LSTSD − what has one teacher, beside the paper's difference."""
+    rows = []
+    for cell in cells("images"):
+        for name in [name for name in PARTS if {name, "lstsd"} <= cell.groups.keys()]:
+            found = paired_difference(score(cell, cell.groups["lstsd"]), score(cell, cell.groups[name]))
+            papers = [published_score("resnet20", "cifar100", method) for method in ("lstsd", name)]
+            paper = "–" if None in papers else f"{papers[0] - papers[1]:+.2f}"
+            rows.append([NAMES[name], str(found.count), shown_difference(found, found.count), paper])
+    header = ["LSTSD −", "n", "difference [95 % CI]", "paper, CIFAR-100"]
+    return "\n\n".join([*unfinished("images"), table(header, rows)]) if rows else NOT_RUN
+
+
+def images_epochs_table() -> str:
+    """V4: as many steps in more epochs of fewer pictures."""
+    found = [replace(cell, name="Fashion-MNIST (2,500 pictures), 80 epochs") for cell in cells("images_epochs")]
+    tested = [(cell, _against_vanilla(cell, cell.groups.keys() - {"vanilla"})) for cell in found]
+    return cell_sections(["images_epochs"], tested)
 
 
 def images_lengths() -> str:

@@ -12,7 +12,7 @@ from .analysis import (
 )
 from .cleaning_table import cleaning_table
 from .history_table import history_table
-from .image_tables import images_lengths, images_noise_table, images_table
+from .image_tables import images_epochs_table, images_lengths, images_noise_table, images_parts, images_table
 from .judgement import judgement_tables, search_table
 from .neighbours_table import GATED, backward_table, neighbours, savings_table, teachers_table
 from .sentences import (
@@ -95,7 +95,9 @@ def results_blocks() -> dict[str, str]:
         "judgement": judgement_tables(),
         "anchor-search": search_table(),
         "images": images_table(),
+        "images-parts": images_parts(),
         "images-lengths": images_lengths(),
+        "images-epochs": images_epochs_table(),
         "images-noise": images_noise_table(),
         "history": history_table(),
         "cleaning": cleaning_table(),
