@@ -55,15 +55,8 @@ LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", 
 LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd", "mlp_gated", "mlp_stopped"), 6)
 LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
 LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short", "kd_cnn", "kd_minilm"), 1)
-LENGTHS |= {
-    "gpu": 6,
-    "l3": 2,
-    "l3_gated": 2,
-    "images": 2,
-    "images_noise": 2,
-    "images_noise_short": 2,
-    "images_epochs": 3,
-}
+LENGTHS |= dict.fromkeys(("l3", "l3_gated", "images", "images_noise", "images_noise_short"), 2)
+LENGTHS |= {"gpu": 6, "images_epochs": 3}
 # Of `LSTSDConfig()`, whose E is the file's.
 DEFAULTS = {"lambda_short": 1.0, "lambda_long": 1.0, "teacher_floor": 1e-4}
 SEEDS, CELLS = 10, 9
