@@ -8,7 +8,7 @@ from transformers.trainer_callback import CallbackHandler
 from transformers.trainer_utils import has_length
 
 from .context import TrainingContext
-from .example_index import LoaderWithoutIndices
+from .epoch_examples import LoaderWithoutIndices
 from .health import FiniteCheck
 from .logs import TrainingLog
 from .observers import ObserverGroup

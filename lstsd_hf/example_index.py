@@ -1,7 +1,7 @@
 """Carrying each training example's index from the dataset through sampler and collator into the batch."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -152,27 +152,6 @@ def collate_indices(loader: Any, num_examples: int) -> Any:
     if not isinstance(fetching.collate_fn, ExampleIndexCollator):
         fetching.collate_fn = ExampleIndexCollator(fetching.collate_fn, num_examples)
     return loader
-
-
-class LoaderWithoutIndices:
-    """A view of a training data loader whose batches have no example indices.
-
-    Args:
-        loader: The loader.
-    """
-
-    def __init__(self, loader: Any):
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
-            yield split_indices(batch)[0]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
 
 
 def split_indices(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor | None]:

@@ -104,7 +104,8 @@ class Observer:
         """With `memory_storage="sharded"` on several processes, called on each before an epoch's first batch.
 
         Args:
-            indices: All examples that this process trains on in the epoch, int64 `(num_drawn,)`.
+            indices: All examples that this process draws in the epoch, int64 `(num_drawn,)`; in an epoch that is
+                resumed half-way also those that are skipped.
         """
 
     def observe(self, batch: TrainingBatch) -> None:

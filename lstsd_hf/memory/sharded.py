@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..distributed import gather_objects, num_processes, rank
 from ..errors import InputError
+from .rows import stored_rows
 from .staged import NUMBERS_AT_ONCE, ExampleMemory
 from .storage import TableStorage
 
@@ -20,7 +22,8 @@ class ShardedMemory:
 
     Rows travel between epochs only: the borrowed ones at the beginning, to `expect`; what the epoch said of them back
     to their owners at its end, in `transition`. In between it is read and staged as any memory. Checkpoints are those
-    of the undivided memory, so a run can go on with or without division, and on another number of processes.
+    of the undivided memory, so a run can go on with or without division, and on another number of processes. Saving one
+    puts the whole tables on the first process of each machine.
 
     All methods but `read` and `stage` must be called on every process.
 
@@ -67,14 +70,19 @@ class ShardedMemory:
         share = self._shares[rank()]
         self._owned = memory_class(share.stop - share.start, num_labels, storage, dtype, merge_device)
         self._owned.is_shard = True
-        self._expected = torch.empty(0, dtype=torch.int64, device=storage.device)
-        self._borrowed: _BorrowedRows | None = None
+        storage.check_fits(memory_class.__name__, self._num_bytes)
+        self._borrowed: BorrowedRows | None = None
         self.coverage, self.is_complete = 0.0, False
+
+    def _num_bytes(self, dtype: torch.dtype | None) -> int:
+        numbers = self.num_labels * (self._owned.num_tables + 1) * self._dtype.itemsize
+        masks_and_indices = self._owned.num_tables + torch.int32.itemsize + 2 * torch.int64.itemsize
+        return self._owned._num_bytes(dtype) + self._owned.num_examples * (numbers + masks_and_indices)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"`{name}` of a memory with `memory_storage='sharded'` is on no process as a whole. Read it from a "
-            "checkpoint, or leave out `sharded`."
+            f"A memory with `memory_storage='sharded'` has no `{name}`: its tables are on no process as a whole. Read "
+            "them from a checkpoint, or leave out `sharded`."
         )
 
     @property
@@ -88,75 +96,66 @@ class ShardedMemory:
         Args:
             indices: Their indices, int64 `(num_expected,)`, in any order.
         """
-        self._expected = indices.unique().to(self._storage.device)
-        self._borrowed = _BorrowedRows(
-            self._owned.num_tables, max(1, len(self._expected)), self.num_labels, self._storage, self._dtype
-        )
+        if self._borrowed is not None:
+            # What an epoch that begins again has staged is not lost.
+            self._give_back()
+        num_tables = self._owned.num_tables
+        self._borrowed = BorrowedRows(indices, num_tables, self.num_labels, self._storage, self._dtype)
         if not self.coverage:
             return
         for owner, part in self._parts():
-            shape = self._owned.num_tables, part.stop - part.start
+            shape = num_tables, part.stop - part.start
             rows = torch.empty(*shape, self.num_labels, dtype=self._dtype, device=self._merge_device)
             written = torch.empty(shape, dtype=torch.uint8, device=self._merge_device)
             if owner == rank():
                 own = self._own(part)
-                own_rows, own_written = self._owned.read(torch.arange(own.start, own.stop))
+                own_rows, own_written = self._owned.read(torch.arange(own.start, own.stop, device=self._storage.device))
                 rows.copy_(own_rows)
                 written.copy_(own_written)
             dist.broadcast(rows, owner)
             dist.broadcast(written, owner)
-            inside = self._expected_in(part)
-            places = (self._expected[inside] - part.start).to(self._merge_device)
-            self._borrowed.take(inside, rows[:, places], written[:, places].bool())
+            self._borrowed.take(part, rows, written)
 
     def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """As `ExampleMemory.read`, of examples that were expected."""
-        return self._borrowed.read(self._places(indices))
+        return self._lent.read(indices)
 
     def stage(self, indices: Tensor, rows: Tensor) -> None:
         """As `ExampleMemory.stage`, of examples that were expected."""
-        self._borrowed.stage(self._places(indices), rows)
+        self._lent.stage(indices, rows)
 
-    def _places(self, indices: Tensor) -> Tensor:
-        own = indices.to(self._expected.device)
-        places = torch.searchsorted(self._expected, own)
-        if own.device.type == "cpu":
-            # On an accelerator the check would stall the device.
-            is_expected = self._expected[places.clamp(max=len(self._expected) - 1)] == own
-            if not is_expected.all():
-                raise IndexError(
-                    f"Examples must be among those that the process was to train on in this epoch, got "
-                    f"{own[~is_expected].tolist()}."
-                )
-        return places.to(indices.device)
+    @property
+    def _lent(self) -> "BorrowedRows":
+        if self._borrowed is None:
+            raise InputError(
+                "`memory_storage` 'sharded' needs a method that reads and stages rows of its training batches only, "
+                "got others between two epochs. Leave it out; in a teacher of your own set `needs_whole_tables`."
+            )
+        return self._borrowed
 
-    def transition(self, epoch: int, *options: Any) -> None:
+    def transition(self, epoch: int, *options: Any, **named: Any) -> None:
         """As that of the undivided memory."""
         if epoch == self.epoch:
             return
         self._give_back()
-        self._owned.transition(epoch, *options)
+        self._owned.transition(epoch, *options, **named)
         self._borrowed = None
         self._measure_coverage()
 
     def _give_back(self) -> None:
         """Moves what was staged so far to the owners of the examples."""
-        if self._borrowed is not None:
-            staged, counts = self._borrowed.drain()
         for owner, part in self._parts():
             size = part.stop - part.start
             rows = torch.zeros(size, self.num_labels, dtype=self._dtype, device=self._merge_device)
-            times = torch.zeros(size, dtype=torch.int32, device=self._merge_device)
+            counts = torch.zeros(size, dtype=torch.int32, device=self._merge_device)
             if self._borrowed is not None:
-                inside = self._expected_in(part)
-                places = (self._expected[inside] - part.start).to(self._merge_device)
-                rows[places], times[places] = staged[inside].to(rows), counts[inside].to(times)
+                self._borrowed.put_staged(part, rows, counts)
             dist.reduce(rows, owner)
-            dist.reduce(times, owner)
+            dist.reduce(counts, owner)
             if owner == rank():
-                self._owned.add_staged(self._own(part), rows, times)
+                self._owned.add_staged(self._own(part), rows, counts)
         if self._borrowed is not None:
-            self._borrowed.clear()
+            self._borrowed.forget_staged()
 
     def state_dict(self) -> dict[str, Any]:
         """That of the undivided memory, on the first process of each machine; the others have tables without rows."""
@@ -171,7 +170,7 @@ class ShardedMemory:
     def _whole(self, own_table: Tensor, axis: int, keeps: bool) -> Tensor:
         own_table = own_table.movedim(axis, 0)
         row_shape = own_table.shape[1:]
-        place = self._storage if self._storage.on_disk else TableStorage(torch.device("cpu"))
+        place = self._storage if self._storage.on_disk and keeps else TableStorage(torch.device("cpu"))
         whole = place.zeros(self.num_examples if keeps else 0, *row_shape, dtype=own_table.dtype)
         for owner, part in self._parts():
             rows = torch.empty(part.stop - part.start, *row_shape, dtype=own_table.dtype, device=self._merge_device)
@@ -231,33 +230,73 @@ class ShardedMemory:
         first = self._shares[rank()].start
         return slice(part.start - first, part.stop - first)
 
-    def _expected_in(self, part: slice) -> slice:
-        """Where the expected examples of a part are among all expected ones."""
-        ends = torch.tensor([part.start, part.stop], device=self._expected.device)
-        return slice(*torch.searchsorted(self._expected, ends).tolist())
 
+class BorrowedRows(ExampleMemory):
+    """The rows of an epoch's examples on one process: to be read, and what is staged of them.
 
-class _BorrowedRows(ExampleMemory):
-    """The rows of an epoch's examples, as they are read."""
+    Args:
+        indices: The examples, int64 `(num_drawn,)`, in any order.
+        num_tables: Tables of the memory that they are of.
+        num_labels: Columns.
+        storage: Where they are kept.
+        dtype: Of what is read.
+    """
 
-    def __init__(self, num_tables: int, num_rows: int, num_labels: int, storage: TableStorage, dtype: torch.dtype):
+    def __init__(self, indices: Tensor, num_tables: int, num_labels: int, storage: TableStorage, dtype: torch.dtype):
         self.num_tables = num_tables
-        super().__init__(num_rows, num_labels, storage, dtype)
+        self._expected = indices.unique().to(storage.device)
         # Not rounded once more: an average that is read need not be one that a table could hold.
-        if self._rows.dtype != dtype:
-            self._rows = self._storage.zeros(*self._rows.shape, dtype=dtype)
+        super().__init__(max(1, len(self._expected)), num_labels, replace(storage, dtype=None), dtype)
+        # What a table cannot hold is passed over.
+        self._form = stored_rows(num_labels, None, storage.dtype or dtype, dtype)
+
+    def _num_bytes(self, dtype: torch.dtype | None) -> int:
+        # `ShardedMemory` has asked for them.
+        return 0
+
+    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        rows, written = super().read(self._places(indices))
+        return rows.to(indices.device), written.to(indices.device)
+
+    def _add(self, indices: Tensor, rows: Tensor) -> None:
+        super()._add(self._places(indices), rows)
+
+    def _places(self, indices: Tensor) -> Tensor:
+        own = indices.to(self._expected.device)
+        places = torch.searchsorted(self._expected, own)
+        is_expected = self._expected[places.clamp(max=len(self._expected) - 1)] == own
+        if own.device.type != "cpu":
+            # Without a wait.
+            torch._assert_async(is_expected.all())
+        elif not is_expected.all():
+            raise IndexError(
+                "Examples must be among those that the process was to train on in this epoch, got "
+                f"{own[~is_expected].tolist()}."
+            )
+        return places
 
     def take(self, part: slice, rows: Tensor, written: Tensor) -> None:
-        self._rows[:, part] = rows.to(self._rows.device)
-        self._written[:, part] = written.to(self._written.device)
+        """Takes over the rows of a part of all examples, with the mask of those that were written."""
+        inside, places = self._inside(part, rows.device)
+        self._rows[:, inside] = rows[:, places].to(self._rows.device)
+        self._written[:, inside] = written[:, places].bool().to(self._written.device)
 
-    def drain(self) -> tuple[Tensor, Tensor]:
+    def put_staged(self, part: slice, rows: Tensor, counts: Tensor) -> None:
+        """Writes what was staged of a part of all examples into their rows and counts."""
         self._add_arrived()
-        return self._staged, self._counts
+        inside, places = self._inside(part, rows.device)
+        rows[places], counts[places] = self._staged[inside].to(rows), self._counts[inside].to(counts)
 
-    def clear(self) -> None:
+    def forget_staged(self) -> None:
+        """Begins anew."""
         self._staged_with_rest.zero_()
         self._counts_with_rest.zero_()
+
+    def _inside(self, part: slice, device: torch.device) -> tuple[slice, Tensor]:
+        """Where the expected ones of a part are among all expected ones, and within the part."""
+        ends = torch.tensor([part.start, part.stop], device=self._expected.device)
+        inside = slice(*torch.searchsorted(self._expected, ends).tolist())
+        return inside, (self._expected[inside] - part.start).to(device)
 
 
 def new_memory(

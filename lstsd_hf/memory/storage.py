@@ -159,7 +159,7 @@ class TableStorage:
         places = [self, replace(self, device=cpu, on_disk=False), replace(self, device=cpu, on_disk=True)]
         others = [replace(place, dtype=dtype) for place in places for dtype in (self.dtype, torch.bfloat16)]
         sizes = [(other, bytes_with(other.dtype)) for other in others]
-        if num_processes() > 1 and not self.sharded:
+        if num_processes() > 1 and not self.sharded and self.top_k is None:
             # Each has the rows that it owns and those that it borrows.
             sizes.append((replace(self, sharded=True), 2 * needed // num_processes()))
         remedy = "Use fewer examples, or a machine with more memory or disk."
@@ -168,7 +168,8 @@ class TableStorage:
                 words = [] if other._place == self._place else [other._place]
                 words += [other.form] if other.form != "fp32" else []
                 words += [_SHARDED] if other.sharded else []
-                remedy = f"Use `memory_storage='{','.join(words or ['fp32'])}'` ({_size(size)})."
+                where_it_can = ", where the method can" if other.sharded else ""
+                remedy = f"Use `memory_storage='{','.join(words or ['fp32'])}'` ({_size(size)}){where_it_can}."
                 break
         raise InputError(
             f"The tables of {name} must fit into what is free on {self._place}, {_size(self.free_bytes)} for each "

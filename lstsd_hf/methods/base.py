@@ -167,6 +167,11 @@ class Teacher(Observer):
             raise InputError(
                 f"Examples must have one label of several to be ranked by it, got a model for {kind.name}."
             )
+        if isinstance(self.memory, ShardedMemory):
+            raise InputError(
+                "Examples cannot be ranked by a memory with `memory_storage='sharded'`, whose tables are on no process "
+                "as a whole. Leave it out."
+            )
         found = self.remembered_probabilities()
         if found is None or not found[1].any():
             raise InputError(

@@ -122,7 +122,7 @@ class SAT(MemoryTeacher):
         is_first = self.memory is None
         super().observe(batch)
         if is_first:
-            self.memory.epoch = batch.progress.epoch
+            self.memory.skip_to(batch.progress.epoch)
 
     def base_loss_weight(self, batch: TrainingBatch) -> float | Tensor:
         if not self._adapts:

@@ -52,12 +52,10 @@ class MemoryTeacher(ConfiguredTeacher):
         self._move_on(progress)
 
     def on_epoch_examples(self, indices: Tensor) -> None:
-        self._expected = indices
-        self._borrow()
-
-    def _borrow(self) -> None:
         if isinstance(self.memory, ShardedMemory):
-            self.memory.expect(self._expected)
+            self.memory.expect(indices)
+        else:
+            self._expected = indices
 
     def on_train_end(self, progress: Progress) -> None:
         self._move_on(progress)
@@ -80,7 +78,9 @@ class MemoryTeacher(ConfiguredTeacher):
             context = self.context
             self._check_form()
             self.memory = new_memory(self.memory_class, context.num_examples, rows, context.storage)
-            self._borrow()
+            if isinstance(self.memory, ShardedMemory) and self._expected is not None:
+                self.memory.expect(self._expected)
+                self._expected = None
         self.memory.stage(indices, rows)
 
     def _check_form(self) -> None:

@@ -7,16 +7,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from lstsd_hf import (
-    METHODS,
-    DLBConfig,
-    LatestMemory,
-    LSTSDConfig,
-    LSTSDTrainer,
-    Observer,
-    TableStorage,
-    TemporalEnsembleConfig,
-)
+from lstsd_hf import METHODS, DLBConfig, LatestMemory, LSTSDConfig, LSTSDTrainer, Observer, TableStorage
 from lstsd_hf.distributed import num_processes, rank
 from lstsd_hf.dynamics import History, cross_validate
 from lstsd_hf.images import EpochOfImages
@@ -281,35 +272,6 @@ def largest_probabilities():
     return {"staged": state["staged"].view(torch.int16), "counts": state["counts"], "rows": memory.latest}
 
 
-def sharded(folder):
-    """By method: what whole tables and divided ones end with, and each resumed from what the other saved."""
-    found = {}
-    for config in (LSTSDConfig(mini_generation_epochs=2), TemporalEnsembleConfig(rampup_epochs=0.0)):
-
-        def trained(name, storage, resume=None, config=config):
-            trainer = LSTSDTrainer(
-                model=make_model(),
-                args=arguments(folder / name, per_device_train_batch_size=2, save_strategy="steps", save_steps=1),
-                train_dataset=make_examples(13),
-                teacher=config,
-                memory_storage=storage,
-            )
-            trainer.train(resume_from_checkpoint=resume and str(folder / resume))
-            return outcome(trainer) | {"coverage": trainer.teacher.memory.coverage}
-
-        whole, divided = "bf16", "sharded,bf16"
-        found[config.name] = {
-            "whole": trained("whole", whole),
-            "sharded": trained("sharded", divided),
-            **{
-                f"{storage} from {source} {step}": trained("again", storage, f"{source}/checkpoint-{step}")
-                for storage, source in ((whole, "sharded"), (divided, "whole"))
-                for step in (WITHIN_AN_EPOCH, 8)
-            },
-        }
-    return found
-
-
 def main(folder: Path, other: Path | None = None):
     """`other`: what this left on another number of processes, to resume from."""
     results = {"folder": folder}
@@ -337,7 +299,6 @@ def main(folder: Path, other: Path | None = None):
     results["rounded"] = train(folder / "rounded", make_model(), **rounded)
     checkpoint = str(folder / "rounded" / "checkpoint-5")
     results["rounded again"] = train(folder / "again", make_model(), resume=checkpoint, **rounded)
-    results["sharded"] = sharded(folder / "sharded")
     results["recorded"] = recorded(folder / "recorded")
     results["judged"] = judged(folder / "judged")
     # Without weights: a teacher that repeats a frozen student is an error.

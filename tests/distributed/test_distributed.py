@@ -73,25 +73,6 @@ def test_several_processes_merge_the_largest_probabilities(several_processes, on
             assert torch.equal(rank["largest"][name], value), name
 
 
-@pytest.mark.parametrize("method", ["lstsd", "temporal_ensemble"])
-def test_divided_tables_say_what_whole_ones_say(several_processes, method):
-    whole = several_processes[0]["sharded"][method]["whole"]
-    assert whole["distilled_steps"] > 0
-    for number, rank in enumerate(several_processes):
-        found = rank["sharded"][method]
-        assert len(found) == 6
-        for name, run in found.items():
-            assert_same_weights(whole["weights"], run["weights"])
-            assert run["distilled_steps"] == whole["distilled_steps"], name
-            assert run["coverage"] == 1
-            is_divided = name.startswith("sharded")
-            for table, value in whole.items():
-                if isinstance(value, torch.Tensor) and not (is_divided and number):
-                    assert torch.equal(run[table], value), (name, table)
-            # Of divided tables the first process has all in a checkpoint.
-            assert len(run["counts"]) == (0 if is_divided and number else 13)
-
-
 def test_several_processes_record_what_one_records(several_processes, one_process):
     first, alone = several_processes[0]["recorded"], one_process["recorded"]
     assert not np.isnan(first.log_probs).any()
