@@ -168,19 +168,21 @@ class ShardedMemory:
         }
 
     def _whole(self, own_table: Tensor, axis: int, keeps: bool) -> Tensor:
-        own_table = own_table.movedim(axis, 0)
-        row_shape = own_table.shape[1:]
         place = self._storage if self._storage.on_disk and keeps else TableStorage(torch.device("cpu"))
-        whole = place.zeros(self.num_examples if keeps else 0, *row_shape, dtype=own_table.dtype)
+        shape = list(own_table.shape)
+        shape[axis] = self.num_examples if keeps else 0
+        whole = place.zeros(*shape, dtype=own_table.dtype)
+        from_rows, to_rows = own_table.movedim(axis, 0), whole.movedim(axis, 0)
         for owner, part in self._parts():
-            rows = torch.empty(part.stop - part.start, *row_shape, dtype=own_table.dtype, device=self._merge_device)
+            count = part.stop - part.start
+            rows = torch.empty(count, *from_rows.shape[1:], dtype=own_table.dtype, device=self._merge_device)
             if owner == rank():
-                rows.copy_(own_table[self._own(part)])
+                rows.copy_(from_rows[self._own(part)])
             # As bytes: not every backend has every dtype.
             dist.broadcast(rows.view(torch.uint8), owner)
             if keeps:
-                whole[part] = rows.to(whole.device)
-        return whole.movedim(0, axis)
+                to_rows[part] = rows.to(whole.device)
+        return whole
 
     @classmethod
     def from_state_dict(
