@@ -131,9 +131,7 @@ def test_tables_that_are_too_large(monkeypatch, tmp_path):
 def test_tables_that_fit_divided(monkeypatch):
     monkeypatch.setattr(TableStorage, "free_bytes", property(lambda storage: 2**30 * (storage._place == "cpu")))
     monkeypatch.setattr(storage_module, "num_processes", lambda: 64)
-    with pytest.raises(
-        InputError, match=r"Use `memory_storage='sharded'` \(0.94 GiB\), where the method can\."
-    ):
+    with pytest.raises(InputError, match=r"Use `memory_storage='sharded'` \(0.94 GiB\), where the method can\."):
         TeacherMemory(2**30, 2)
 
 
