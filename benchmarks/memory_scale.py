@@ -70,14 +70,15 @@ def _row(num_examples: int, num_labels: int, storage: str, rounds: int) -> dict[
     last, mask, counts = torch.ones_like(staged), state["written"].clone(), state["counts"].clone()
     ones = torch.ones(BATCH_SIZE, dtype=counts.dtype)
     plain = torch.ones(BATCH_SIZE, staged.size(1)).to(staged.dtype)
-    top_k = memory.state_dict()["top_k"]
+    top_k = state["top_k"]
 
     def least() -> None:
         for batch in batches["least"]:
-            read = tables.index_select(1, batch).float(), mask.index_select(1, batch)
+            tables.index_select(1, batch).float()
+            mask.index_select(1, batch)
             if top_k is not None:
                 rows.log_softmax(dim=-1).topk(top_k, dim=-1)
-                read = torch.zeros(2, *rows.shape)  # noqa: F841
+                torch.zeros(2, *rows.shape)
             last.index_add_(0, batch, plain)
             counts.index_add_(0, batch, ones)
 

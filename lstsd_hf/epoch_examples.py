@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers.trainer_utils import has_length
 
 from .errors import InputError
-from .example_index import IndexedDataset, split_indices
+from .example_index import IndexedDataset, fetching_loader, split_indices
 
 
 class AnnouncedBatches:
@@ -73,7 +73,7 @@ def announce_examples(loader: DataLoader, tell: Callable[[Tensor], None]) -> Non
     Raises:
         InputError: If it is not known what this process will draw.
     """
-    fetching = _fetching(loader)
+    fetching = fetching_loader(loader)
     batches = fetching.batch_sampler
     if isinstance(loader, DataLoaderDispatcher) or batches is None or not has_length(loader):
         raise InputError(
@@ -91,7 +91,7 @@ def announce_examples(loader: DataLoader, tell: Callable[[Tensor], None]) -> Non
 @contextmanager
 def quiet(loader: Any) -> Iterator[None]:
     """An epoch of the loader that begins within is told to nobody."""
-    batches = getattr(_fetching(loader), "batch_sampler", None)
+    batches = getattr(fetching_loader(loader), "batch_sampler", None)
     if not isinstance(batches, AnnouncedBatches):
         yield
         return
@@ -100,11 +100,6 @@ def quiet(loader: Any) -> Iterator[None]:
         yield
     finally:
         batches.is_quiet = False
-
-
-def _fetching(loader: Any) -> Any:
-    # accelerate's loaders are views of the one that fetches.
-    return getattr(loader, "base_dataloader", loader)
 
 
 def _rows(dataset: Dataset) -> Tensor | None:

@@ -141,8 +141,7 @@ def collate_indices(loader: Any, num_examples: int) -> Any:
     Raises:
         InputError: If it is no `DataLoader`, nor accelerate's view of one.
     """
-    # accelerate's loaders are views of the one that fetches.
-    fetching = getattr(loader, "base_dataloader", loader)
+    fetching = fetching_loader(loader)
     if not isinstance(fetching, DataLoader):
         raise InputError(
             "A `get_train_dataloader` of your own must return a `torch.utils.data.DataLoader` over "
@@ -152,6 +151,11 @@ def collate_indices(loader: Any, num_examples: int) -> Any:
     if not isinstance(fetching.collate_fn, ExampleIndexCollator):
         fetching.collate_fn = ExampleIndexCollator(fetching.collate_fn, num_examples)
     return loader
+
+
+def fetching_loader(loader: Any) -> Any:
+    """The loader that fetches: accelerate's loaders are views of it."""
+    return getattr(loader, "base_dataloader", loader)
 
 
 def split_indices(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor | None]:

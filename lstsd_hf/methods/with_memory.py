@@ -52,10 +52,10 @@ class MemoryTeacher(ConfiguredTeacher):
         self._move_on(progress)
 
     def on_epoch_examples(self, indices: Tensor) -> None:
-        if isinstance(self.memory, ShardedMemory):
-            self.memory.expect(indices)
-        else:
+        if self.memory is None:
             self._expected = indices
+        else:
+            self.memory.expect(indices)
 
     def on_train_end(self, progress: Progress) -> None:
         self._move_on(progress)
@@ -78,7 +78,7 @@ class MemoryTeacher(ConfiguredTeacher):
             context = self.context
             self._check_form()
             self.memory = new_memory(self.memory_class, context.num_examples, rows, context.storage)
-            if isinstance(self.memory, ShardedMemory) and self._expected is not None:
+            if self._expected is not None:
                 self.memory.expect(self._expected)
                 self._expected = None
         self.memory.stage(indices, rows)
