@@ -52,10 +52,11 @@ OWN_FILES = "custom"
 MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277), "fashion_mnist": (1000, 10000)}
 # The protocol's E in each file, and the seeds and cells of its families of comparisons.
 LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", "single_seed_mrpc_cnn"), 6)
-LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd", "mlp_gated", "mlp_stopped"), 6)
+LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd", "mlp_gated", "mlp_stopped", "judged_prototype"), 6)
 LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
 LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short", "kd_cnn", "kd_minilm"), 1)
 LENGTHS |= dict.fromkeys(("l3", "l3_gated", "images", "images_noise", "images_noise_short"), 2)
+LENGTHS |= dict.fromkeys(("judged_l3", "judged_l3_short", "judged_l3_stopped"), 2)
 LENGTHS |= {"gpu": 6, "images_epochs": 3}
 # Of `LSTSDConfig()`, whose E is the file's.
 DEFAULTS = {"lambda_short": 1.0, "lambda_long": 1.0, "teacher_floor": 1e-4}
@@ -105,7 +106,8 @@ def cells(file: str) -> list[Cell]:
         ValueError: If two cells, or two methods of one, could not be told apart, or the data were generated.
     """
     path = records_file(f"{file}.jsonl")
-    found = [cell_of(section, LENGTHS[file]) for section in group_runs(read_results([path]))] if path.exists() else []
+    runs = map(own_files_named, read_results([path])) if path.exists() else []
+    found = [cell_of(section, LENGTHS[file]) for section in group_runs(runs)]
     if len({cell.name for cell in found}) < len(found):
         raise ValueError(f"{path} must hold one setting of each task and noise rate.")
     order = list(TASKS)

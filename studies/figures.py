@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .analysis import NAMES, by_length, cells, majority, mlp_cells, score, shared_seeds
+from .judgement import judged_lengths
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "figures"
 MAJORITY = "majority class"
@@ -21,6 +22,7 @@ STYLES = {
     "vanilla-tuned": ("black", "--"),
     "lstsd": ("#d1495b", "-"),
     "lstsd-tuned": ("#d1495b", "--"),
+    "anchored": ("#d1495b", "-."),
     "temporal_ensemble-6.4": ("#00798c", "-"),
     "label_smoothing": ("#edae49", "-"),
     MAJORITY: ("gray", (0, (1, 3))),
@@ -75,6 +77,23 @@ def length_panels() -> list[Panel]:
     return panels
 
 
+def duration_panels() -> list[Panel]:
+    """The score against the epochs of the run, with `anchored` and without; a panel for each task."""
+    lengths = judged_lengths()
+    panels = []
+    for cell in lengths[min(lengths)] if lengths else []:
+        there = {epochs: [other for other in among if other.name == cell.name] for epochs, among in lengths.items()}
+        lines = []
+        for name in ("vanilla", "anchored"):
+            # The seeds of the shortest runs, which all lengths have.
+            seeds = cell.groups[name].results.keys()
+            scores = {epochs: score(own, own.groups[name]) for epochs, found in there.items() for own in found}
+            values = [[by_seed[seed] for seed in sorted(seeds)] for by_seed in scores.values()]
+            lines.append((name, list(map(float, scores)), *spreads(values)))
+        panels.append((cell.name, lines))
+    return panels
+
+
 def constant(task: str, x: list[float]) -> Line:
     """The score of a constant answer."""
     return MAJORITY, x, [round(majority(task), 3)] * len(x), [0.0] * len(x)
@@ -89,6 +108,7 @@ def spreads(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]
 FIGURES: dict[str, tuple[Callable[[], list[Panel]], str, str]] = {
     "noise": (noise_panels, "labels replaced (%)", "last epoch"),
     "course": (course_panels, "epoch", ""),
+    "duration": (duration_panels, "epochs of the run", "last epoch"),
     "length": (length_panels, "epochs in a mini-generation (E)", "last epoch"),
 }
 

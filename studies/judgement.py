@@ -1,5 +1,6 @@
 """The judgement of `anchored`: the candidate beside its nine controls, in every cell of the protocol's J."""
 
+import itertools
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +23,7 @@ from .analysis import (
     score,
     with_control,
 )
-from .tables import NOT_RUN, TEMPORAL, table
+from .tables import NOT_RUN, TEMPORAL, table, unfinished
 
 CANDIDATE = "anchored"
 LONG, SHORT, STOPPED = (
@@ -33,15 +34,29 @@ LONG, SHORT, STOPPED = (
 CONTROLS = ("vanilla", "vanilla-short", "vanilla-stopped", "vanilla-tuned", "lstsd", "lstsd-defaults", TEMPORAL)
 CONTROLS += ("elr", "sat")
 NUM_CELLS, SEEDS = 17, 10
+# Full fine-tuning, where nothing is searched.
+FULL = (("judged_l3",), ("judged_l3_short",), ("judged_l3_stopped",))
+FULL_CONTROLS = tuple(name for name in CONTROLS if name != "vanilla-tuned")
+FULL_SEEDS = 3
+# Last epoch of the prototype, another implementation, 10 seeds: its anchor that stays, and vanilla for 3 epochs.
+PROTOTYPE = {
+    **{("sst2", 0.0): (79.5, 79.5), ("sst2", 0.2): (76.5, 75.5), ("sst2", 0.4): (69.8, 68.2)},
+    **{("mrpc", 0.0): (69.5, 70.6), ("mrpc", 0.2): (69.8, 68.5), ("mrpc", 0.4): (60.0, 60.0)},
+    **{("cola", 0.0): (8.5, 5.9), ("cola", 0.2): (2.7, 2.7), ("cola", 0.4): (1.5, 0.4)},
+}
 # Points by which the candidate may be behind the best control and still holds, and in how many cells it must.
 MARGIN, LEAST = 0.5, 14
 
 
 def judged_cells() -> list[Cell]:
     """The cells that have the candidate, each with the controls that were run."""
-    found = [cell for cell in _cells(LONG, E=6) if CANDIDATE in cell.groups]
-    for name, files in (("vanilla-short", SHORT), ("vanilla-stopped", STOPPED)):
-        found = with_control(found, name, {cell.name: cell.groups["vanilla"] for cell in _cells(files, E=6)})
+    return _with_controls(LONG, SHORT, STOPPED, E=6)
+
+
+def _with_controls(long: Iterable[str], short: Iterable[str], stopped: Iterable[str], E: int) -> list[Cell]:  # noqa: N803
+    found = [cell for cell in _cells(long, E) if CANDIDATE in cell.groups]
+    for name, files in (("vanilla-short", short), ("vanilla-stopped", stopped)):
+        found = with_control(found, name, {cell.name: cell.groups["vanilla"] for cell in _cells(files, E)})
     return found
 
 
@@ -50,6 +65,17 @@ def _cells(files: Iterable[str], E: int) -> list[Cell]:  # noqa: N803
     found = [cell_of(section, E) for section in group_runs(map(own_files_named, read_results(paths)))] if paths else []
     order = list(TASKS)
     return sorted(found, key=lambda cell: (order.index(cell.task), cell.rate, cell.name))
+
+
+def judged_lengths() -> dict[int, list[Cell]]:
+    """The cells of the candidate and vanilla by the epochs of the run, where every length was run with both."""
+    among = {10: _cells(("judged_10",), E=6), 30: judged_cells(), 60: _cells(("judged_60",), E=6)}
+    whole = {
+        epochs: {cell.name: cell for cell in found if {CANDIDATE, "vanilla"} <= cell.groups.keys()}
+        for epochs, found in among.items()
+    }
+    shared = [cell.name for cell in among[10] if all(cell.name in found for found in whole.values())]
+    return {epochs: [found[name] for name in shared] for epochs, found in whole.items()} if shared else {}
 
 
 def complete(among: Iterable[Cell]) -> list[Cell]:
@@ -79,23 +105,51 @@ def judgement_tables() -> str:
             f"**Unfinished: {len(done)} of {NUM_CELLS} cells are complete.** Where a place is empty, runs are missing. "
             "No p-values are given before all are there."
         )
-    parts.append(_verdict(among))
+    parts += [_verdict(among), *_beside_controls(among, CONTROLS, SEEDS)]
+    if len(done) == NUM_CELLS:
+        parts += [_family(done, score, 1), _family(done, nll, 2)]
+    return "\n\n".join(parts)
+
+
+def full_judgement_tables() -> str:
+    """The same for full fine-tuning, without a verdict."""
+    among = _with_controls(*FULL, E=2)
+    if not among:
+        return NOT_RUN
+    return "\n\n".join([*unfinished(*itertools.chain(*FULL)), *_beside_controls(among, FULL_CONTROLS, FULL_SEEDS)])
+
+
+def _beside_controls(among: list[Cell], controls: tuple[str, ...], seeds: int) -> list[str]:
+    """Tables of score and NLL, each with the difference to the best control."""
+    parts = []
     for title, values, digits in (("score", score, 1), ("NLL", nll, 2)):
-        names = [CANDIDATE, *CONTROLS]
         rows = []
         for cell in among:
             best = best_control(cell, values)
             shown = []
-            for name in names:
+            for name in (CANDIDATE, *controls):
                 group = cell.groups.get(name)
                 text = shown_spread(mean_and_std([*values(cell, group).values()]), digits) if group else ""
                 shown.append(f"**{text}**" if name == best else text)
             difference = paired_difference(values(cell, cell.groups[CANDIDATE]), values(cell, cell.groups[best]))
-            rows.append([cell.name, *shown, shown_difference(difference, SEEDS, digits)])
-        parts.append(table([title, *(NAMES[name] for name in names), "− best control"], rows))
-    if len(done) == NUM_CELLS:
-        parts += [_family(done, score, 1), _family(done, nll, 2)]
-    return "\n\n".join(parts)
+            rows.append([cell.name, *shown, shown_difference(difference, seeds, digits)])
+        parts.append(table([title, *(NAMES[name] for name in (CANDIDATE, *controls)), "− best control"], rows))
+    return parts
+
+
+def prototype_table() -> str:
+    """The prototype's anchor that stays, by another implementation and by this one, and vanilla beside it."""
+    short = {cell.name: cell.groups["vanilla"] for cell in _cells(SHORT, E=6)}
+    rows = []
+    for cell in with_control(_cells(("judged_prototype",), E=6), "vanilla-short", short):
+        theirs = PROTOTYPE[cell.task, cell.rate]
+        row = [cell.name]
+        for name, value in zip((CANDIDATE, "vanilla-short"), theirs, strict=True):
+            spread = mean_and_std([*score(cell, cell.groups[name]).values()])
+            row += [f"{value:.1f}", shown_spread(spread, 1), f"{spread[0] - value:+.1f}"]
+        rows.append(row)
+    header = ["", "prototype", "`momentum` 1", "difference", "prototype, vanilla, 3 epochs", "here", "difference"]
+    return "\n\n".join([*unfinished("judged_prototype"), table(header, rows)]) if rows else NOT_RUN
 
 
 def _verdict(among: list[Cell]) -> str:

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 
-from .commands import FIVE, LSTSD_DEFAULTS, MATCHED, MLP, RATES, TASKS, TEN, Command
+from .commands import FIVE, L3_DEFAULTS, LSTSD_DEFAULTS, MATCHED, MLP, RATES, TASKS, TEN, Command
 
 # What A1 and A7 have not run: all of RTE and TREC-6, the defaults of LSTSD, more seeds of ELR and SAT.
 NEW_TASKS = ("rte", "trec")
 ASYMMETRIC = "--label_noise_kind asymmetric"
 LONG = f"{MLP} --learning_rate 1e-3 --num_train_epochs 30"
 SHORT = f"{MLP} --learning_rate 1e-3 --num_train_epochs 3"
+L3_LONG = "--model_name_or_path minilm-l3 --learning_rate 1e-4 --per_device_train_batch_size 32 --bf16 True"
+L3_LONG += " --use_cpu True --train_sampling_strategy group_by_length"
 
 
 def places() -> Iterator[tuple[str, float, str]]:
@@ -50,3 +52,24 @@ def judged_controls() -> Iterator[Command]:
         for task in TASKS:
             yield Command("judged", task, LONG, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6", TEN, rate)
             yield Command("judged", task, LONG, "elr sat", range(6, 11), rate)
+
+
+def judged_prototype() -> Iterator[Command]:
+    """What the prototype did: the anchor stays as it is."""
+    for rate in RATES:
+        for task in TASKS:
+            yield Command("judged_prototype", task, LONG, "anchored --momentum 1", TEN, rate)
+
+
+def judged_l3() -> Iterator[Command]:
+    """Full fine-tuning, the candidate first; what memorises most first."""
+    seeds, long = range(1, 4), f"{L3_LONG} --num_train_epochs 10"
+    for rate in RATES:
+        for task in ("sst2", "trec"):
+            yield Command("judged_l3", task, long, "anchored vanilla", seeds, rate)
+            yield Command("judged_l3_short", task, f"{L3_LONG} --num_train_epochs 3", "vanilla", seeds, rate)
+            yield Command("judged_l3", task, long, "elr sat", seeds, rate)
+            yield Command("judged_l3", task, long, L3_DEFAULTS, seeds, rate)
+            others = f"lstsd temporal_ensemble {MATCHED} --lstsd.mini_generation_epochs 2"
+            yield Command("judged_l3", task, long, others, seeds, rate)
+            yield Command("judged_l3_stopped", task, f"{long} --held_out_share 0.15", "vanilla", seeds, rate)
