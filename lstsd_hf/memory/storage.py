@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from ..distributed import num_processes
 from ..errors import InputError
+from .free import free_memory
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DISK, _SHARDED = "disk", "sharded"
@@ -142,7 +142,7 @@ class TableStorage:
             existing = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
             free = shutil.disk_usage(existing).free
         else:
-            free = psutil.virtual_memory().available
+            free = free_memory()
         return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
     def check_fits(self, name: str, bytes_with: Callable[[torch.dtype | None], int]) -> None:
