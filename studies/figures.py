@@ -39,7 +39,7 @@ def noise_panels() -> list[Panel]:
     for task in dict.fromkeys(cell.task for cell in found):
         of_task = [cell for cell in found if cell.task == task]
         lines = []
-        for name in [name for name in STYLES if name != MAJORITY]:
+        for name in [name for name in STYLES if any(name in cell.groups for cell in of_task)]:
             used = [cell for cell in of_task if name in cell.groups]
             values = [list(score(cell, cell.groups[name]).values()) for cell in used]
             lines.append((name, [100 * cell.rate for cell in used], *spreads(values)))
