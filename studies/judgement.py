@@ -49,7 +49,7 @@ MARGIN, LEAST = 0.5, 14
 
 
 def judged_cells() -> list[Cell]:
-    """The cells that have the candidate, each with the controls that were run."""
+    """The cells that have the candidate and a control, each with the controls that were run."""
     return _with_controls(LONG, SHORT, STOPPED, E=6)
 
 
@@ -57,7 +57,7 @@ def _with_controls(long: Iterable[str], short: Iterable[str], stopped: Iterable[
     found = [cell for cell in _cells(long, E) if CANDIDATE in cell.groups]
     for name, files in (("vanilla-short", short), ("vanilla-stopped", stopped)):
         found = with_control(found, name, {cell.name: cell.groups["vanilla"] for cell in _cells(files, E)})
-    return found
+    return [cell for cell in found if cell.groups.keys() & {*CONTROLS}]
 
 
 def _cells(files: Iterable[str], E: int) -> list[Cell]:  # noqa: N803
