@@ -91,7 +91,7 @@ def best_control(cell: Cell, values: Values = score) -> str:
     """The control with the best mean among those that were run: the highest score, or the lowest NLL."""
     there = [name for name in CONTROLS if name in cell.groups]
     sign = 1 if values is score else -1
-    return max(there, key=lambda name: sign * mean_and_std([*values(cell, cell.groups[name]).values()])[0])
+    return max(there, key=lambda name: sign * _mean(cell, name, values))
 
 
 def judgement_tables() -> str:
@@ -137,6 +137,34 @@ def _beside_controls(among: list[Cell], controls: tuple[str, ...], seeds: int) -
     return parts
 
 
+def ranking_table() -> str:
+    """How far each method is from the best of all in each cell, the candidate among them."""
+    among = complete(judged_cells())
+    if not among:
+        return NOT_RUN
+    rows = []
+    for name in (CANDIDATE, *CONTROLS):
+        behind = {cell.name: _best(cell, score) - _mean(cell, name, score) for cell in among}
+        worst = max(behind, key=behind.__getitem__)
+        nll_behind = [_mean(cell, name, nll) - _best(cell, nll) for cell in among]
+        holds = sum(value <= MARGIN for value in behind.values())
+        mean = mean_and_std([*behind.values()])[0]
+        row = [NAMES[name], f"{holds} of {len(among)}", f"{mean:.1f}", f"{behind[worst]:.1f} ({worst})"]
+        rows.append((mean, [*row, f"{mean_and_std(nll_behind)[0]:.2f}", f"{max(nll_behind):.2f}"]))
+    header = ["", "within 0.5 of the best", "points behind it, mean", "most", "NLL above the best, mean", "most"]
+    return table(header, [row for _, row in sorted(rows)])
+
+
+def _mean(cell: Cell, name: str, values: Values) -> float:
+    return mean_and_std([*values(cell, cell.groups[name]).values()])[0]
+
+
+def _best(cell: Cell, values: Values) -> float:
+    """The best mean of all methods, the candidate among them."""
+    means = [_mean(cell, name, values) for name in (CANDIDATE, *CONTROLS)]
+    return max(means) if values is score else min(means)
+
+
 def prototype_table() -> str:
     """The prototype's anchor that stays, by another implementation and by this one, and vanilla beside it."""
     short = {cell.name: cell.groups["vanilla"] for cell in _cells(SHORT, E=6)}
@@ -154,11 +182,7 @@ def prototype_table() -> str:
 
 def _verdict(among: list[Cell]) -> str:
     """In how many cells the candidate holds, and what that decides."""
-
-    def mean(cell: Cell, name: str) -> float:
-        return mean_and_std([*score(cell, cell.groups[name]).values()])[0]
-
-    held = [cell for cell in among if mean(cell, CANDIDATE) >= mean(cell, best_control(cell)) - MARGIN]
+    held = [cell for cell in among if _mean(cell, CANDIDATE, score) >= _mean(cell, best_control(cell), score) - MARGIN]
     text = (
         f"Against the best control of each cell the candidate holds ({MARGIN} points) in {len(held)} of the "
         f"{len(among)} cells it was run in; the rule asks for {LEAST} of {NUM_CELLS}."

@@ -9,6 +9,7 @@ from lstsd_hf.experiments.report import shown_difference, shown_p_value
 from lstsd_hf.experiments.statistics import holm, paired_difference
 
 from .analysis import (
+    OWN_FILES,
     PRESENT_DEFAULT,
     SIGNIFICANCE,
     TASKS,
@@ -42,10 +43,13 @@ def searches() -> str:
         studies = [json.loads(line) for line in path.read_text().splitlines()]
         rates = {study["study"]: study["config"].get("label_noise", 0.0) for study in studies}
         for study in sorted(studies, key=lambda study: (study["task"], rates[study["study"]], study["method"])):
-            found = ", ".join(f"{name} {value:g}" for name, value in study["best"]["params"].items())
+            best = study["best"]["params"].items()
+            found = ", ".join(f"{name} as it was" if value is None else f"{name} {value:g}" for name, value in best)
             scores = [f"{100 * value:.2f}" for value in (study["trials"][0]["score"], study["best"]["score"])]
-            noise = f"{100 * rates[study['study']]:.0f} %"
-            task = [f"`{path.name.split('.')[0]}`", TASKS[study["task"]], noise]
+            kind = " asymmetric" if study["config"].get("label_noise_kind") == "asymmetric" else ""
+            noise = f"{100 * rates[study['study']]:.0f} %{kind}"
+            name = TASKS["trec" if study["task"] == OWN_FILES else study["task"]]
+            task = [f"`{path.name.split('.')[0]}`", name, noise]
             trials = f"{study['budget']} ({distinct_settings(study)})"
             rows.append([*task, study["method"], trials, found, *scores])
     header = [
