@@ -39,7 +39,8 @@ def mean_score(line):
     return 100 * np.mean([run[key][f"eval_{line['metrics'][0]}"] for run in line["runs"].values()])
 
 
-def test_the_cells_in_which_the_candidate_holds():
+def scores():
+    """The mean score of the candidate, and of each setting of its controls, by cell."""
     candidate, controls = {}, {}
     for line in lines_of("mlp", "mlp_targets", "judged", "mlp_short", "judged_short", "mlp_stopped", "judged_stopped"):
         if line["method"] == "anchored":
@@ -55,10 +56,27 @@ def test_the_cells_in_which_the_candidate_holds():
         by_setting = {}
         for line in lines:
             by_setting.setdefault(line["config_hash"], []).append(line)
-        merged[key] = []
-        for same in by_setting.values():
+        merged[key] = {}
+        for setting, same in by_setting.items():
             runs = {seed: run for line in same for seed, run in line["runs"].items()}
-            merged[key].append(mean_score({**same[0], "runs": runs}))
-    held = sum(score >= max(merged[key]) - 0.5 for key, score in candidate.items())
+            # ELR has one setting.
+            name = "elr" if same[0]["method"] == "elr" else setting
+            merged[key][name] = mean_score({**same[0], "runs": runs})
+    return candidate, merged
+
+
+def test_the_cells_in_which_the_candidate_holds():
+    candidate, merged = scores()
+    held = sum(score >= max(merged[key].values()) - 0.5 for key, score in candidate.items())
     text = (ROOT / "docs" / "results.md").read_text()
     assert re.search(rf"candidate holds \(0.5 points\) in {held} of the {len(candidate)} cells", text)
+
+
+def test_how_often_a_control_is_among_the_best():
+    candidate, merged = scores()
+    elr = [
+        (of_cell["elr"], max(candidate[key], *of_cell.values())) for key, of_cell in merged.items() if key in candidate
+    ]
+    count = sum(own >= best - 0.5 for own, best in elr)
+    text = (ROOT / "docs" / "results.md").read_text()
+    assert f"| ELR | {count} of {len(elr)} | {np.mean([best - own for own, best in elr]):.1f} |" in text
