@@ -144,7 +144,7 @@ def ranking_table() -> str:
         return NOT_RUN
     rows = []
     for name in (CANDIDATE, *CONTROLS):
-        behind = {cell.name: _best(cell, score) - _mean(cell, name, score) for cell in among}
+        behind = {cell.name: points_behind(cell, name) for cell in among}
         worst = max(behind, key=behind.__getitem__)
         nll_behind = [_mean(cell, name, nll) - _best(cell, nll) for cell in among]
         holds = sum(value <= MARGIN for value in behind.values())
@@ -153,6 +153,11 @@ def ranking_table() -> str:
         rows.append((mean, [*row, f"{mean_and_std(nll_behind)[0]:.2f}", f"{max(nll_behind):.2f}"]))
     header = ["", "within 0.5 of the best", "points behind it, mean", "most", "NLL above the best, mean", "most"]
     return table(header, [row for _, row in sorted(rows)])
+
+
+def points_behind(cell: Cell, name: str) -> float:
+    """How far a method's mean score is from the best of all, the candidate among them."""
+    return _best(cell, score) - _mean(cell, name, score)
 
 
 def _mean(cell: Cell, name: str, values: Values) -> float:
@@ -199,14 +204,18 @@ def _family(done: list[Cell], values: Values, digits: int) -> str:
         for cell in done
     ]
     p_values = iter(holm([item.p_value for row in tested for item in row]))
-    rows = []
+    rows, gains, losses = [], [0] * len(CONTROLS), [0] * len(CONTROLS)
     for cell, row in zip(done, tested, strict=True):
         shown = []
-        for item in row:
+        for place, item in enumerate(row):
             p_value = next(p_values)
-            mark = "**" if p_value < SIGNIFICANCE else ""
+            is_shown, is_better = p_value < SIGNIFICANCE, (item.mean > 0) == (values is score)
+            gains[place] += is_shown and is_better
+            losses[place] += is_shown and not is_better
+            mark = "**" if is_shown else ""
             shown.append(f"{mark}{shown_difference(item, SEEDS, digits)}{mark}, p {shown_p_value(p_value)}")
         rows.append([cell.name, *shown])
+    rows.append(["gains / losses", *(f"{gain} / {loss}" for gain, loss in zip(gains, losses, strict=True))])
     title = "score, anchored −" if values is score else "NLL, anchored −"
     return table([title, *(NAMES[name] for name in CONTROLS)], rows)
 
