@@ -138,21 +138,32 @@ def _beside_controls(among: list[Cell], controls: tuple[str, ...], seeds: int) -
 
 
 def ranking_table() -> str:
-    """How far each method is from the best of all in each cell, the candidate among them."""
+    """How far each method is from the best of all, the candidate among them, with right labels and with wrong ones."""
     among = complete(judged_cells())
     if not among:
         return NOT_RUN
+    kinds = {"right labels": [cell for cell in among if not cell.rate], "wrong": [cell for cell in among if cell.rate]}
     rows = []
     for name in (CANDIDATE, *CONTROLS):
         behind = {cell.name: points_behind(cell, name) for cell in among}
         worst = max(behind, key=behind.__getitem__)
         nll_behind = [_mean(cell, name, nll) - _best(cell, nll) for cell in among]
-        holds = sum(value <= MARGIN for value in behind.values())
-        mean = mean_and_std([*behind.values()])[0]
-        row = [NAMES[name], f"{holds} of {len(among)}", f"{mean:.1f}", f"{behind[worst]:.1f} ({worst})"]
-        rows.append((mean, [*row, f"{mean_and_std(nll_behind)[0]:.2f}", f"{max(nll_behind):.2f}"]))
-    header = ["", "within 0.5 of the best", "points behind it, mean", "most", "NLL above the best, mean", "most"]
+        row = [NAMES[name]]
+        for of_kind in kinds.values():
+            row += [f"{close_to_best(of_kind, name)} of {len(of_kind)}"]
+            row += [f"{mean_and_std([behind[cell.name] for cell in of_kind])[0]:.1f}"]
+        row += [f"{behind[worst]:.1f} ({worst})", f"{mean_and_std(nll_behind)[0]:.2f}", f"{max(nll_behind):.2f}"]
+        rows.append((mean_and_std([*behind.values()])[0], row))
+    header = [""]
+    for kind in kinds:
+        header += [f"{kind}: within {MARGIN} of the best", "points behind it, mean"]
+    header += ["most of all", "NLL above the best, mean", "most"]
     return table(header, [row for _, row in sorted(rows)])
+
+
+def close_to_best(among: Iterable[Cell], name: str) -> int:
+    """In how many cells a method is within the margin of the best of all."""
+    return sum(points_behind(cell, name) <= MARGIN for cell in among)
 
 
 def points_behind(cell: Cell, name: str) -> float:
