@@ -85,10 +85,9 @@ def duration_panels() -> list[Panel]:
         there = {epochs: [other for other in among if other.name == cell.name] for epochs, among in lengths.items()}
         lines = []
         for name in ("vanilla", "anchored"):
-            # The seeds of the shortest runs, which all lengths have.
-            seeds = cell.groups[name].results.keys()
             scores = {epochs: score(own, own.groups[name]) for epochs, found in there.items() for own in found}
-            values = [[by_seed[seed] for seed in sorted(seeds)] for by_seed in scores.values()]
+            seeds = sorted(set.intersection(*map(set, scores.values())))
+            values = [[by_seed[seed] for seed in seeds] for by_seed in scores.values()]
             lines.append((name, list(map(float, scores)), *spreads(values)))
         panels.append((cell.name, lines))
     return panels
