@@ -256,10 +256,11 @@ without it (a small network on frozen features, 30 epochs).
   fine-tuning for 3 epochs, its defaults lose on {" and ".join(lost)}, of {len(short)} tasks.
 - **It replaces neither tuning nor a simpler teacher**: {counted(tuned)} against tuned vanilla;
   {counted(temporal)} against temporal ensembling with the same total weight.
-- **Of ten methods in long runs**, the paper's LSTSD is within {MARGIN} points of the best in \
+- **Of ten methods in such runs**, the paper's LSTSD is within {MARGIN} points of the best in \
 {close_to_best(right, "lstsd")} of {len(right)} settings with right labels, the most of all,
-  and in {close_to_best(wrong, "lstsd")} of {len(wrong)} with wrong ones. There try [ELR](docs/methods/elr.md), in \
-{close_to_best(wrong, "elr")}, but too sure of its answers ([all ten](docs/results.md#the-judgement-of-anchored))."""
+  and in {close_to_best(wrong, "lstsd")} of {len(wrong)} with wrong ones, [ELR](docs/methods/elr.md) in \
+{close_to_best(wrong, "elr")}. Try ELR there, but do not trust its probabilities \
+([all ten](docs/results.md#the-judgement-of-anchored))."""
 
 
 def cost_sentence() -> str:

@@ -144,6 +144,13 @@ def test_processes_of_a_machine_share_what_is_free(monkeypatch, tmp_path):
         assert storage.free_bytes == pytest.approx(alone / 4, rel=0.2)
 
 
+def test_what_a_container_allows_is_what_is_free(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(storage_module, "free_memory", lambda: 1000)
+    with pytest.raises(InputError, match=r"must fit into what is free on cpu, 0\.00 GiB"):
+        TeacherMemory(100, 2)
+
+
 def test_a_checkpoint_goes_on_in_another_place_but_not_with_another_precision(tmp_path):
     memory = TeacherMemory(4, 2, TableStorage.parse("bf16"))
     memory.stage(torch.arange(4), torch.randn(4, 2))
