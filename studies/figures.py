@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .analysis import NAMES, by_length, cells, majority, mlp_cells, score, shared_seeds
-from .judgement import judged_lengths
+from .judgement import scores_by_length
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "figures"
 MAJORITY = "majority class"
@@ -79,18 +79,10 @@ def length_panels() -> list[Panel]:
 
 def duration_panels() -> list[Panel]:
     """The score against the epochs of the run, with `anchored` and without; a panel for each task."""
-    lengths = judged_lengths()
-    panels = []
-    for cell in lengths[min(lengths)] if lengths else []:
-        there = {epochs: [other for other in among if other.name == cell.name] for epochs, among in lengths.items()}
-        lines = []
-        for name in ("vanilla", "anchored"):
-            scores = {epochs: score(own, own.groups[name]) for epochs, found in there.items() for own in found}
-            seeds = sorted(set.intersection(*map(set, scores.values())))
-            values = [[by_seed[seed] for seed in seeds] for by_seed in scores.values()]
-            lines.append((name, list(map(float, scores)), *spreads(values)))
-        panels.append((cell.name, lines))
-    return panels
+    return [
+        (cell, [(name, list(map(float, scores)), *spreads(list(scores.values()))) for name, scores in methods.items()])
+        for cell, methods in scores_by_length().items()
+    ]
 
 
 def constant(task: str, x: list[float]) -> Line:

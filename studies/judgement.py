@@ -67,15 +67,20 @@ def _cells(files: Iterable[str], E: int) -> list[Cell]:  # noqa: N803
     return sorted(found, key=lambda cell: (order.index(cell.task), cell.rate, cell.name))
 
 
-def judged_lengths() -> dict[int, list[Cell]]:
-    """The cells of the candidate and vanilla by the epochs of the run, where every length was run with both."""
+def scores_by_length() -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Scores by cell, method and epochs of the run, of the seeds that every length has; cells that miss none."""
     among = {10: _cells(("judged_10",), E=6), 30: judged_cells(), 60: _cells(("judged_60",), E=6)}
-    whole = {
-        epochs: {cell.name: cell for cell in found if {CANDIDATE, "vanilla"} <= cell.groups.keys()}
-        for epochs, found in among.items()
-    }
-    shared = [cell.name for cell in among[10] if all(cell.name in found for found in whole.values())]
-    return {epochs: [found[name] for name in shared] for epochs, found in whole.items()} if shared else {}
+    found: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for cell in among[10]:
+        same = {epochs: other for epochs, others in among.items() for other in others if other.name == cell.name}
+        if len(same) < len(among) or any({CANDIDATE, "vanilla"} - other.groups.keys() for other in same.values()):
+            continue
+        for name in ("vanilla", CANDIDATE):
+            by_seed = {epochs: score(other, other.groups[name]) for epochs, other in same.items()}
+            seeds = sorted(set.intersection(*map(set, by_seed.values())))
+            scores = {epochs: [values[seed] for seed in seeds] for epochs, values in by_seed.items()}
+            found.setdefault(cell.name, {})[name] = scores
+    return found
 
 
 def complete(among: Iterable[Cell]) -> list[Cell]:
@@ -179,6 +184,21 @@ def _best(cell: Cell, values: Values) -> float:
     """The best mean of all methods, the candidate among them."""
     means = [_mean(cell, name, values) for name in (CANDIDATE, *CONTROLS)]
     return max(means) if values is score else min(means)
+
+
+def lengths_table() -> str:
+    """How far the scores of runs of several lengths are apart."""
+    rows, header = [], []
+    for cell, methods in scores_by_length().items():
+        for name, scores in methods.items():
+            spreads = [mean_and_std(values) for values in scores.values()]
+            means = [mean for mean, _ in spreads]
+            header = ["", "", "n", *(f"{epochs} epochs" for epochs in scores), "furthest apart"]
+            shown = [shown_spread(spread, 1) for spread in spreads]
+            rows.append(
+                [cell, NAMES[name], str(len(next(iter(scores.values())))), *shown, f"{max(means) - min(means):.1f}"]
+            )
+    return table(header, rows) if rows else NOT_RUN
 
 
 def prototype_table() -> str:

@@ -13,7 +13,14 @@ from .analysis import (
 from .cleaning_table import cleaning_table
 from .history_table import history_table
 from .image_tables import images_epochs_table, images_lengths, images_noise_table, images_parts, images_table
-from .judgement import full_judgement_tables, judgement_tables, prototype_table, ranking_table, search_table
+from .judgement import (
+    full_judgement_tables,
+    judgement_tables,
+    lengths_table,
+    prototype_table,
+    ranking_table,
+    search_table,
+)
 from .neighbours_table import GATED, backward_table, neighbours, savings_table, teachers_table
 from .sentences import (
     cnn_sentence,
@@ -94,6 +101,7 @@ def results_blocks() -> dict[str, str]:
         "backward": backward_table(),
         "judgement": judgement_tables(),
         "judgement-ranking": ranking_table(),
+        "judgement-lengths": lengths_table(),
         "judgement-l3": full_judgement_tables(),
         "judgement-prototype": prototype_table(),
         "anchor-search": search_table(),

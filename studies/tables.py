@@ -150,7 +150,7 @@ def unfinished(*records: str) -> list[str]:
 
 def missing(done: int, every: int) -> str:
     """The sentence for runs that are missing."""
-    return f"**Unfinished: {done} of {every} runs.** Adjusted p-values will change."
+    return f"**Unfinished: {done} of {every} runs.** What follows may change."
 
 
 def results(cell: Cell) -> list[dict[str, Any]]:
