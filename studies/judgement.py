@@ -202,18 +202,24 @@ def lengths_table() -> str:
 
 
 def prototype_table() -> str:
-    """The prototype's anchor that stays, by another implementation and by this one, and vanilla beside it."""
+    """The prototype's anchor that stays, by another implementation and by this one, and vanilla and the candidate."""
     short = {cell.name: cell.groups["vanilla"] for cell in _cells(SHORT, E=6)}
-    rows = []
+    candidate = {cell.name: cell for cell in judged_cells()}
+    rows, close = [], 0
     for cell in with_control(_cells(("judged_prototype",), E=6), "vanilla-short", short):
         theirs = PROTOTYPE[cell.task, cell.rate]
         row = [cell.name]
         for name, value in zip((CANDIDATE, "vanilla-short"), theirs, strict=True):
-            spread = mean_and_std([*score(cell, cell.groups[name]).values()])
-            row += [f"{value:.1f}", shown_spread(spread, 1), f"{spread[0] - value:+.1f}"]
-        rows.append(row)
+            mean, std = mean_and_std([*score(cell, cell.groups[name]).values()])
+            row += [f"{value:.1f}", shown_spread((mean, std), 1), f"{mean - value:+.1f}"]
+            close += name == CANDIDATE and abs(mean - value) <= std
+        follows = mean_and_std([*score(candidate[cell.name], candidate[cell.name].groups[CANDIDATE]).values()])
+        rows.append([*row, shown_spread(follows, 1)])
+    if not rows:
+        return NOT_RUN
     header = ["", "prototype", "`momentum` 1", "difference", "prototype, vanilla, 3 epochs", "here", "difference"]
-    return "\n\n".join([*unfinished("judged_prototype"), table(header, rows)]) if rows else NOT_RUN
+    sentence = f"In {close} of {len(rows)} settings the means are within one standard deviation of a run."
+    return "\n\n".join([*unfinished("judged_prototype"), table([*header, "the candidate (0.9)"], rows), sentence])
 
 
 def _verdict(among: list[Cell]) -> str:
