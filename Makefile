@@ -61,7 +61,7 @@ fix-copies: $(INSTALLED)
 
 # The site, in build/site; a broken link is an error.
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 wheel: $(INSTALLED)
 	rm -rf build/lib

@@ -22,7 +22,7 @@ class TrainingContext:
         plan: The length of the run; `None` until training begins.
         problem_type: What the model's outputs mean; `None` until the first training batch.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data)
         >>> _ = trainer.train()
         >>> context = trainer.teacher.context

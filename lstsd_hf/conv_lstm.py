@@ -17,7 +17,7 @@ class ConvLSTM(nn.Module):
         kernel_size: Positions that a gate sees, odd; along each dimension.
         dimensions: Of a map: 1 for texts, 2 for pictures.
 
-    Example:
+    Examples:
         >>> ConvLSTM(hidden_channels=4)(torch.zeros(2, 3, 7), torch.ones(2, 7)).shape
         torch.Size([2, 7])
     """

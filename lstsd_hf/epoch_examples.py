@@ -27,7 +27,7 @@ class AnnouncedBatches:
         wrapped: The batch sampler.
         is_quiet: Whether an epoch that begins is told to nobody.
 
-    Example:
+    Examples:
         >>> batches = AnnouncedBatches([[2, 0], [1]], tell=print)
         >>> list(batches)
         tensor([2, 0, 1])

@@ -5,7 +5,7 @@ class InputError(ValueError):
     """Bad or missing data, model, setting or checkpoint, with the remedy in its message. Command lines show the message
     without a traceback.
 
-    Example:
+    Examples:
         >>> from lstsd_hf import LSTSDConfig
         >>> LSTSDConfig(temperature=0.0)
         Traceback (most recent call last):

@@ -79,7 +79,7 @@ class ExampleIndexCollator:
         collator: The collator for the bare examples; it must return a mapping with one row for each example.
         num_examples: Size of the training set, which bounds the indices.
 
-    Example:
+    Examples:
         >>> from transformers import default_data_collator
         >>> collate = ExampleIndexCollator(default_data_collator, num_examples=10)
         >>> collate(IndexedExamples([{"labels": 1}, {"labels": 0}], indices=[7, 2]))["example_index"].tolist()

@@ -19,7 +19,7 @@ def are_names(labels: Sequence[object] | None) -> bool:
 def label_order(own: Sequence[object], wanted: Sequence[object]) -> list[int] | None:
     """For each wanted label, its position among one's own; `None` if they are not the same labels.
 
-    Example:
+    Examples:
         >>> label_order(["Not Equivalent", "Equivalent"], ["equivalent", "not_equivalent"])
         [1, 0]
     """

@@ -89,7 +89,7 @@ def term_scale(
         num_items_in_batch: N, or `None` where Trainer does not count the labels.
         labels: The micro-batch's labels, `batch_size` of them (B) unless an example has several.
 
-    Example:
+    Examples:
         >>> term_scale(BaseLoss(is_function=True, processes=2), batch_size=4, num_items_in_batch=16)
         0.5
     """

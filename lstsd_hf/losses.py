@@ -28,7 +28,7 @@ def teacher_log_probs(teacher_logits: Tensor, temperature: float = 1.0, floor: f
     Returns:
         Log-probabilities of the same shape.
 
-    Example:
+    Examples:
         >>> teacher_log_probs(torch.tensor([[0.0, 0.0]])).exp().tolist()
         [[0.5, 0.5]]
     """
@@ -50,7 +50,7 @@ def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temper
     Returns:
         One divergence for each example, shape `(batch_size,)` or `(num_teachers, batch_size)`.
 
-    Example:
+    Examples:
         >>> kl_student_teacher(torch.tensor([[0.0, 0.0]]), teacher_log_probs(torch.tensor([[0.0, 0.0]]))).tolist()
         [0.0]
     """
@@ -63,7 +63,7 @@ def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temper
 
     Arguments and return value are those of `kl_student_teacher`.
 
-    Example:
+    Examples:
         >>> certain = teacher_log_probs(torch.tensor([[20.0, 0.0]]))
         >>> round(float(kl_teacher_student(torch.tensor([[0.0, 0.0]]), certain)), 3)
         0.693
@@ -77,7 +77,7 @@ def squared_error(student_logits: Tensor, teacher_log_probs: Tensor, temperature
 
     Arguments and return value are those of `kl_student_teacher`.
 
-    Example:
+    Examples:
         >>> certain = teacher_log_probs(torch.tensor([[20.0, 0.0]]))
         >>> round(float(squared_error(torch.tensor([[0.0, 0.0]]), certain)), 3)
         0.25
@@ -88,7 +88,7 @@ def squared_error(student_logits: Tensor, teacher_log_probs: Tensor, temperature
 def cross_entropy_to(student_logits: Tensor, teacher_log_probs: Tensor) -> Tensor:
     """Cross-entropy against soft targets, -Σ z log p, one value for each example, `(batch_size,)`.
 
-    Example:
+    Examples:
         >>> uniform = teacher_log_probs(torch.tensor([[0.0, 0.0]]))
         >>> round(float(cross_entropy_to(torch.tensor([[0.0, 0.0]]), uniform)), 3)
         0.693
@@ -109,7 +109,7 @@ def kl_top_k(student_logits: Tensor, top_log_probs: Tensor, top_labels: Tensor) 
     Returns:
         One divergence for each example, `(batch_size,)`.
 
-    Example:
+    Examples:
         >>> uniform, top = torch.zeros(1, 4), torch.tensor([[0.25]]).log()
         >>> abs(round(float(kl_top_k(uniform, top, torch.tensor([[2]]))), 6))
         0.0

@@ -23,7 +23,7 @@ class ModelCopy:
     Attributes:
         tensors: The same, without gradient.
 
-    Example:
+    Examples:
         >>> average = ModelCopy.of(model)
         >>> average.average(model, decay=0.9)
         >>> average.load_into(model)

@@ -29,7 +29,7 @@ class TrainingBatch:
         forward: Runs the student again, with gradient: inputs to logits. Safe under DistributedDataParallel and
             gradient accumulation.
 
-    Example:
+    Examples:
         >>> class Accuracy(Observer):
         ...     name = "accuracy"
         ...     def observe(self, batch):
@@ -62,7 +62,7 @@ class Observer:
         needs_whole_tables: Whether it keeps a table that cannot be divided over processes.
         context: The run; set before `reset`.
 
-    Example:
+    Examples:
         >>> class CountsExamples(Observer):
         ...     name = "counts_examples"
         ...     def reset(self):

@@ -53,7 +53,7 @@ class OverlappingSampler(Sampler[int]):
     Raises:
         InputError: If the batch size is odd.
 
-    Example:
+    Examples:
         >>> sampler = OverlappingSampler(Batching(num_examples=8, batch_size=4))
         >>> first = list(sampler)
         >>> len(first), first[2:4] == first[4:6]

@@ -20,7 +20,7 @@ class ProblemType(ABC):
     Attributes:
         name: As in the `problem_type` of a transformers config.
 
-    Example:
+    Examples:
         >>> kind = PROBLEM_TYPES["multi_label_classification"]
         >>> kind.agreement(torch.tensor([[2.0, -2.0]]), kind.targets(torch.tensor([[1.0, 1.0]]))).tolist()
         [0.5]

@@ -26,7 +26,7 @@ class Student:
     Args:
         trainer: The `transformers.Trainer`.
 
-    Example:
+    Examples:
         >>> student = Student(LSTSDTrainer(model=model, args=args, train_dataset=data))
         >>> student.forward({"input_ids": torch.tensor([[3, 1, 4]])}).shape
         torch.Size([1, 2])

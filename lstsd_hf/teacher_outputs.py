@@ -34,7 +34,7 @@ class TeacherOutputs:
     Raises:
         InputError: If the values are not of their kind.
 
-    Example:
+    Examples:
         >>> outputs = TeacherOutputs(torch.tensor([[3.0, 1.0], [0.0, 0.0]]), kind="votes")
         >>> rows, written = outputs.table(num_examples=2, label_names=None)
         >>> rows[0].exp().tolist(), written.tolist()

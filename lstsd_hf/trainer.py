@@ -81,7 +81,7 @@ class SelfDistillationMixin(
         distilled_steps: Optimizer steps of the last training that had a distillation term.
         divides_by_items: Whether the model was found to divide its loss by `num_items_in_batch`; `None`: not known yet.
 
-    Example:
+    Examples:
         >>> class Mine(SelfDistillationMixin, Trainer): ...  # or your own Trainer class
         >>> _ = Mine(model=model, args=args, train_dataset=data, teacher="lstsd").train()
     """
@@ -295,7 +295,7 @@ class SelfDistillationMixin(
 class LSTSDTrainer(SelfDistillationMixin, Trainer):
     """`transformers.Trainer` with a self-distillation teacher, by default LSTSD; see `SelfDistillationMixin`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data)
         >>> _ = trainer.train()
         >>> trainer.distilled_steps, trainer.teacher.memory.coverage

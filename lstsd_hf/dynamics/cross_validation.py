@@ -60,7 +60,7 @@ def cross_validate(
         InputError: If a number is not allowed, an example has no label that is a class, a model diverged, or the folder
             holds the folds of other data.
 
-    Example:
+    Examples:
         >>> import copy
         >>> def make_trainer(rows):
         ...     return LSTSDTrainer(model=copy.deepcopy(model), args=args, train_dataset=rows, teacher="vanilla")

@@ -30,7 +30,7 @@ class History:
     Raises:
         InputError: If there is no epoch, or not a label for each example.
 
-    Example:
+    Examples:
         >>> history = History(np.log(np.array([[[0.9, 0.1]], [[0.2, 0.8]]])), np.array([1]))
         >>> history.given_probabilities.round(1).tolist()
         [[0.1], [0.8]]

@@ -47,7 +47,7 @@ def suspicion(history: History) -> np.ndarray:
 
     The predictions are in-sample from the second epoch on: they rank labels, but are too sure of themselves.
 
-    Example:
+    Examples:
         >>> history = History(np.log(np.array([[[0.5, 0.5]], [[0.8, 0.2]], [[0.6, 0.4]]])), np.array([1]))
         >>> suspicion(history).round(2).tolist()
         [0.7]
@@ -205,7 +205,7 @@ def statistics(history: History) -> pd.DataFrame:
         Columns `index`, `text`, `given`, `believed` (the most probable label over the window of `suspicion`), those of
         `STATISTICS`, and `epochs_seen`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="vanilla", record_dynamics=True)
         >>> _ = trainer.train()
         >>> table = statistics(History.read(trainer.dynamics_folder))
@@ -237,7 +237,7 @@ def threshold_rows(labels: np.ndarray, num_labels: int, seed: int = 0) -> np.nda
         num_labels: Labels without the extra one, whose index is `num_labels`.
         seed: Which rows.
 
-    Example:
+    Examples:
         >>> len(threshold_rows(np.zeros(90), num_labels=2))
         30
     """

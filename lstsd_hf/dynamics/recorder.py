@@ -39,7 +39,7 @@ class DynamicsRecorder(Observer):
         InputError: In training, unless there is one label of several for each text; on resuming, if the file of an
             epoch is missing.
 
-    Example:
+    Examples:
         >>> from lstsd_hf.dynamics import History
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="vanilla", record_dynamics=True)
         >>> _ = trainer.train()

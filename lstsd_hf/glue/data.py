@@ -43,7 +43,7 @@ def _load_from_hub(task: GlueTask) -> DatasetDict:
         raise InputError(
             f"{HUB_DATASET} could not be loaded from the hub ({type(error).__name__}). Ways on: "
             "connect to the internet; point GLUE_DIR or --data at a folder with GLUE's TSV files; use --train_file and "
-            "--validation_file; or try --demo, which needs no data."
+            "--validation_file; or try --task rte --demo, which needs no data."
         ) from error
     # The hub marks the labels of test splits as unknown with -1.
     return DatasetDict(

@@ -62,7 +62,7 @@ class TextArguments(RunArguments):
     trainable_layers: int | None = field(
         default=None,
         metadata={
-            "help": "Train the head and so many top layers; what the others say of each example is kept on disk. 0: an "
+            "help": "Train the head and the top N layers; what the others say of each example is kept on disk. 0: an "
             "MLP on pooled features."
         },
     )

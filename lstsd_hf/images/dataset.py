@@ -29,7 +29,7 @@ class Images(Dataset):
         flip: Whether every other picture is flipped, left to right.
         seed: Seed of the augmentation.
 
-    Example:
+    Examples:
         >>> pixels = np.zeros((10, 3, 32, 32), dtype=np.uint8)
         >>> data = Images(pixels, [0] * 10, [0.5] * 3, [0.25] * 3, crop_padding=4, flip=True)
         >>> data[3]["pixel_values"].shape
@@ -113,7 +113,7 @@ class EpochOfImages(TrainerCallback):
     Args:
         data: The dataset that is trained on.
 
-    Example:
+    Examples:
         >>> pictures = Images(np.zeros((8, 3, 32, 32), dtype=np.uint8), [0] * 8, [0.5] * 3, [0.25] * 3, crop_padding=4)
         >>> trainer = LSTSDTrainer(model, args, train_dataset=pictures, callbacks=[EpochOfImages(pictures)])
     """

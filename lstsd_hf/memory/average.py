@@ -16,7 +16,7 @@ class MovingAverageMemory(ExampleMemory):
 
     Arguments and attributes are those of `ExampleMemory`.
 
-    Example:
+    Examples:
         >>> memory = MovingAverageMemory(num_examples=1, num_labels=2)
         >>> for epoch, row in enumerate(([1.0, 0.0], [0.0, 1.0])):
         ...     memory.stage(torch.tensor([0]), torch.tensor([row]))

@@ -29,7 +29,7 @@ class ConstantMemory:
     Raises:
         ValueError: If `rows` has another shape.
 
-    Example:
+    Examples:
         >>> memory = ConstantMemory(torch.tensor([[2.0, -2.0], [0.5, 1.5]]))
         >>> rows, written = memory.read(torch.tensor([1]))
         >>> rows.tolist(), written.tolist()

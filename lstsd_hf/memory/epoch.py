@@ -8,7 +8,7 @@ class EpochMemory(LatestMemory):
 
     Arguments and attributes are those of `ExampleMemory`.
 
-    Example:
+    Examples:
         >>> memory = EpochMemory(num_examples=2, num_labels=2)
         >>> memory.stage(torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
         >>> memory.transition(epoch=1)

@@ -17,7 +17,7 @@ class LastStepMemory:
         previous: Those of the last step.
         current: Those of the step that runs, so far.
 
-    Example:
+    Examples:
         >>> memory = LastStepMemory()
         >>> memory.add({"logits": torch.zeros(4, 2)})
         >>> memory.partner is None, memory.end_step(), list(memory.partner)

@@ -11,7 +11,7 @@ class LatestMemory(ExampleMemory):
 
     Arguments and attributes are those of `ExampleMemory`.
 
-    Example:
+    Examples:
         >>> memory = LatestMemory(num_examples=2, num_labels=2)
         >>> memory.stage(torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
         >>> memory.transition(epoch=1)

@@ -12,7 +12,7 @@ class TeacherMemory(ExampleMemory):
     `read` returns the short-term table first, the long-term table second: one read serves both. Arguments and
     attributes are those of `ExampleMemory`.
 
-    Example:
+    Examples:
         >>> memory = TeacherMemory(num_examples=2, num_labels=2)
         >>> memory.stage(torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         >>> memory.transition(epoch=1, begins_mini_generation=True)

@@ -47,7 +47,7 @@ class ExampleMemory:
         InputError: If the tables are larger than what is free.
         ValueError: If a size is less than 1.
 
-    Example:
+    Examples:
         >>> from lstsd_hf import LatestMemory
         >>> memory = LatestMemory(num_examples=3, num_labels=2)
         >>> memory.stage(torch.tensor([2]), torch.tensor([[1.0, -1.0]]))

@@ -35,7 +35,7 @@ class TableStorage:
         folder: Where the files are.
         sharded: Whether each of several processes keeps the tables of some examples only; see `ShardedMemory`.
 
-    Example:
+    Examples:
         >>> TableStorage.parse("cpu,bf16").dtype
         torch.bfloat16
     """

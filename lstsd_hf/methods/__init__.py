@@ -52,7 +52,7 @@ def build_teacher(teacher: Teacher | TeacherConfig | str | None) -> Teacher:
         InputError: If no method has that name.
         TypeError: If it is anything else.
 
-    Example:
+    Examples:
         >>> build_teacher("mean_teacher").config.ema_decay
         0.999
     """

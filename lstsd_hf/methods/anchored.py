@@ -41,7 +41,7 @@ class AnchoredConfig(TeacherConfig):
         pull: Weight of KL(p ‖ prediction of the previous epoch) before the anchor.
         kept_out_seed: Seed of the choice of examples, apart from the run's own.
 
-    Example:
+    Examples:
         >>> AnchoredConfig().rule
         'flip'
     """
@@ -104,7 +104,7 @@ class Anchored(MemoryTeacher):
         anchor_epoch: The anchor's epoch, from 1; `None` before it is found.
         kept_out_loss: Mean loss of the examples kept out in the last epoch before the anchor, in nats.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="anchored")
         >>> _ = trainer.train()  # 3 epochs are too few for an anchor
         >>> trainer.teacher.anchor_epoch is None

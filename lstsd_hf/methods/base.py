@@ -28,7 +28,7 @@ class DistillationTerm:
         agreement: Whether student and teacher give the same answer, from 0 to 1 for each example, 0 without a teacher;
             to be logged.
 
-    Example:
+    Examples:
         >>> DistillationTerm(torch.tensor([0.1, 0.3]), weight=2.0).weight
         2.0
     """
@@ -55,7 +55,7 @@ class Teacher(Observer):
         is_empty: Whether nobody of the micro-batch that runs takes part; other observers then do not see it.
         memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
 
-    Example:
+    Examples:
         >>> class Confident(Teacher):
         ...     def loss_terms(self, batch):
         ...         log_p = batch.student_logits.log_softmax(-1)
@@ -198,7 +198,7 @@ class ConfiguredTeacher(Teacher):
     Attributes:
         options: The config, once training begins fitted to the length of the run.
 
-    Example:
+    Examples:
         >>> from lstsd_hf import RDrop
         >>> RDrop().config
         RDropConfig(alpha=0.5, official_bert=False)

@@ -29,7 +29,7 @@ class TeacherConfig:
     Raises:
         InputError: If a field has a value that is not allowed; `check_plan`, if it does not fit the length of a run.
 
-    Example:
+    Examples:
         >>> @dataclass(frozen=True)
         ... class HalfConfig(TeacherConfig):
         ...     weight: float = 0.5

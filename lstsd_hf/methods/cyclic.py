@@ -13,7 +13,7 @@ from .config import TeacherConfig
 class CyclicConfig(TeacherConfig):
     """Options of a method that trains in cycles; see the methods for their meaning.
 
-    Example:
+    Examples:
         >>> CyclicConfig().fitted_to(TrainingPlan(num_epochs=50, steps_per_epoch=39, max_steps=1950)).cycle_epochs
         10
     """
@@ -39,7 +39,7 @@ class CyclicConfig(TeacherConfig):
 class CyclicTeacher(ConfiguredTeacher):
     """A teacher whose mini-generations are cycles of the learning rate.
 
-    Example:
+    Examples:
         >>> class Restarts(CyclicTeacher):
         ...     config_class = CyclicConfig
         ...     needs_batches = False

@@ -39,7 +39,7 @@ class DLBConfig(TeacherConfig):
             teacher and student are one update apart.
         In the form "overlap" an epoch has as many steps as plain fine-tuning: it draws half of the examples, twice.
 
-    Example:
+    Examples:
         >>> DLBConfig.paper().form
         'overlap'
     """
@@ -136,7 +136,7 @@ class DLB(_DLB):
     Args:
         config: Options; `None` is `DLBConfig()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="dlb")
         >>> _ = trainer.train()
         >>> trainer.distilled_steps == trainer.state.global_step - 1
@@ -190,7 +190,7 @@ class OverlappingDLB(_DLB):
     Args:
         config: Options; `None` is `DLBConfig.paper()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=DLBConfig.paper())
         >>> _ = trainer.train()
         >>> trainer.teacher.carries_over

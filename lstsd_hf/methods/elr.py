@@ -32,7 +32,7 @@ class ELRConfig(TeacherConfig):
         The defaults are the authors' for CIFAR-10 with symmetric noise; with 100 classes they use β = 0.9 and λ = 7.
         An example that occurs several times in an epoch is updated once, with the mean of its targets.
 
-    Example:
+    Examples:
         >>> ELRConfig().target_decay, ELRConfig().regularization_weight
         (0.7, 3.0)
     """
@@ -69,7 +69,7 @@ class ELR(MemoryTeacher):
     Args:
         config: Options; `None` is `ELRConfig()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="elr")
         >>> _ = trainer.train()
         >>> round(float(trainer.teacher.memory.latest.sum(-1).mean()), 3)  # 1 - 0.7³

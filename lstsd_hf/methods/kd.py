@@ -44,7 +44,7 @@ class KDConfig(TeacherConfig):
         The teacher sees each example once, as it is in the training set. Where examples are augmented at random, use
             `live`, with a teacher that takes the student's inputs; one that reads texts reads them as they are.
 
-    Example:
+    Examples:
         >>> KDConfig(teacher_model_name_or_path="my/teacher").temperature
         2.0
     """
@@ -123,7 +123,7 @@ class KD(ConfiguredTeacher):
     Raises:
         InputError: If both are given.
 
-    Example:
+    Examples:
         >>> votes = TeacherOutputs(torch.tensor([[3.0, 1.0]] * len(data)), kind="votes")
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=KD(outputs=votes))
         >>> _ = trainer.train()

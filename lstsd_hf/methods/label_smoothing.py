@@ -18,7 +18,7 @@ class LabelSmoothingConfig(TeacherConfig):
     Attributes:
         smoothing: ε, the share of the target that is spread evenly over all labels; 0 is plain fine-tuning.
 
-    Example:
+    Examples:
         >>> LabelSmoothingConfig(smoothing=0.2).smoothing
         0.2
     """
@@ -52,7 +52,7 @@ class LabelSmoothing(ConfiguredTeacher):
     Args:
         config: Options; `None` is `LabelSmoothingConfig()`.
 
-    Example:
+    Examples:
         >>> LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="label_smoothing").teacher.config.smoothing
         0.1
     """

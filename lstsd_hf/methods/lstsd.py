@@ -48,7 +48,7 @@ class LSTSDConfig(TeacherConfig):
         Both terms start in mini-generation 2, and in the first epoch of a mini-generation both teachers are the same
             prediction, as in the paper.
 
-    Example:
+    Examples:
         >>> paper = LSTSDConfig.paper()
         >>> paper.lambda_short, paper.lambda_long, paper.mini_generation_epochs
         (4.0, 2.4, 6)
@@ -136,7 +136,7 @@ class LSTSD(MemoryTeacher):
     Attributes:
         memory: The teacher memory, `None` until the first training batch.
 
-    Example:
+    Examples:
         >>> config = LSTSDConfig(mini_generation_epochs=1)
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=config)
         >>> _ = trainer.train()

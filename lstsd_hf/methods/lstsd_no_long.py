@@ -12,7 +12,7 @@ class LSTSDNoLongConfig(LSTSDConfig):
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Table 3.
 
-    Example:
+    Examples:
         >>> LSTSDNoLongConfig(lambda_short=2.0).lambda_long
         0.0
     """

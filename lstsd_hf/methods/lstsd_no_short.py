@@ -12,7 +12,7 @@ class LSTSDNoShortConfig(LSTSDConfig):
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Table 3.
 
-    Example:
+    Examples:
         >>> LSTSDNoShortConfig(lambda_long=2.0).lambda_short
         0.0
     """

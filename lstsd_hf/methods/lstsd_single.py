@@ -13,7 +13,7 @@ class LSTSDSingleConfig(LSTSDConfig):
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Table 3.
 
-    Example:
+    Examples:
         >>> LSTSDSingleConfig().build().runs_model
         True
     """
@@ -35,7 +35,7 @@ class LSTSDSingle(LSTSD):
     Differences from the paper:
         It does not say how the snapshots predict; here in evaluation mode, all examples at once.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="lstsd_single")
         >>> type(trainer.teacher).__name__
         'LSTSDSingle'

@@ -32,7 +32,7 @@ class MeanTeacherConfig(TeacherConfig):
             paper does not give the weight, nor whether it scores the student or the average. Both are scored here.
         The learning rate is left to `TrainingArguments`.
 
-    Example:
+    Examples:
         >>> MeanTeacherConfig(ema_decay_per_epoch=0.6).consistency_weight
         1.0
     """
@@ -96,7 +96,7 @@ class MeanTeacher(ConfiguredTeacher):
     Attributes:
         ema: The averaged model, `None` before training; `ema.load_into(model)` overwrites a model with it.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="mean_teacher")
         >>> _ = trainer.train()
         >>> trainer.teacher.ema.load_into(model)

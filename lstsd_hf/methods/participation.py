@@ -25,7 +25,7 @@ def needs_training(probabilities: Tensor, labels: Tensor, threshold: float) -> T
     Returns:
         bool `(batch_size,)`.
 
-    Example:
+    Examples:
         >>> sure, unsure = [0.95, 0.05], [0.6, 0.4]
         >>> needs_training(torch.tensor([sure, unsure, sure]), torch.tensor([0, 0, 1]), threshold=0.9).tolist()
         [False, True, True]
@@ -45,7 +45,7 @@ class Participation:
         used: Rows that this process trained on.
         seen: Rows that it drew.
 
-    Example:
+    Examples:
         >>> participation = Participation(num_examples=3, device="cpu")
         >>> participation.add(torch.tensor([2, 0]))
         >>> participation.counts().tolist()
@@ -87,7 +87,7 @@ def significance(counts: Tensor, limit: float) -> Tensor:
         counts: s, `(num_examples,)`.
         limit: Upper bound of w.
 
-    Example:
+    Examples:
         >>> significance(torch.tensor([1.0, 1.0, 0.0, 14.0]), limit=3.0).tolist()
         [0.25, 0.25, 0.0, 3.0]
     """
@@ -102,7 +102,7 @@ class Gate(ConfiguredTeacher):
         is_gated: Whether examples may be left out in this epoch.
         is_empty: Whether nobody takes part in the micro-batch that runs, which then has the loss 0.
 
-    Example:
+    Examples:
         >>> from lstsd_hf import NoTeacherConfig
         >>> class KnowsAll(Gate):
         ...     config_class = NoTeacherConfig

@@ -29,7 +29,7 @@ class PSKDConfig(TeacherConfig):
         Predictions move over between epochs instead of after each step, which is the same where each example occurs
             once in an epoch. Where it occurs several times, their mean logits are kept.
 
-    Example:
+    Examples:
         >>> PSKDConfig().alpha
         0.8
     """
@@ -68,7 +68,7 @@ class PSKD(MemoryTeacher):
     Args:
         config: Options; `None` is `PSKDConfig()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="ps_kd")
         >>> _ = trainer.train()
         >>> trainer.teacher.memory.latest.shape == (len(data), 2)

@@ -26,7 +26,7 @@ class RDropConfig(TeacherConfig):
     Differences from the paper:
         Its GLUE weight is one of 0.1, 0.5 and 1.0, chosen for each task; the default is that of the authors' script.
 
-    Example:
+    Examples:
         >>> RDropConfig().alpha, RDropConfig.paper().official_bert
         (0.5, True)
     """
@@ -73,7 +73,7 @@ class RDrop(ConfiguredTeacher):
     Args:
         config: Options; `None` is `RDropConfig()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="r_drop")
         >>> _ = trainer.train()
         >>> trainer.distilled_steps == trainer.state.global_step

@@ -31,7 +31,7 @@ class RegulatedLSTSDConfig(LSTSDConfig):
         confidence_threshold: δ.
         max_significance: Upper bound of an example's factor.
 
-    Example:
+    Examples:
         >>> RegulatedLSTSDConfig().regulation
         'regulated'
     """
@@ -92,7 +92,7 @@ class RegulatedLSTSD(Gate, LSTSD):
     Args:
         config: Options; `None` is `RegulatedLSTSDConfig()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="regulated_lstsd")
         >>> _ = trainer.train()
         >>> trainer.state.log_history[-2]["samples_used"] <= trainer.state.log_history[-2]["samples_seen"]

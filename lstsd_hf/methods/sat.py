@@ -32,7 +32,7 @@ class SATConfig(TeacherConfig):
         Weights are normalised over a micro-batch of all processes. An example that occurs several times in an epoch is
             updated once, with the mean of its targets.
 
-    Example:
+    Examples:
         >>> SATConfig().target_momentum
         0.9
     """
@@ -90,7 +90,7 @@ class SAT(MemoryTeacher):
     Args:
         config: Options; `None` is `SATConfig()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="sat")
         >>> _ = trainer.train()
         >>> trainer.teacher.memory.latest.sum(-1).round().unique().tolist()

@@ -45,7 +45,7 @@ class SelfRegulatedConfig(KDConfig):
         See the source. The gate is judged by a forward without graph before the training forward, so that an example
             that does not take part costs no training forward and no backward.
 
-    Example:
+    Examples:
         >>> SelfRegulatedConfig().distillation
         'none'
     """
@@ -155,7 +155,7 @@ class SelfRegulated(_OwnGate):
     Args:
         config: Options; `None` is `SelfRegulatedConfig()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="self_regulated")
         >>> _ = trainer.train()
         >>> trainer.teacher.participations.sum() <= 3 * len(data)
@@ -208,7 +208,7 @@ class SelfRegulatedStudent(_OwnGate, KD):
     Args:
         config: Options.
 
-    Example:
+    Examples:
         >>> config = SelfRegulatedConfig(distillation="regulated", teacher_model_name_or_path="my/teacher")
         >>> type(config.build()).__name__
         'SelfRegulatedStudent'

@@ -36,7 +36,7 @@ class SnapshotDistillationConfig(CyclicConfig):
             `paper()` takes cycles of 10. λs, λt and T are those of a third party's code.
         Cycles are whole epochs; a last cycle that is cut short falls along its own length.
 
-    Example:
+    Examples:
         >>> SnapshotDistillationConfig(cycle_epochs=2, store_predictions=True).temperature
         3.0
     """
@@ -92,7 +92,7 @@ class SnapshotDistillation(CyclicTeacher):
     Attributes:
         snapshot: The teacher's weights, `None` in the first cycle or where its predictions are kept instead.
 
-    Example:
+    Examples:
         >>> config = SnapshotDistillationConfig(cycle_epochs=1, store_predictions=True)
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=config)
         >>> _ = trainer.train()

@@ -34,7 +34,7 @@ class SnapshotEnsembleConfig(CyclicConfig):
         Cycles are whole epochs; a last cycle that is cut short falls along its own length.
         Before a cycle has ended the current model stands for its snapshot.
 
-    Example:
+    Examples:
         >>> SnapshotEnsembleConfig.paper().cycle_epochs
         10
     """
@@ -79,7 +79,7 @@ class SnapshotEnsemble(CyclicTeacher):
     Args:
         config: Options; `None` is `SnapshotEnsembleConfig()`.
 
-    Example:
+    Examples:
         >>> config = SnapshotEnsembleConfig(cycle_epochs=1)
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, eval_dataset=data, teacher=config)
         >>> _ = trainer.train()

@@ -35,7 +35,7 @@ class TemporalEnsembleConfig(TeacherConfig):
             the authors' code; a plain average lets unseen examples decay to nothing.
         The learning rate and Adam's β1 are left to `TrainingArguments`.
 
-    Example:
+    Examples:
         >>> TemporalEnsembleConfig(consistency_weight=6.4).prediction_decay
         0.6
     """
@@ -86,7 +86,7 @@ class TemporalEnsemble(MemoryTeacher):
     Args:
         config: Options; `None` is `TemporalEnsembleConfig()`.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="temporal_ensemble")
         >>> _ = trainer.train()
         >>> trainer.teacher.memory.moving_average.sum(-1).round().unique().tolist()

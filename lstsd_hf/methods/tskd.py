@@ -44,7 +44,7 @@ class TSKDConfig(KDConfig):
         The teacher is run once for its outputs, and again in review epochs only; it is in evaluation mode, as are the
             remembered students.
 
-    Example:
+    Examples:
         >>> TSKDConfig.paper().interval_epochs
         5
     """
@@ -129,7 +129,7 @@ class TSKD(KD):
         predictors: The convolutional LSTMs.
         memories: The remembered students, up to three.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher=TSKDConfig(teacher_free=True))
         >>> len(trainer.teacher.predictors)
         3
@@ -312,7 +312,7 @@ def energy_map(states: Tensor, mask: Tensor) -> Tensor:
     Returns:
         As large as the mask, 0 at padding.
 
-    Example:
+    Examples:
         >>> energy_map(torch.tensor([[[2.0, 2.0], [0.0, 0.0], [9.0, 9.0]]]), torch.tensor([[1.0, 1.0, 0.0]])).tolist()
         [[1.0, 0.0, 0.0]]
     """

@@ -10,7 +10,7 @@ from .config import TeacherConfig
 class NoTeacherConfig(TeacherConfig):
     """Plain fine-tuning; there is nothing to set.
 
-    Example:
+    Examples:
         >>> NoTeacherConfig().build().needs_batches
         False
     """
@@ -28,7 +28,7 @@ class NoTeacherConfig(TeacherConfig):
 class NoTeacher(ConfiguredTeacher):
     """Plain fine-tuning: the trainer behaves as its parent Trainer, for every kind of task.
 
-    Example:
+    Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data, teacher="vanilla")
         >>> _ = trainer.train()
         >>> trainer.distilled_steps

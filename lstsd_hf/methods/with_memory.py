@@ -22,7 +22,7 @@ class MemoryTeacher(ConfiguredTeacher):
         memory_class: The kind of memory.
         memory: The memory, `None` until the first row is staged.
 
-    Example:
+    Examples:
         >>> from lstsd_hf import LatestMemory, NoTeacherConfig
         >>> class Remembers(MemoryTeacher):
         ...     config_class = NoTeacherConfig

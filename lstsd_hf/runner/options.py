@@ -43,9 +43,9 @@ class RunArguments:
     seeds: list[int] | None = field(default=None, metadata={"help": "Several seeds, instead of --seed."})
     data: str | None = field(default=None, metadata={"help": "Where the data are."})
     model_name_or_path: str = field(default="", metadata={"help": "A name on the hub, or a folder."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many training rows."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training rows."})
     label_noise: float = field(default=0.0, metadata={"help": "Share of the training labels to replace at random."})
-    label_noise_seed: int = field(default=0, metadata={"help": "Seed of the replacement, apart from the run's."})
+    label_noise_seed: int = field(default=0, metadata={"help": "Seed of the label noise, separate from `--seed`."})
     label_noise_kind: str = field(
         default=NOISE_KINDS[0],
         metadata={"help": "By which label: symmetric (any other) or asymmetric (each class is taken for the next)."},
@@ -75,7 +75,7 @@ class RunArguments:
     shard: str | None = field(default=None, metadata={"help": "i/n: run only every n-th run, from the i-th on."})
     sweep: int | None = field(
         default=None,
-        metadata={"help": "First search each method's options with so many trials, on a part of the training split."},
+        metadata={"help": "First search each method's options with N trials, on a part of the training split."},
     )
     sweep_storage: str | None = field(
         default=None, metadata={"help": "URL of an Optuna storage to share. Default: a file in the runs' folder."}
@@ -277,6 +277,11 @@ def _all_methods(arguments: list[str]) -> list[str]:
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the lines of the description, and shows defaults."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        # `--no_x` says with the help of `--x` the opposite; `--x False` is the same.
+        if action.const is not False:
+            super().add_argument(action)
 
 
 def check_unique(name: str, values: list) -> None:

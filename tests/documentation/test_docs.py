@@ -51,12 +51,12 @@ def test_the_code_of_the_guide_to_pictures_runs(make_args):
 
 
 @pytest.mark.parametrize("name", ["your-own-script", "label-errors", "resuming"])
-def test_the_code_of_a_guide_runs(name, tmp_path):
+def test_the_code_of_a_guide_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     args = TrainingArguments(
         output_dir=str(tmp_path / "run"), num_train_epochs=3, use_cpu=True, report_to=[], disable_tqdm=True
     )
     names = {"model": make_model(), "args": args, "data": make_examples(12), "tokenizer": None}
-    names["folder"] = str(tmp_path / "other")
     for code in blocks((ROOT / "docs" / "guides" / f"{name}.md").read_text(), "python"):
         exec(compile(code, name, "exec"), names)
     if name == "your-own-script":
