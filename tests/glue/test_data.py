@@ -185,7 +185,7 @@ def test_hub_out_of_reach(monkeypatch):
     assert message_of(lambda: load_task(TASKS["rte"], "hub")) == (
         "nyu-mll/glue could not be loaded from the hub (ConnectionError). Ways on: connect to "
         "the internet; point GLUE_DIR or --data at a folder with GLUE's TSV files; use "
-        "--train_file and --validation_file; or try --demo, which needs no data."
+        "--train_file and --validation_file; or try --task rte --demo, which needs no data."
     )
 
 
