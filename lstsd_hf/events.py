@@ -1,7 +1,7 @@
 """Trainer events to those of teacher and observers."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler
@@ -9,7 +9,6 @@ from transformers.trainer_utils import has_length
 
 from .context import TrainingContext
 from .epoch_examples import LoaderWithoutIndices
-from .health import FiniteCheck
 from .logs import TrainingLog
 from .observers import ObserverGroup
 from .schedules import Progress, TrainingPlan
@@ -27,7 +26,7 @@ class TeacherEvents(TrainerCallback):
         group: Whom to tell.
         check_plan: Raises an error if a run may not have this length.
         log: What is logged of the teacher, looked at once an epoch however seldom something is logged.
-        finite_check: Looks at the terms of each optimizer step.
+        checks: Called before each optimizer step; they raise an error if it must not be made.
         handler: The trainer's callback handler. The other callbacks get the training batches as they are without a
             teacher, so this one must be the first.
     """
@@ -37,13 +36,13 @@ class TeacherEvents(TrainerCallback):
         group: ObserverGroup,
         check_plan: Callable[[TrainingPlan], None],
         log: TrainingLog,
-        finite_check: FiniteCheck,
+        checks: Sequence[Callable[[], None]],
         handler: CallbackHandler,
     ):
         self._group = group
         self._check_plan = check_plan
         self._log = log
-        self._finite_check = finite_check
+        self._checks = checks
         self._handler = handler
         self._epochs_begun = 0
         self._global_step = 0
@@ -77,7 +76,8 @@ class TeacherEvents(TrainerCallback):
             member.on_epoch_begin(self.progress)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self._finite_check.check()
+        for check in self._checks:
+            check()
 
     def on_step_end(self, args, state, control, **kwargs):
         self._global_step = state.global_step

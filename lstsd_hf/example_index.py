@@ -198,7 +198,7 @@ def check_has_indices(dataset: Any) -> None:
         raise TypeError(
             "`train_dataset` must be a map-style dataset with a length, so that every example keeps its index; got "
             f"{type(dataset).__name__}. Load it into memory (datasets: `Dataset.from_list(list(dataset))`), or use "
-            "`teacher=NoTeacherConfig()`."
+            "`teacher=NoTeacherConfig()` without observers and `record_dynamics`."
         )
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .loss_scale import BaseLoss
 from .observers import TrainingBatch
 
@@ -10,15 +11,19 @@ from .observers import TrainingBatch
 class ExampleLosses:
     """What is known of a base loss example by example.
 
-    That is so for Trainer's label smoothing. It is so for a model's own loss as long as that is the usual one of its
-    problem type in every batch that is weighted example by example.
+    That is so for Trainer's label smoothing, and for any other loss, whoever computes it, as long as its value is that
+    of the problem type's usual one in every batch that is weighted example by example.
+
+    Args:
+        needed_by: Name of a teacher that means nothing without it; `None` does with a weight of the mean.
 
     Attributes:
         is_usual: Whether it was, bool `()`, on the device of the training so that nobody waits for it; `None` before
             the first such batch.
     """
 
-    def __init__(self):
+    def __init__(self, needed_by: str | None = None):
+        self._needed_by = needed_by
         self.reset()
 
     def reset(self) -> None:
@@ -52,17 +57,43 @@ class ExampleLosses:
                 f"{tuple(batch.indices.shape)}, got {tuple(weight.shape)}."
             )
         as_a_whole = value * weight.mean()
-        if loss.is_overridden or loss.is_function or batch.labels is None:
+        if batch.labels is None:
             return as_a_whole
-        if loss.smoothing:
-            losses = smoothed_losses(batch.student_logits, batch.labels, loss.smoothing)
-            return value + ((weight - 1.0) * losses).mean() * scale
-        losses = batch.problem_type.base_loss(batch.student_logits, batch.labels)
+        losses = _usual(loss, batch.student_logits, batch)
+        exactly = value + ((weight - 1.0) * losses).mean() * scale
+        if loss.smoothing and not (loss.is_overridden or loss.is_function):
+            return exactly
         # Under DataParallel the value and the scale have a number for each device.
-        expected, found = (losses.mean() * scale).detach().mean(), value.detach().mean()
-        is_usual = torch.isclose(found, expected.to(found.dtype), rtol=1e-2, atol=1e-6)
+        expected, found = (mean_of_usual(loss, value, batch) * scale).mean(), value.detach().mean()
+        rtol, atol = tolerance(value.dtype)
+        is_usual = torch.isclose(found.double(), expected.double(), rtol=rtol, atol=atol)
         self.is_usual = is_usual if self.is_usual is None else self.is_usual & is_usual
-        return torch.where(self.is_usual, value + ((weight - 1.0) * losses).mean() * scale, as_a_whole)
+        return torch.where(self.is_usual, exactly, as_a_whole)
+
+    def check(self) -> None:
+        """Raises an `InputError` if a method needs them and they are not known. Waits for the device."""
+        if self._needed_by is not None and self.is_usual is not None and not self.is_usual:
+            raise InputError(
+                f"{self._needed_by} must know the loss of each example: the usual one of the problem type, such as "
+                "cross-entropy, or Trainer's label smoothing; got another base loss (class weights, say, in a "
+                "`compute_loss`, a `compute_loss_func` or the model). Use the usual loss or another method."
+            )
+
+
+def mean_of_usual(loss: BaseLoss, value: Tensor, batch: TrainingBatch) -> Tensor:
+    """The mean of the usual losses of a micro-batch, in the precision in which the model computed a value of it."""
+    return _usual(loss, batch.student_logits.detach().to(value.dtype), batch).mean()
+
+
+def tolerance(dtype: torch.dtype) -> tuple[float, float]:
+    """How far two computations of a loss may be apart, relatively and absolutely: a bf16 model rounds its loss."""
+    return (1e-2, 1e-6) if torch.finfo(dtype).bits > 16 else (5e-2, 1e-3)
+
+
+def _usual(loss: BaseLoss, logits: Tensor, batch: TrainingBatch) -> Tensor:
+    if loss.smoothing:
+        return smoothed_losses(logits, batch.labels, loss.smoothing)
+    return batch.problem_type.base_loss(logits, batch.labels)
 
 
 def smoothed_losses(logits: Tensor, labels: Tensor, epsilon: float) -> Tensor:

@@ -50,7 +50,7 @@ def _labels(dataset: Any, names: Sequence[str]) -> list[Any] | None:
         if hasattr(labels, "__len__") and len(labels) == len(dataset):
             return labels.tolist() if hasattr(labels, "tolist") else [_plain(label) for label in labels]
     found, items = [], copy.copy(dataset)
-    with _random_state_put_back():
+    with random_state_put_back():
         for index in range(len(dataset)):
             found.append(_label(items[index], names))
             if found[-1] is None:
@@ -85,10 +85,14 @@ def is_hugging_face_dataset(dataset: Any) -> bool:
 
 
 @contextmanager
-def _random_state_put_back() -> Iterator[None]:
+def random_state_put_back(devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """After the block Python's, numpy's and torch's random states are what they were before.
+
+    Args:
+        devices: Whose, beside the CPU's; asking for all would start every GPU.
+    """
     python, numpy = random.getstate(), np.random.get_state()
-    # The CPU's alone: asking for all would start every GPU.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=list(devices)):
         try:
             yield
         finally:

@@ -117,5 +117,6 @@ class SilenceDetector:
                 f"A distillation term must be a number other than 0, got "
                 f"{', '.join(f'{name} {mean}' for name, mean in terms.items())} for {self._silent_steps} optimizer "
                 "steps. At 0 the student says exactly what its teacher said: is the learning rate 0, or is everything "
-                "frozen? NaN or infinity come from a diverged model: lower the learning rate."
+                "frozen? Examples that were never drawn before have no teacher: does a sampler draw new ones in each "
+                "epoch? NaN or infinity come from a diverged model: lower the learning rate."
             )

@@ -51,17 +51,19 @@ def rank_label_errors(
     Raises:
         InputError: If an example has no label that is a class.
     """
-    examples = list(_examples(dataset))
-    labels = torch.tensor([_label_of(example, (*label_names, *LABEL_NAMES)) for example in examples])
+    names = (*label_names, *LABEL_NAMES)
+    found = [
+        (_label_of(example, names), _text_of(example, tokenizer)) for example in _examples(dataset, names, tokenizer)
+    ]
+    labels = torch.tensor([label for label, _ in found])
     probabilities = probabilities.cpu()
     written = written.cpu() & (labels >= 0) & (labels < probabilities.size(1))
     given = probabilities.gather(1, labels.clamp(0, probabilities.size(1) - 1)[:, None]).squeeze(1)
     believed = probabilities.argmax(dim=1)
     order = torch.argsort(given, stable=True)
     return [
-        LabelErrorCandidate(index, int(labels[index]), int(believed[index]), float(given[index]), text)
+        LabelErrorCandidate(index, int(labels[index]), int(believed[index]), float(given[index]), found[index][1])
         for index in order[written[order]].tolist()
-        for text in [_text_of(examples[index], tokenizer)]
     ]
 
 
@@ -72,7 +74,7 @@ def example_texts(dataset: Any, tokenizer: Any = None) -> list[str | None]:
         dataset: Its examples are mappings or objects.
         tokenizer: Decodes `input_ids` where an example has no text.
     """
-    return [_text_of(example, tokenizer) for example in _examples(dataset)]
+    return [_text_of(example, tokenizer) for example in _examples(dataset, (), tokenizer)]
 
 
 def text_columns(dataset: Any) -> dict[str, list[str]]:
@@ -101,7 +103,7 @@ def example_labels(dataset: Any) -> list[int]:
     Raises:
         InputError: If an example has no label that is a class.
     """
-    return [_label_of(example, LABEL_NAMES) for example in _examples(dataset)]
+    return [_label_of(example, LABEL_NAMES) for example in _examples(dataset, LABEL_NAMES)]
 
 
 def select_rows(dataset: Any, rows: Iterable[int]) -> Any:
@@ -143,7 +145,17 @@ def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[in
     }
 
 
-def _examples(dataset: Any) -> Iterator[Mapping[str, Any]]:
+def _examples(dataset: Any, names: Sequence[str] = (), tokenizer: Any = None) -> Iterator[Mapping[str, Any]]:
+    """The examples, as far as labels of such names and texts are concerned: pictures are not decoded for them."""
+    features = getattr(dataset, "features", None)
+    # A transform may make other columns of those that are there.
+    if features and hasattr(dataset, "select_columns") and dataset.format["type"] != "custom":
+        texts = [name for name, feature in features.items() if getattr(feature, "dtype", "") == "string"]
+        tokens = ["input_ids"] if tokenizer is not None and not texts and "input_ids" in features else []
+        columns = [*(name for name in names if name in features), *texts, *tokens]
+        if not columns:
+            return ({} for _ in range(len(dataset)))
+        dataset = dataset.with_format(None).select_columns(list(dict.fromkeys(columns)))
     # Iterating over a `datasets.Dataset` is much faster than indexing it.
     rows = dataset if hasattr(dataset, "column_names") else (dataset[row] for row in range(len(dataset)))
     return (row if isinstance(row, Mapping) else getattr(row, "__dict__", {}) for row in rows)

@@ -4,7 +4,6 @@ Without gradient accumulation and on one process it is 1. With them Trainer comp
 than a mean over the micro-batch. A term must be on the same one, or base loss and term lose their ratio 1 : λ.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from transformers import Trainer
 
 from .compatibility import smoothing_divides_by_items
-from .problem_types import ProblemType
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class BaseLoss:
         smoothing: ε of Trainer's label smoothing; 0 where it does not smooth.
         counts_items: The model's `forward` takes `**kwargs`, so that Trainer passes `num_items_in_batch` to it.
         divides_by_items: The model was found to divide its own loss by `num_items_in_batch`.
+        is_measured: Whether nothing of it is left to be told from its value.
         processes: W, by how many Trainer multiplies a loss that is divided by the items of all of them; 1 unless
             `average_tokens_across_devices`.
     """
@@ -36,12 +35,8 @@ class BaseLoss:
     smoothing: float = 0.0
     counts_items: bool = True
     divides_by_items: bool = False
+    is_measured: bool = False
     processes: int = 1
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is the model's, which is given `num_items_in_batch`: what it makes of it can only be measured."""
-        return self.counts_items and not (self.is_overridden or self.is_function or self.smoothing)
 
 
 def base_loss_of(trainer: Any) -> BaseLoss:
@@ -51,14 +46,21 @@ def base_loss_of(trainer: Any) -> BaseLoss:
         trainer: A trainer with a teacher, within a training run.
     """
     processes = trainer.args.n_gpu if trainer.args.n_gpu > 1 else trainer.accelerator.num_processes
+    is_overridden = type(trainer).compute_loss is not Trainer.compute_loss
+    is_scaled, is_function = getattr(trainer, "loss_is_scaled_for_ga", None), trainer.compute_loss_func is not None
+    # Trainer smooths what is called `labels`.
+    smoothing = trainer.label_smoother.epsilon if trainer.label_smoother and "labels" in trainer.label_names else 0.0
+    counts_items = trainer.model_accepts_loss_kwargs
+    is_models_own = counts_items and not (is_function or smoothing)
+    # On one process and without accumulation all scales are 1.
+    is_visible = trainer.args.gradient_accumulation_steps > 1 or trainer.accelerator.num_processes > 1
     return BaseLoss(
-        is_overridden=type(trainer).compute_loss is not Trainer.compute_loss,
-        is_scaled=getattr(trainer, "loss_is_scaled_for_ga", None),
-        is_function=trainer.compute_loss_func is not None,
-        # Trainer smooths what is called `labels`.
-        smoothing=trainer.label_smoother.epsilon if trainer.label_smoother and "labels" in trainer.label_names else 0.0,
-        counts_items=trainer.model_accepts_loss_kwargs,
-        divides_by_items=bool(trainer.divides_by_items),
+        is_overridden=is_overridden,
+        is_scaled=is_scaled,
+        is_function=is_function,
+        smoothing=smoothing,
+        counts_items=counts_items,
+        is_measured=not (is_visible and (is_scaled is None if is_overridden else is_models_own)),
         processes=processes if trainer.args.average_tokens_across_devices else 1,
     )
 
@@ -82,6 +84,7 @@ def term_scale(
     | `compute_loss_func` | opaque; by convention sum over B / N | mean, times B / N, times W |
     | an overridden `compute_loss` | opaque; by convention mean over B | mean |
     | the same, `loss_is_scaled_for_ga = True` | opaque; by convention sum over B / N | mean, times B / N |
+    | an overridden `compute_loss` that returns Trainer's own loss | as above | as above |
 
     Args:
         loss: The base loss.
@@ -113,34 +116,3 @@ def log_divisor(loss: BaseLoss, num_items_in_batch: Tensor | int | None, micro_b
     if is_scaled is None:
         is_scaled = (loss.counts_items and num_items_in_batch is not None) or loss.is_function
     return 1 if is_scaled else micro_batches
-
-
-def found_to_divide_by_items(
-    loss: BaseLoss,
-    value: Tensor,
-    problem_type: ProblemType,
-    logits: Tensor,
-    labels: Tensor | None,
-    num_items_in_batch: Tensor | int | None,
-) -> bool | None:
-    """Whether a model divides its own loss by `num_items_in_batch`, told from one micro-batch of several.
-
-    Args:
-        loss: The base loss, the model's own.
-        value: Its value.
-        problem_type: What the logits mean.
-        logits: The model's logits, `(batch_size, num_labels)`.
-        labels: The micro-batch's labels.
-        num_items_in_batch: Labels in the optimizer step.
-
-    Returns:
-        `None` if this micro-batch does not tell.
-    """
-    if labels is None or num_items_in_batch is None or value.dim():
-        return None
-    share = float((labels != -100).sum() / num_items_in_batch)
-    mean = float(problem_type.base_loss(logits.detach(), labels).mean()) * loss.processes
-    # Nothing can be seen in a step of one micro-batch, in a loss of zero or in one that is not a number.
-    if share in (0.0, 1.0) or not mean or not math.isfinite(mean):
-        return None
-    return math.isclose(float(value.detach()), mean * share, rel_tol=1e-2)

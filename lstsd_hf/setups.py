@@ -23,7 +23,13 @@ def check_setup(trainer: Any, group: ObserverGroup) -> None:
         TypeError: If the training set has no indices.
     """
     teacher = trainer.teacher
-    if group.needs_batches and trainer.train_dataset is not None:
+    if group.needs_batches:
+        if trainer.train_dataset is None:
+            raise InputError(
+                f"`train_dataset` must be given to {type(trainer).__name__}, got None: the examples' positions in it "
+                "are what a teacher remembers them by. A `get_train_dataloader` of your own loads from "
+                "`self.train_dataset`."
+            )
         check_has_indices(trainer.train_dataset)
     if group.needs_batches and trainer.get_tp_size() > 1:
         takers = " and ".join(type(member).__name__ for member in group if member.needs_batches)

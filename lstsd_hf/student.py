@@ -3,15 +3,18 @@
 import copy
 import functools
 import inspect
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from .errors import InputError
+from .fingerprint import random_state_put_back
 from .label_errors import without_augmentation
 from .pixels import PixelStatistics
 
@@ -120,7 +123,12 @@ class Student:
 
         Returns:
             Logits `(batch_size, num_labels)`, at least fp32.
+
+        Raises:
+            InputError: If it is to have a gradient where DistributedDataParallel would not find its parameters.
         """
+        if torch.is_grad_enabled() and self._trainer.accelerator.num_processes > 1:
+            _check_no_layer_is_dropped(getattr(self.model, "config", None))
         return self.run(self.model, inputs, tensors)
 
     def hidden_states(
@@ -212,14 +220,32 @@ class Student:
             yield batch
 
     def _training_batches(self, batches: Iterable[range]) -> Iterator[tuple[range, Mapping[str, Any]]]:
-        """Batches of training examples; random states are put back, so that training is not disturbed."""
+        """Batches of training examples; random states are put back, so that training is not disturbed.
+
+        What is random in the examples follows from the seed and the step, so that a resumed run draws the same.
+        """
         dataset, collate = self._trainer.training_examples()
         dataset = without_augmentation(dataset)
         # A shallow copy may open files, which the workers of a data loader must not inherit.
         dataset, device = copy.copy(dataset), self._trainer.args.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with random_state_put_back([device] if device.type == "cuda" else []):
+            seed = (self._trainer.args.seed + self._trainer.state.global_step) % 2**32
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
             for rows in batches:
                 yield rows, collate(_fetch(dataset, list(rows)))
+
+
+def _check_no_layer_is_dropped(config: Any) -> None:
+    """DistributedDataParallel takes a layer that its own forward dropped for unused, whatever the second one does."""
+    for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+        share = getattr(config, name, 0.0)
+        if share:
+            raise InputError(
+                f"`{name}` in the model's config must be 0 on several processes with a method that runs the model "
+                f"twice for a batch, got {share}. Set it to 0, or use another method."
+            )
 
 
 def _without_adapters(model: nn.Module) -> nn.Module:

@@ -22,7 +22,8 @@ from .example_losses import ExampleLosses
 from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
 from .logs import BASE, MicroBatch, TrainingLog
-from .loss_scale import BaseLoss, base_loss_of, found_to_divide_by_items, log_divisor, term_scale
+from .loss_scale import BaseLoss, base_loss_of, log_divisor, term_scale
+from .measured_loss import measured
 from .memory import TableStorage
 from .methods import Teacher, TeacherConfig, build_teacher
 from .model_card import ModelCardMixin
@@ -79,7 +80,6 @@ class SelfDistillationMixin(
     Attributes:
         teacher: The `Teacher`; its memory, where it has one, is `teacher.memory`.
         distilled_steps: Optimizer steps of the last training that had a distillation term.
-        divides_by_items: Whether the model was found to divide its loss by `num_items_in_batch`; `None`: not known yet.
 
     Examples:
         >>> class Mine(SelfDistillationMixin, Trainer): ...  # or your own Trainer class
@@ -102,14 +102,13 @@ class SelfDistillationMixin(
         if self.args.label_names is None and not self.label_names:
             # Trainer looks at the wrapper of a compiled model.
             self.label_names = find_labels(type(self._student.model))
-        self._training_log, self._finite_check, self._example_losses = TrainingLog(), FiniteCheck(), ExampleLosses()
-        self._events = TeacherEvents(
-            self._group, self._check_plan, self._training_log, self._finite_check, self.callback_handler
-        )
+        self._training_log, self._finite_check = TrainingLog(), FiniteCheck()
+        self._example_losses = ExampleLosses(type(self.teacher).__name__ if self.teacher.needs_example_losses else None)
+        checks = self._finite_check.check, self._example_losses.check
+        self._events = TeacherEvents(self._group, self._check_plan, self._training_log, checks, self.callback_handler)
         self._micro_batch: MicroBatch | None = None
         self._is_first_pass = self._step_distils = False
         self.distilled_steps = 0
-        self.divides_by_items: bool | None = None
         if self._group.needs_batches and self.train_dataset is not None:
             check_has_indices(self.train_dataset)
         self._context = self._new_context()
@@ -175,14 +174,7 @@ class SelfDistillationMixin(
         )
         num_items_in_batch = kwargs.get("num_items_in_batch")
         parts = {BASE: base_loss}
-        kind = self._base_loss_kind
-        is_visible = self.current_gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1
-        if self.divides_by_items is None and is_visible and kind.is_own:
-            self.divides_by_items = found_to_divide_by_items(
-                kind, base_loss, problem_type, logits, labels, num_items_in_batch
-            )
-            del self._base_loss_kind
-            kind = self._base_loss_kind
+        kind = self._base_loss_kind = measured(self._base_loss_kind, base_loss, batch, num_items_in_batch)
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)
@@ -233,7 +225,7 @@ class SelfDistillationMixin(
 
     @functools.cached_property
     def _base_loss_kind(self) -> BaseLoss:
-        # The same in every step, up to what is found of `divides_by_items`.
+        # The same in every step, up to what is measured.
         return base_loss_of(self)
 
     # ---- Logs ----
@@ -255,7 +247,7 @@ class SelfDistillationMixin(
             yield
             return
         wrappers: dict[str, Callable] = {}
-        if self._group.needs_batches and self.train_dataset is not None:
+        if self._group.needs_batches:
             wrappers = {
                 "get_train_dataloader": self._indexed_train_dataloader,
                 "training_step": self._distilling_step,
@@ -283,7 +275,6 @@ class SelfDistillationMixin(
         self._finite_check.reset()
         self._example_losses.reset()
         self._fitted = {}
-        self.divides_by_items = None
         self.__dict__.pop("_base_loss_kind", None)
         if self._group.is_stateful and self.args.save_strategy != "no":
             # Not in the middle of the first save, where other processes wait.

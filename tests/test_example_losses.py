@@ -75,8 +75,8 @@ SMOOTHED = {"label_smoothing_factor": 0.2}
         pytest.param(lambda model: model, LSTSDTrainer, SMOOTHED, None, ByTerms(0.2), id="label-smoothing"),
         pytest.param(NoKwargsModel, LSTSDTrainer, SMOOTHED, None, ByTerms(0.2), id="no-kwargs-label-smoothing"),
         pytest.param(lambda m: m, LSTSDTrainer, {}, weighted_cross_entropy, ByTheMean(), id="compute_loss_func"),
-        pytest.param(lambda model: model, Overridden, {}, None, ByTheMean(), id="overridden"),
-        pytest.param(lambda model: model, OverriddenPerItem, {}, None, ByTheMean(), id="overridden-per-item"),
+        pytest.param(lambda model: model, Overridden, {}, None, ByTerms(), id="overridden"),
+        pytest.param(lambda model: model, OverriddenPerItem, {}, None, ByTerms(), id="overridden-per-item"),
         pytest.param(ClassWeights, LSTSDTrainer, {}, None, ByTheMean(), id="unusual-own-loss"),
     ],
 )
@@ -150,6 +150,19 @@ def test_an_unusual_loss_that_begins_like_the_usual_one_is_found(make_args):
     assert not again._example_losses.is_usual
     for first, second in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(first, second)
+
+
+def test_a_rounded_loss_is_still_the_usual_one(make_args):
+    """A model in bf16 rounds its loss, the more visibly the smaller it is."""
+    trainer = LSTSDTrainer(
+        model=make_model(dropout=0.0).bfloat16(),
+        args=make_args(num_train_epochs=24, learning_rate=1e-2),
+        train_dataset=make_examples(32),
+        teacher=Weighted(),
+    )
+    trainer.train()
+    assert trainer.state.log_history[-2]["loss_base"] < 0.1
+    assert trainer._example_losses.is_usual
 
 
 def test_labels_of_another_name_are_not_smoothed(make_args):

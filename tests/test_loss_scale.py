@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lstsd_hf.loss_scale import BaseLoss, found_to_divide_by_items, log_divisor, term_scale
-from lstsd_hf.problem_types import PROBLEM_TYPES
+from lstsd_hf.loss_scale import BaseLoss, log_divisor, term_scale
 
 B, N, W, G = 4, 10, 3, 5
 LABELS = torch.tensor([0, 1, 1, -100, 0])  # B of them count
@@ -46,29 +45,3 @@ def test_without_a_count_a_mean_is_a_mean(loss):
 
 def test_examples_count_where_there_are_no_labels():
     assert term_scale(BaseLoss(is_function=True), B, N) == B / N
-
-
-@pytest.mark.parametrize(
-    ("factor", "labels", "items", "expected"),
-    [
-        (1.0, [0, 1], 6, False),
-        (2 / 6, [0, 1], 6, True),
-        (1.0, [0, 1], 2, None),  # a step of one micro-batch
-        (0.0, [0, 1], 6, False),
-        (float("nan"), [0, 1], 6, False),
-        (1.0, None, 6, None),
-        (1.0, [0, 1], None, None),
-    ],
-)
-def test_a_model_that_divides_by_the_items_is_found_out(factor, labels, items, expected):
-    problem = PROBLEM_TYPES["single_label_classification"]
-    logits = torch.tensor([[1.0, -1.0], [0.5, 0.0]])
-    labels = None if labels is None else torch.tensor(labels)
-    mean = problem.base_loss(logits, torch.tensor([0, 1])).mean()
-    assert found_to_divide_by_items(BaseLoss(), factor * mean, problem, logits, labels, items) is expected
-
-
-def test_whose_loss_can_be_found_out():
-    assert BaseLoss().is_own
-    assert not any(BaseLoss(**{name: True}).is_own for name in ("is_overridden", "is_function", "smoothing"))
-    assert not BaseLoss(counts_items=False).is_own

@@ -26,6 +26,7 @@ from tests.helpers import (
     NoKwargsModel,
     Overridden,
     OverriddenPerItem,
+    PassesOn,
     assert_same_weights,
     gradients,
     make_examples,
@@ -93,6 +94,8 @@ def test_without_weight_training_is_stock_trainer_bit_for_bit(tiny_model, make_a
         ("no-kwargs-compute_loss_func", LSTSDTrainer, {}, {"class_weights": torch.tensor([1.0, 3.0])}),
         ("overridden", Overridden, {}, {}),
         ("overridden-per-item", OverriddenPerItem, {}, {}),
+        ("passed-on", PassesOn, {}, {}),
+        ("passed-on-label-smoothing", PassesOn, {"label_smoothing_factor": 0.2}, {"smoothing": 0.2}),
     ],
 )
 def test_terms_have_the_scale_of_the_base_loss(make_args, case, trainer_class, args, teacher_options, accumulation):
@@ -438,7 +441,8 @@ def test_dataset_without_length(tiny_model, make_args):
     assert message == (
         "`train_dataset` must be a map-style dataset with a length, so that every example "
         "keeps its index; got Stream. Load it into memory (datasets: "
-        "`Dataset.from_list(list(dataset))`), or use `teacher=NoTeacherConfig()`."
+        "`Dataset.from_list(list(dataset))`), or use `teacher=NoTeacherConfig()` "
+        "without observers and `record_dynamics`."
     )
     trainer = LSTSDTrainer(
         model=tiny_model, args=make_args(max_steps=4), train_dataset=Stream(), teacher=NoTeacherConfig()
@@ -449,6 +453,18 @@ def test_dataset_without_length(tiny_model, make_args):
     )
     message = refusal(trainer.train, ValueError)
     assert message.startswith("A run must have at least 2 learning-rate cycles, got 4 steps and cycles of")
+
+
+@pytest.mark.parametrize("teacher", ["lstsd", "mean_teacher", "elr"])
+def test_a_loader_of_other_data_than_the_trainers_is_refused(tiny_model, make_args, teacher):
+    """Stock Trainer does not need `train_dataset` then; a teacher does, and must not be passed over."""
+
+    class OwnLoader(LSTSDTrainer):
+        def get_train_dataloader(self):
+            return torch.utils.data.DataLoader(make_examples(8), batch_size=4, collate_fn=default_data_collator)
+
+    trainer = OwnLoader(model=tiny_model, args=make_args(), teacher=teacher)
+    assert refusal(trainer.train, ValueError).startswith("`train_dataset` must be given to OwnLoader, got None")
 
 
 @pytest.mark.parametrize(

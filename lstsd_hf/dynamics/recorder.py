@@ -93,12 +93,14 @@ class DynamicsRecorder(Observer):
 
     def on_train_end(self, progress: Progress) -> None:
         self._move_on(progress)
+        # So that every process can read the last epoch's file.
+        self.context.student.wait_for_everyone()
 
     def observe(self, batch: TrainingBatch) -> None:
         logits, labels = batch.student_logits.detach(), batch.labels
         if batch.problem_type.name != SingleLabel.name or (labels is not None and labels.is_floating_point()):
             raise InputError(
-                "`record_dynamics` needs one label of several for each text, as a class index; got a model for "
+                "`record_dynamics` needs single-label classification, with class indices as labels; got a model for "
                 f"{batch.problem_type.name}{'' if labels is None else f' with {labels.dtype} labels'}. Leave it out."
             )
         if self.memory is None:

@@ -114,6 +114,7 @@ class Anchored(MemoryTeacher):
     config_class = AnchoredConfig
     memory_class = LatestMemory
     needs_whole_tables = True
+    needs_example_losses = True
 
     def reset(self) -> None:
         super().reset()

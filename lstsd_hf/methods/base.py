@@ -52,6 +52,8 @@ class Teacher(Observer):
             refused where the weights are sharded (FSDP, DeepSpeed ZeRO-3).
         learning_rate_factor: Optimizer steps done -> factor on the base learning rate, instead of the scheduler that
             `TrainingArguments` ask for; `None` leaves that one.
+        needs_example_losses: Whether it means nothing where the base loss is not known example by example; see
+            `base_loss_weight`. Training then stops before the first optimizer step.
         is_empty: Whether nobody of the micro-batch that runs takes part; other observers then do not see it.
         memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
 
@@ -72,16 +74,16 @@ class Teacher(Observer):
     memory: ExampleMemory | ShardedMemory | ConstantMemory | None = None
     config: TeacherConfig | None = None
     is_empty: bool = False
+    needs_example_losses: bool = False
 
     # ---- Loss ----
 
     def base_loss_weight(self, batch: TrainingBatch) -> float | Tensor:
         """Factor on the base loss: one number, or one for each example, `(batch_size,)`.
 
-        With one for each example, an example's own loss is weighted where it is known: the models' own loss, as
-        transformers computes it for the problem type, and label smoothing. Of any other base loss (a `compute_loss` or
-        `compute_loss_func` of your own, an unusual loss in the model) only the mean is known, so that the mean is
-        weighted by the mean factor: right on average, not example by example.
+        With one for each example, an example's own loss is weighted where it is known: the usual loss of the problem
+        type, whoever computes it, and label smoothing. Of any other base loss (class weights, say) only the mean is
+        known, so that the mean is weighted by the mean factor: right on average, not example by example.
         """
         return 1.0
 

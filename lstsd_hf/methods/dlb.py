@@ -222,7 +222,9 @@ class OverlappingDLB(_DLB):
         self._check_overlap(is_shared)
         # An example may be drawn twice, where one order of all of them follows another.
         newest = (is_same * torch.arange(1, is_same.size(1) + 1, device=is_same.device)).argmax(dim=1)
-        term = self.term(batch.problem_type, batch.student_logits, partner["logits"][newest])
+        # The others beside themselves: infinity times no share were not a number.
+        others = torch.where(is_shared[:, None], partner["logits"][newest], batch.student_logits.detach())
+        term = self.term(batch.problem_type, batch.student_logits, others)
         # Their mean over the batch is that over the shared examples.
         share = is_shared * (len(is_shared) / is_shared.sum().clamp(min=1).to(term.per_example.dtype))
         agreement = None if term.agreement is None else term.agreement * share

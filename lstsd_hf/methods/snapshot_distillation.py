@@ -11,6 +11,7 @@ from ..observers import State, TrainingBatch
 from ..schedules import Progress
 from .base import DistillationTerm
 from .cyclic import CyclicConfig, CyclicTeacher
+from .with_memory import check_form
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class SnapshotDistillation(CyclicTeacher):
             return
         for indices, logits in context.student.predict_training_set():
             if self.memory is None:
+                check_form(context, type(self).__name__)
                 self.memory = LatestMemory.for_rows(context.num_examples, logits, context.storage)
             self.memory.stage(indices, logits)
         self.memory.skip_to(epoch - 1)

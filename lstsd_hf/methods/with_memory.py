@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..context import TrainingContext
 from ..errors import InputError
 from ..memory import ExampleMemory, ShardedMemory, new_memory, restored_memory
 from ..observers import State, TrainingBatch
@@ -76,22 +77,12 @@ class MemoryTeacher(ConfiguredTeacher):
         """
         if self.memory is None:
             context = self.context
-            self._check_form()
+            check_form(context, type(self).__name__, keeps_logits=type(self).rows is MemoryTeacher.rows)
             self.memory = new_memory(self.memory_class, context.num_examples, rows, context.storage)
             if self._expected is not None:
                 self.memory.expect(self._expected)
                 self._expected = None
         self.memory.stage(indices, rows)
-
-    def _check_form(self) -> None:
-        kind, storage = self.context.problem_type, self.context.storage
-        if storage.top_k is None:
-            return
-        if type(self).rows is not MemoryTeacher.rows or (kind is not None and kind.name != SingleLabel.name):
-            raise InputError(
-                f"`memory_storage` with top-{storage.top_k} needs a method that remembers logits of one label of "
-                f"several, got {type(self).__name__}{'' if kind is None else f' for {kind.name}'}. Leave it out."
-            )
 
     def recall(self, batch: TrainingBatch, like: Tensor) -> tuple[Tensor, Tensor]:
         """What the memory's first table has of a batch.
@@ -119,6 +110,22 @@ class MemoryTeacher(ConfiguredTeacher):
         self.memory = None
         if state:
             self.memory = restored_memory(self.memory_class, state, context.storage, context.device)
+
+
+def check_form(context: TrainingContext, name: str, *, keeps_logits: bool = True) -> None:
+    """Raises an `InputError` if the run's storage keeps the largest probabilities of what is not one distribution.
+
+    Args:
+        context: The run.
+        name: Of the method.
+        keeps_logits: Whether it remembers the student's logits as they are.
+    """
+    kind, top_k = context.problem_type, context.storage.top_k
+    if top_k is not None and not (keeps_logits and (kind is None or kind.name == SingleLabel.name)):
+        raise InputError(
+            f"`memory_storage` with top-{top_k} needs a method that remembers logits, and single-label classification, "
+            f"got {name}{'' if kind is None else f' for {kind.name}'}. Leave it out."
+        )
 
 
 def where_written(written: Tensor, *values: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -13,6 +13,7 @@ from lstsd_hf.dynamics import History, cross_validate
 from lstsd_hf.images import EpochOfImages
 from tests.helpers import (
     CrossEntropyTeacher,
+    PassesOn,
     SavesAt,
     active,
     freeze_what_is_there,
@@ -309,22 +310,23 @@ def main(folder: Path, other: Path | None = None):
     }
     for accumulation in (1, 2):
         for smoothing in (0.0, 0.2):
-            results[f"gradients-{accumulation}-{smoothing}"] = [
-                gradients(
-                    LSTSDTrainer,
-                    make_model(dropout=0.0),
-                    arguments(
-                        folder / "gradients",
-                        num_train_epochs=1,
-                        learning_rate=0.0,
-                        max_grad_norm=0.0,
-                        gradient_accumulation_steps=accumulation,
-                        label_smoothing_factor=smoothing,
-                    ),
-                    CrossEntropyTeacher(weight, smoothing=smoothing),
-                )
-                for weight in (0.0, 1.0)
-            ]
+            for trainer_class in (LSTSDTrainer, PassesOn):
+                results[f"gradients-{accumulation}-{smoothing}-{trainer_class.__name__}"] = [
+                    gradients(
+                        trainer_class,
+                        make_model(dropout=0.0),
+                        arguments(
+                            folder / "gradients",
+                            num_train_epochs=1,
+                            learning_rate=0.0,
+                            max_grad_norm=0.0,
+                            gradient_accumulation_steps=accumulation,
+                            label_smoothing_factor=smoothing,
+                        ),
+                        CrossEntropyTeacher(weight, smoothing=smoothing),
+                    )
+                    for weight in (0.0, 1.0)
+                ]
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     torch.save(results, folder / f"rank{rank}.pt")
 

@@ -169,9 +169,10 @@ def test_resumed_equals_uninterrupted(several_processes, step):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_terms_have_the_scale_of_the_base_loss(several_processes, accumulation, smoothing):
+@pytest.mark.parametrize("trainer_class", ["LSTSDTrainer", "PassesOn"])
+def test_terms_have_the_scale_of_the_base_loss(several_processes, trainer_class, accumulation, smoothing):
     for rank in several_processes:
-        alone, doubled = rank[f"gradients-{accumulation}-{smoothing}"]
+        alone, doubled = rank[f"gradients-{accumulation}-{smoothing}-{trainer_class}"]
         assert len(alone) == len(doubled) > 0
         for first, second in zip(alone, doubled, strict=True):
             assert max(gradient.abs().max() for gradient in first.values()) > 1e-3

@@ -233,7 +233,9 @@ def test_the_largest_probabilities_where_they_make_no_sense(make_args):
     with pytest.raises(InputError, match="must keep all labels for a moving average"):
         MovingAverageMemory(3, 30, TableStorage.parse("top-4"))
     trainer = trained(make_args, "top-4", teacher="sat")
-    with pytest.raises(InputError, match="needs a method that remembers logits of one label of several, got SAT"):
+    with pytest.raises(
+        InputError, match="needs a method that remembers logits, and single-label classification, got SAT"
+    ):
         trainer.train()
 
 

@@ -4,12 +4,22 @@ import logging
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
 from lstsd_hf import AnchoredConfig
 from lstsd_hf.distributed import with_mean_one
 from lstsd_hf.errors import InputError
-from tests.helpers import SavesAt, assert_same_weights, make_examples, make_model, make_trainer
+from tests.helpers import (
+    Overridden,
+    SavesAt,
+    assert_same_weights,
+    make_examples,
+    make_model,
+    make_trainer,
+    weighted_cross_entropy,
+    weights,
+)
 
 OPTIONS = {"kept_out_share": 0.3, "patience": 1}
 
@@ -64,6 +74,32 @@ def test_what_is_kept_out_changes_nothing_before_the_anchor(make_args):
         models.append(trainer.model)
     # Their share of the mean loss is subtracted again, which rounds.
     assert_same_weights(*models, atol=1e-6, rtol=0)
+
+
+def test_a_usual_loss_may_be_computed_by_anyone(make_args):
+    own, overridden, function = (
+        trained(make_args, **options)
+        for options in (
+            {},
+            {"trainer_class": Overridden},
+            {"compute_loss_func": lambda outputs, labels, **kwargs: cross_entropy(outputs.logits, labels)},
+        )
+    )
+    assert own.teacher.anchor_epoch is not None
+    for other in (overridden, function):
+        assert_same_weights(own.model, other.model, atol=1e-6, rtol=0)
+        assert other.teacher.anchor_epoch == own.teacher.anchor_epoch
+
+
+def test_another_loss_is_refused_before_the_first_step(make_args):
+    """Of its value alone nobody can be kept out."""
+    trainer = make_trainer(
+        make_args, AnchoredConfig(**OPTIONS), compute_loss_func=weighted_cross_entropy, num_train_epochs=10
+    )
+    before = weights(trainer.model)
+    with pytest.raises(InputError, match="Anchored must know the loss of each example"):
+        trainer.train()
+    assert_same_weights(before, trainer.model.state_dict())
 
 
 def test_the_log_says_what_was_found(make_args):
