@@ -5,14 +5,14 @@ import json
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Image, Value
 from sklearn.metrics import roc_auc_score
 from transformers import pipeline
 
 from lstsd_hf import LSTSDConfig, LSTSDTrainer, TemporalEnsembleConfig
 from lstsd_hf.errors import InputError
 from lstsd_hf.glue import cli
-from lstsd_hf.label_errors import LabelErrorCandidate, rank_label_errors
+from lstsd_hf.label_errors import LabelErrorCandidate, example_texts, rank_label_errors
 from lstsd_hf.runner.noise import replace_labels
 from tests.helpers import make_examples, make_model
 
@@ -131,6 +131,22 @@ def test_noise_that_replaces_nothing_is_refused(workplace, options):
     assert str(error.value) == (
         "`label_noise` must replace at least one label, got 0.005 of 48 rows. Use more noise or more rows."
     )
+
+
+def test_pictures_are_not_decoded_for_their_labels():
+    broken = {"bytes": b"no picture", "path": None}
+    rows = [{"image": broken, "label": label, "text": f"text {label}"} for label in (1, 0, 1)]
+    features = Features({"image": Image(), "label": Value("int64"), "text": Value("string")})
+    data = Dataset.from_list(rows, features=features)
+    probabilities, written = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), torch.ones(3, dtype=torch.bool)
+    ranking = rank_label_errors(probabilities, written, data)
+    assert [(item.index, item.text) for item in ranking] == [(0, "text 1"), (1, "text 0"), (2, "text 1")]
+    assert example_texts(data.select_columns(["image"])) == [None] * 3
+    # A transform makes other columns, so it is called.
+    upper = data.with_transform(
+        lambda batch: {"labels": batch["label"], "text": [text.upper() for text in batch["text"]]}
+    )
+    assert example_texts(upper.select_columns(["label", "text"])) == ["TEXT 1", "TEXT 0", "TEXT 1"]
 
 
 def test_examples_that_have_no_class_are_not_ranked():

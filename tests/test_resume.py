@@ -19,8 +19,11 @@ from transformers import TrainerState
 from lstsd_hf import (
     DLBConfig,
     LSTSDConfig,
+    LSTSDSingleConfig,
+    LSTSDTrainer,
     MeanTeacherConfig,
     NoTeacherConfig,
+    SnapshotDistillationConfig,
     SnapshotEnsembleConfig,
 )
 from lstsd_hf.checkpoint import (
@@ -473,6 +476,7 @@ def test_where_the_rows_lie_is_no_part_of_the_data():
             "attention_mask": datasets.List(datasets.Value("int8")),
             "text": datasets.Value("string"),
             "flag": datasets.Value("bool"),
+            "image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
             "score": datasets.Value("float32"),
             "label": datasets.Value("int64"),
         }
@@ -483,6 +487,7 @@ def test_where_the_rows_lie_is_no_part_of_the_data():
             "attention_mask": [1] * (index % 5) if index % 11 else None,
             "text": f"text {index}" if index % 3 else None,
             "flag": index % 4 == 0 if index % 5 else None,
+            "image": {"bytes": bytes(index % 13), "path": None} if index % 17 else None,
             "score": index / 3,
             "label": index % 2,
         }
@@ -504,6 +509,8 @@ def test_where_the_rows_lie_is_no_part_of_the_data():
         ("attention_mask", [1, 1]),
         ("text", "other"),
         ("flag", None),
+        ("image", None),
+        ("image", {"bytes": b"other", "path": None}),
         ("score", 0.5),
     ):
         changed = [*rows[:2001], {**rows[2001], column: value}, *rows[2002:]]
@@ -583,6 +590,42 @@ def test_data_that_cannot_be_read_are_an_error_before_the_first_step(make_args, 
     with pytest.raises(OSError, match="cannot identify image file"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    "config", [LSTSDSingleConfig(), SnapshotDistillationConfig(cycle_epochs=1, store_predictions=True)]
+)
+def test_a_pass_over_data_augmented_at_random_is_resumed_exactly(tmp_path, config):
+    rows = make_examples(14)
+
+    class Augmented(torch.utils.data.Dataset):
+        def __init__(self):
+            self.labels = [row["labels"] for row in rows]
+
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, index):
+            tokens = list(rows[index]["input_ids"])
+            tokens[random.randrange(len(tokens))] = np.random.randint(1, 9)
+            tokens[int(torch.randint(len(tokens), ()))] = 1
+            return {**rows[index], "input_ids": tokens}
+
+    def trained(**options):
+        trainer = LSTSDTrainer(
+            model=make_model(),
+            args=training_arguments(
+                output_dir=str(tmp_path), num_train_epochs=4, save_strategy="epoch", learning_rate=1e-2
+            ),
+            train_dataset=Augmented(),
+            teacher=config,
+        )
+        trainer.train(**options)
+        return trainer
+
+    whole = trained()
+    middle = f"{tmp_path}/checkpoint-{whole.state.max_steps // 2}"
+    assert_same_weights(whole.model, trained(resume_from_checkpoint=middle).model)
 
 
 def test_looking_at_the_data_draws_no_random_numbers():

@@ -455,6 +455,18 @@ def test_dataset_without_length(tiny_model, make_args):
     assert message.startswith("A run must have at least 2 learning-rate cycles, got 4 steps and cycles of")
 
 
+def test_layers_dropped_at_random_are_refused_on_several_processes(tiny_model, make_args, monkeypatch):
+    """A second pass uses what DistributedDataParallel takes for unused."""
+    tiny_model.config.encoder_layerdrop = 0.1
+    trainer = LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=make_examples(8), teacher="r_drop")
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
+    inputs = {"input_ids": torch.ones(1, 3, dtype=torch.int64)}
+    message = refusal(lambda: trainer._student.forward(inputs), ValueError)
+    assert message.startswith("`encoder_layerdrop` in the model's config must be 0 on several processes")
+    with torch.no_grad():
+        trainer._student.forward(inputs)
+
+
 @pytest.mark.parametrize("teacher", ["lstsd", "mean_teacher", "elr"])
 def test_a_loader_of_other_data_than_the_trainers_is_refused(tiny_model, make_args, teacher):
     """Stock Trainer does not need `train_dataset` then; a teacher does, and must not be passed over."""

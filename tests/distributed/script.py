@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 from lstsd_hf import METHODS, DLBConfig, LatestMemory, LSTSDConfig, LSTSDTrainer, Observer, TableStorage
 from lstsd_hf.distributed import num_processes, rank
-from lstsd_hf.dynamics import History, cross_validate
+from lstsd_hf.dynamics import History, cross_validate, files
 from lstsd_hf.images import EpochOfImages
 from tests.helpers import (
     CrossEntropyTeacher,
@@ -191,7 +192,13 @@ def pictures(folder):
 
 
 def recorded(folder, **options):
-    """Training dynamics: what the main process wrote."""
+    """Training dynamics: what the main process wrote, slowly, as each process reads it right after training."""
+
+    def slowly(*args):
+        time.sleep(0.5)
+        write_epoch(*args)
+
+    write_epoch, files.write_epoch = files.write_epoch, slowly
     trainer = LSTSDTrainer(
         model=make_model(dropout=0.0),
         args=arguments(folder, num_train_epochs=2, learning_rate=0.0, **options),
@@ -200,7 +207,8 @@ def recorded(folder, **options):
         record_dynamics=True,
     )
     trainer.train()
-    return History.read(trainer.dynamics_folder) if trainer.is_world_process_zero() else None
+    files.write_epoch = write_epoch
+    return History.read(trainer.dynamics_folder)
 
 
 def judged(folder):

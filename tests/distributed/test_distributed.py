@@ -79,6 +79,8 @@ def test_several_processes_record_what_one_records(several_processes, one_proces
     np.testing.assert_allclose(first.log_probs, alone.log_probs, rtol=2e-3, atol=1e-4)
     assert first.given.tolist() == alone.given.tolist() == [row["labels"] for row in make_examples(13)]
     assert first.texts == alone.texts
+    for rank in several_processes:
+        np.testing.assert_array_equal(rank["recorded"].log_probs, first.log_probs)
 
 
 def test_several_processes_judge_labels_as_one_does(several_processes, one_process):

@@ -103,7 +103,9 @@ def test_other_problems_are_refused(make_args, problem):
         teacher=NoTeacherConfig(),
         record_dynamics=True,
     )
-    with pytest.raises(InputError, match=f"`record_dynamics` needs single-label classification.* got a model for {problem}"):
+    with pytest.raises(
+        InputError, match=f"`record_dynamics` needs single-label classification.* got a model for {problem}"
+    ):
         trainer.train()
 
 

@@ -10,13 +10,14 @@ from lstsd_hf import (
     LSTSDConfig,
     LSTSDTrainer,
     MovingAverageMemory,
+    SnapshotDistillationConfig,
     TableStorage,
     TeacherMemory,
 )
 from lstsd_hf.losses import kl_student_teacher
 from lstsd_hf.memory import staged
 from lstsd_hf.memory import storage as storage_module
-from tests.helpers import assert_same_weights, make_examples, make_model
+from tests.helpers import MULTI, assert_same_weights, make_data, make_examples, make_model
 
 CONFIG = LSTSDConfig(mini_generation_epochs=1)
 
@@ -236,6 +237,15 @@ def test_the_largest_probabilities_where_they_make_no_sense(make_args):
     with pytest.raises(
         InputError, match="needs a method that remembers logits, and single-label classification, got SAT"
     ):
+        trainer.train()
+    trainer = LSTSDTrainer(
+        model=make_model(num_labels=6),
+        args=make_args(num_train_epochs=3),
+        train_dataset=make_data(MULTI, num_labels=6),
+        teacher=SnapshotDistillationConfig(cycle_epochs=1, store_predictions=True),
+        memory_storage="top-1",
+    )
+    with pytest.raises(InputError, match="got SnapshotDistillation for multi_label_classification"):
         trainer.train()
 
 

@@ -1,11 +1,13 @@
 """Overlapping batches: what the sampler draws, and the trainer with it."""
 
+import math
 from collections import Counter
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import nn
 from transformers import Trainer
 
 from lstsd_hf import DLBConfig, LSTSDTrainer
@@ -44,6 +46,26 @@ batchings = st.builds(
     num_processes=st.integers(1, 3),
     seed=st.integers(0, 5),
 )
+
+
+def test_examples_may_exclude_different_labels(make_args):
+    """Those that a batch does not share with the one before are not compared with others, whose labels differ."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make_model(num_labels=3)
+            self.config = self.inner.config
+
+        def forward(self, input_ids, labels=None):
+            excluded = nn.functional.one_hot(input_ids[:, 1] % 3, 3).bool()
+            logits = self.inner(input_ids).logits.masked_fill(excluded, -math.inf)
+            return {"loss": None if labels is None else nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    rows = [{**row, "labels": (row["input_ids"][1] + 1) % 3} for row in make_examples(24)]
+    trainer = make_trainer(make_args, OVERLAP, model=Masked(), train_dataset=rows, num_train_epochs=3)
+    trainer.train()
+    assert any(entry.get("loss_previous", 0.0) > 0 for entry in trainer.state.log_history)
 
 
 @settings(max_examples=150, deadline=None)
