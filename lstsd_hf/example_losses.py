@@ -6,6 +6,7 @@ from torch import Tensor
 from .errors import InputError
 from .loss_scale import BaseLoss
 from .observers import TrainingBatch
+from .problem_types import SingleLabel
 
 
 class ExampleLosses:
@@ -91,7 +92,8 @@ def tolerance(dtype: torch.dtype) -> tuple[float, float]:
 
 
 def _usual(loss: BaseLoss, logits: Tensor, batch: TrainingBatch) -> Tensor:
-    if loss.smoothing:
+    # A `compute_loss` of one's own may never smooth, and its labels may not be classes.
+    if loss.smoothing and batch.problem_type.name == SingleLabel.name and not batch.labels.is_floating_point():
         return smoothed_losses(logits, batch.labels, loss.smoothing)
     return batch.problem_type.base_loss(logits, batch.labels)
 

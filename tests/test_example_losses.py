@@ -7,11 +7,13 @@ from torch import nn
 from lstsd_hf import DistillationTerm, LSTSDTrainer, Teacher
 from lstsd_hf.example_losses import smoothed_losses
 from tests.helpers import (
+    NUMBERS,
     DividesByItems,
     NoKwargsModel,
     Overridden,
     OverriddenPerItem,
     gradients,
+    make_data,
     make_examples,
     make_model,
     weighted_cross_entropy,
@@ -162,6 +164,24 @@ def test_a_rounded_loss_is_still_the_usual_one(make_args):
     )
     trainer.train()
     assert trainer.state.log_history[-2]["loss_base"] < 0.1
+    assert trainer._example_losses.is_usual
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_smoothing_that_a_regression_never_uses(make_args, accumulation):
+    class Squared(LSTSDTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            outputs = model(input_ids=inputs["input_ids"])
+            loss = nn.functional.mse_loss(outputs.logits.squeeze(1), inputs["labels"])
+            return (loss, outputs) if return_outputs else loss
+
+    trainer = Squared(
+        model=make_model(num_labels=1),
+        args=make_args(num_train_epochs=1, label_smoothing_factor=0.1, gradient_accumulation_steps=accumulation),
+        train_dataset=make_data(NUMBERS, num_labels=1),
+        teacher=Weighted(),
+    )
+    trainer.train()
     assert trainer._example_losses.is_usual
 
 
