@@ -481,6 +481,10 @@ def test_a_column_that_only_the_loss_takes(make_args, config_class):
         remove_unused_columns=False,
     )
     trainer.eval_dataset = examples[:6]
+    if trainer.teacher.needs_example_losses:
+        with pytest.raises(InputError, match="must know the loss of each example"):
+            trainer.train()
+        return
     trainer.train()
     assert math.isfinite(trainer.evaluate()["eval_loss"])
 
