@@ -4,9 +4,13 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .health import SentToHost
 from .loss_scale import BaseLoss
 from .observers import TrainingBatch
 from .problem_types import SingleLabel
+
+# How far two computations of a loss may be apart, relatively: a model in bf16 rounds it.
+TOLERANCE = 2e-2
 
 
 class ExampleLosses:
@@ -30,6 +34,7 @@ class ExampleLosses:
     def reset(self) -> None:
         """Forgets what was found: training begins."""
         self.is_usual: Tensor | None = None
+        self._sent: SentToHost | None = None
 
     def weighted(
         self, loss: BaseLoss, value: Tensor, weight: float | Tensor, batch: TrainingBatch, scale: float | Tensor
@@ -61,41 +66,45 @@ class ExampleLosses:
         if batch.labels is None:
             return as_a_whole
         losses = _usual(loss, batch.student_logits, batch)
-        exactly = value + ((weight - 1.0) * losses).mean() * scale
+        scale = scale.flatten() if isinstance(scale, Tensor) and value.dim() else scale
+        exactly = value + _mean((weight - 1.0) * losses, value) * scale
         if loss.smoothing and not (loss.is_overridden or loss.is_function):
             return exactly
-        # Under DataParallel the value and the scale have a number for each device.
-        expected, found = (mean_of_usual(loss, value, batch) * scale).mean(), value.detach().mean()
-        rtol, atol = tolerance(value.dtype)
-        is_usual = torch.isclose(found.double(), expected.double(), rtol=rtol, atol=atol)
+        expected = _mean(usual_losses(loss, value, batch), value) * scale
+        is_usual = torch.isclose(value.detach().double(), expected.double(), rtol=TOLERANCE, atol=1e-6).all()
         self.is_usual = is_usual if self.is_usual is None else self.is_usual & is_usual
+        if self._needed_by is not None:
+            self._sent = SentToHost(self.is_usual)
         return torch.where(self.is_usual, exactly, as_a_whole)
 
     def check(self) -> None:
-        """Raises an `InputError` if a method needs them and they are not known. Waits for the device."""
-        if self._needed_by is not None and self.is_usual is not None and not self.is_usual:
+        """Raises an `InputError` if a method needs them and they are not known."""
+        if self._sent is not None and not self._sent.read():
             raise InputError(
                 f"{self._needed_by} must know the loss of each example: the usual one of the problem type, such as "
-                "cross-entropy, or Trainer's label smoothing; got another base loss (class weights, say, in a "
-                "`compute_loss`, a `compute_loss_func` or the model). Use the usual loss or another method."
+                "cross-entropy, or Trainer's label smoothing; got another loss, such as one with class weights, or a "
+                "`compute_loss_func` that does not divide by `num_items_in_batch`. Use that, or another method."
             )
 
 
-def mean_of_usual(loss: BaseLoss, value: Tensor, batch: TrainingBatch) -> Tensor:
-    """The mean of the usual losses of a micro-batch, in the precision in which the model computed a value of it."""
-    return _usual(loss, batch.student_logits.detach().to(value.dtype), batch).mean()
+def usual_losses(loss: BaseLoss, value: Tensor, batch: TrainingBatch) -> Tensor:
+    """The usual losses of a micro-batch, `(batch_size,)`, in the precision in which the model computed `value`."""
+    return _usual(loss, batch.student_logits.detach().to(value.dtype), batch)
 
 
-def tolerance(dtype: torch.dtype) -> tuple[float, float]:
-    """How far two computations of a loss may be apart, relatively and absolutely: a bf16 model rounds its loss."""
-    return (1e-2, 1e-6) if torch.finfo(dtype).bits > 16 else (5e-2, 1e-3)
+def _mean(losses: Tensor, value: Tensor) -> Tensor:
+    """As many means as a loss has numbers: under DataParallel one for the rows of each device."""
+    return torch.stack([rows.mean() for rows in losses.chunk(len(value))]) if value.dim() else losses.mean()
 
 
 def _usual(loss: BaseLoss, logits: Tensor, batch: TrainingBatch) -> Tensor:
-    # A `compute_loss` of one's own may never smooth, and its labels may not be classes.
-    if loss.smoothing and batch.problem_type.name == SingleLabel.name and not batch.labels.is_floating_point():
-        return smoothed_losses(logits, batch.labels, loss.smoothing)
-    return batch.problem_type.base_loss(logits, batch.labels)
+    kind, labels = batch.problem_type, batch.labels
+    if kind.name != SingleLabel.name or labels.is_floating_point():
+        return kind.base_loss(logits, labels)
+    # A loss of one's own may take labels that are no classes, as if they were none.
+    labels = labels.long()
+    labels = labels.where((labels >= 0) & (labels < logits.size(1)), -100)
+    return smoothed_losses(logits, labels, loss.smoothing) if loss.smoothing else kind.base_loss(logits, labels)
 
 
 def smoothed_losses(logits: Tensor, labels: Tensor, epsilon: float) -> Tensor:

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from .datasets_library import is_hugging_face_dataset
 from .label_errors import LABEL_NAMES
 
 
@@ -76,12 +76,6 @@ def _rows_digest(dataset: Any) -> str | None:
     from .arrow_digest import rows_digest
 
     return rows_digest(dataset)
-
-
-def is_hugging_face_dataset(dataset: Any) -> bool:
-    """Whether it is a `datasets.Dataset`, without importing that package for somebody who does not."""
-    module = sys.modules.get("datasets")
-    return module is not None and isinstance(dataset, module.Dataset)
 
 
 @contextmanager

@@ -24,6 +24,25 @@ def check_gradient(name: str, per_example: Tensor) -> None:
         )
 
 
+class SentToHost:
+    """A number on its way to the host, which does not wait for it before it is read.
+
+    Args:
+        number: A tensor, on any device.
+    """
+
+    def __init__(self, number: Tensor):
+        number = number.detach()
+        self._copy = number.to("cpu", non_blocking=number.is_cuda)
+        self._arrived = torch.cuda.current_stream(number.device).record_event() if number.is_cuda else None
+
+    def read(self) -> Tensor:
+        """The number, on the CPU."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._copy
+
+
 class FiniteCheck:
     """Notices a term that is NaN or infinite although the base loss is finite, before an optimizer step is made of it.
 
@@ -36,7 +55,7 @@ class FiniteCheck:
 
     def reset(self) -> None:
         """Forgets everything: training begins."""
-        self._sent: list[tuple[Mapping[str, Tensor], Tensor, torch.cuda.Event | None]] = []
+        self._sent: list[tuple[Mapping[str, Tensor], SentToHost]] = []
 
     def add(self, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
         """Takes note of a micro-batch.
@@ -47,18 +66,14 @@ class FiniteCheck:
         """
         if len(parts) == 1:
             return
-        loss = loss.detach()
-        copy = loss.to("cpu", non_blocking=loss.is_cuda)
-        arrived = torch.cuda.current_stream(loss.device).record_event() if loss.is_cuda else None
         # Detached, so that nothing of the graph is kept until the optimizer step.
-        self._sent.append(({name: part.detach() for name, part in parts.items()}, copy, arrived))
+        self._sent.append(({name: part.detach() for name, part in parts.items()}, SentToHost(loss)))
 
     def check(self) -> None:
         """Raises an `InputError` that names the term."""
         sent, self._sent = self._sent, []
-        for parts, loss, arrived in sent:
-            if arrived is not None:
-                arrived.synchronize()
+        for parts, arriving in sent:
+            loss = arriving.read()
             if not math.isfinite((loss.sum() if loss.dim() else loss).tolist()):
                 _check_parts(parts)
 

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from .datasets_library import is_hugging_face_dataset
 from .errors import InputError
 
 LABEL_NAMES = ("label", "labels", "label_ids")
+# Of columns of a `datasets.Dataset`.
+_TEXT_TYPES = ("string", "large_string", "string_view")
 
 
 @dataclass(frozen=True)
@@ -147,15 +150,16 @@ def ranking_quality(ranking: Sequence[LabelErrorCandidate], wrong: Collection[in
 
 def _examples(dataset: Any, names: Sequence[str] = (), tokenizer: Any = None) -> Iterator[Mapping[str, Any]]:
     """The examples, as far as labels of such names and texts are concerned: pictures are not decoded for them."""
-    features = getattr(dataset, "features", None)
     # A transform may make other columns of those that are there.
-    if features and hasattr(dataset, "select_columns") and dataset.format["type"] != "custom":
-        texts = [name for name, feature in features.items() if getattr(feature, "dtype", "") == "string"]
-        tokens = ["input_ids"] if tokenizer is not None and not texts and "input_ids" in features else []
-        columns = [*(name for name in names if name in features), *texts, *tokens]
-        if not columns:
+    if is_hugging_face_dataset(dataset) and dataset.format["type"] != "custom":
+        features = dataset.features
+        columns = [name for name, feature in features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]
+        columns += ["input_ids"] if tokenizer is not None and "input_ids" in features else []
+        labels = [name for name in names if name in features]
+        if not (columns or names):
             return ({} for _ in range(len(dataset)))
-        dataset = dataset.with_format(None).select_columns(list(dict.fromkeys(columns)))
+        if labels or not names:
+            dataset = dataset.with_format(None).select_columns(list(dict.fromkeys([*labels, *columns])))
     # Iterating over a `datasets.Dataset` is much faster than indexing it.
     rows = dataset if hasattr(dataset, "column_names") else (dataset[row] for row in range(len(dataset)))
     return (row if isinstance(row, Mapping) else getattr(row, "__dict__", {}) for row in rows)

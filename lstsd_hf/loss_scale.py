@@ -24,6 +24,7 @@ class BaseLoss:
         smoothing: ε of Trainer's label smoothing; 0 where it does not smooth.
         counts_items: The model's `forward` takes `**kwargs`, so that Trainer passes `num_items_in_batch` to it.
         divides_by_items: The model was found to divide its own loss by `num_items_in_batch`.
+        accumulates: Several micro-batches make a step.
         is_measured: Whether nothing of it is left to be told from its value.
         processes: W, by how many Trainer multiplies a loss that is divided by the items of all of them; 1 unless
             `average_tokens_across_devices`.
@@ -35,6 +36,7 @@ class BaseLoss:
     smoothing: float = 0.0
     counts_items: bool = True
     divides_by_items: bool = False
+    accumulates: bool = False
     is_measured: bool = False
     processes: int = 1
 
@@ -48,12 +50,15 @@ def base_loss_of(trainer: Any) -> BaseLoss:
     processes = trainer.args.n_gpu if trainer.args.n_gpu > 1 else trainer.accelerator.num_processes
     is_overridden = type(trainer).compute_loss is not Trainer.compute_loss
     is_scaled, is_function = getattr(trainer, "loss_is_scaled_for_ga", None), trainer.compute_loss_func is not None
-    # Trainer smooths what is called `labels`.
-    smoothing = trainer.label_smoother.epsilon if trainer.label_smoother and "labels" in trainer.label_names else 0.0
+    # Trainer smooths what is called `labels`, and not for a function of one's own.
+    smooths = trainer.label_smoother and "labels" in trainer.label_names and not is_function
+    smoothing = trainer.label_smoother.epsilon if smooths else 0.0
     counts_items = trainer.model_accepts_loss_kwargs
     is_models_own = counts_items and not (is_function or smoothing)
-    # On one process and without accumulation all scales are 1.
-    is_visible = trainer.args.gradient_accumulation_steps > 1 or trainer.accelerator.num_processes > 1
+    accumulates = trainer.args.gradient_accumulation_steps > 1
+    processes = processes if trainer.args.average_tokens_across_devices else 1
+    # Otherwise all scales are 1.
+    is_visible = accumulates or processes > 1
     return BaseLoss(
         is_overridden=is_overridden,
         is_scaled=is_scaled,
@@ -61,7 +66,8 @@ def base_loss_of(trainer: Any) -> BaseLoss:
         smoothing=smoothing,
         counts_items=counts_items,
         is_measured=not (is_visible and (is_scaled is None if is_overridden else is_models_own)),
-        processes=processes if trainer.args.average_tokens_across_devices else 1,
+        accumulates=accumulates,
+        processes=processes,
     )
 
 
@@ -84,7 +90,7 @@ def term_scale(
     | `compute_loss_func` | opaque; by convention sum over B / N | mean, times B / N, times W |
     | an overridden `compute_loss` | opaque; by convention mean over B | mean |
     | the same, `loss_is_scaled_for_ga = True` | opaque; by convention sum over B / N | mean, times B / N |
-    | an overridden `compute_loss` that returns Trainer's own loss | as above | as above |
+    | an overridden `compute_loss` that returns the usual loss as Trainer scales it | as above | as above |
 
     Args:
         loss: The base loss.

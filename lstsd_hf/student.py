@@ -123,12 +123,7 @@ class Student:
 
         Returns:
             Logits `(batch_size, num_labels)`, at least fp32.
-
-        Raises:
-            InputError: If it is to have a gradient where DistributedDataParallel would not find its parameters.
         """
-        if torch.is_grad_enabled() and self._trainer.accelerator.num_processes > 1:
-            _check_no_layer_is_dropped(getattr(self.model, "config", None))
         return self.run(self.model, inputs, tensors)
 
     def hidden_states(
@@ -168,6 +163,8 @@ class Student:
         return logits_of(self._outputs(model, inputs, tensors))
 
     def _outputs(self, model: nn.Module, inputs: Mapping[str, Any], tensors: dict[str, Tensor] | None) -> Any:
+        if model is self.model and torch.is_grad_enabled() and self._trainer.accelerator.num_processes > 1:
+            _check_no_layer_is_dropped(getattr(model, "config", None))
         accepted = named_parameters(model)
         inputs = {
             name: value
@@ -203,7 +200,9 @@ class Student:
             # A rank without batches runs row 0 for the logits' shape and yields an empty batch.
             starts = range(rank * size, num_examples, count * size)
             batches = [range(start, min(start + size, num_examples)) for start in starts]
-            for rows, batch in self._training_batches(batches or [range(1)]):
+            # A table that is made before the training is the same in a run that is resumed.
+            step = self._trainer.state.global_step if predict is None else 0
+            for rows, batch in self._training_batches(batches or [range(1)], step):
                 inputs = self._trainer._prepare_inputs(batch)
                 indices = torch.tensor(rows, dtype=torch.int64, device=args.device)
                 logits = self.forward(inputs) if predict is None else predict(inputs, indices)
@@ -216,10 +215,10 @@ class Student:
         """The training examples in their order, collated as the model takes them; on the CPU."""
         size, num_examples = self._trainer.args.eval_batch_size, len(self.train_dataset)
         starts = range(0, num_examples, size)
-        for _, batch in self._training_batches([range(start, min(start + size, num_examples)) for start in starts]):
+        for _, batch in self._training_batches([range(start, min(start + size, num_examples)) for start in starts], 0):
             yield batch
 
-    def _training_batches(self, batches: Iterable[range]) -> Iterator[tuple[range, Mapping[str, Any]]]:
+    def _training_batches(self, batches: Iterable[range], step: int) -> Iterator[tuple[range, Mapping[str, Any]]]:
         """Batches of training examples; random states are put back, so that training is not disturbed.
 
         What is random in the examples follows from the seed and the step, so that a resumed run draws the same.
@@ -229,10 +228,10 @@ class Student:
         # A shallow copy may open files, which the workers of a data loader must not inherit.
         dataset, device = copy.copy(dataset), self._trainer.args.device
         with random_state_put_back([device] if device.type == "cuda" else []):
-            seed = (self._trainer.args.seed + self._trainer.state.global_step) % 2**32
+            seed = (self._trainer.args.seed + step) % 2**32
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             for rows in batches:
                 yield rows, collate(_fetch(dataset, list(rows)))
 

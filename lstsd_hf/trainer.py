@@ -174,7 +174,7 @@ class SelfDistillationMixin(
         )
         num_items_in_batch = kwargs.get("num_items_in_batch")
         parts = {BASE: base_loss}
-        kind = self._base_loss_kind = measured(self._base_loss_kind, base_loss, batch, num_items_in_batch)
+        kind = self._base_loss_kind = measured(self._base_loss_kind, base_loss, outputs, batch, num_items_in_batch)
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)

@@ -9,11 +9,11 @@ from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import has_length
 
+from .datasets_library import is_hugging_face_dataset
 from .distributed import num_processes
 from .epoch_examples import announce_examples
 from .errors import InputError
 from .example_index import IndexedDataset, collate_indices
-from .fingerprint import is_hugging_face_dataset
 from .label_errors import example_labels, text_columns
 from .overlapping import Batching
 from .text_columns import LABEL, choose_text_columns

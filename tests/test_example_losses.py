@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import default_data_collator
 
 from lstsd_hf import DistillationTerm, LSTSDTrainer, Teacher
 from lstsd_hf.example_losses import smoothed_losses
@@ -164,6 +165,32 @@ def test_a_rounded_loss_is_still_the_usual_one(make_args):
     )
     trainer.train()
     assert trainer.state.log_history[-2]["loss_base"] < 0.1
+    assert trainer._example_losses.is_usual
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_labels_that_only_a_loss_of_ones_own_takes(make_args, accumulation):
+    """Rows without a label are marked -1, and the others are whole numbers of another size."""
+
+    class Ignores(LSTSDTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            outputs = model(input_ids=inputs["input_ids"])
+            loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"].long(), ignore_index=-1)
+            return (loss, outputs) if return_outputs else loss
+
+    def collate(rows):
+        batch = default_data_collator(rows)
+        return {**batch, "labels": batch["labels"].to(torch.int32)}
+
+    rows = [{**row, "labels": -1 if index % 5 == 0 else row["labels"]} for index, row in enumerate(make_examples(16))]
+    trainer = Ignores(
+        model=make_model(),
+        args=make_args(num_train_epochs=1, gradient_accumulation_steps=accumulation),
+        train_dataset=rows,
+        data_collator=collate,
+        teacher=Weighted(),
+    )
+    trainer.train()
     assert trainer._example_losses.is_usual
 
 

@@ -142,6 +142,7 @@ def test_pictures_are_not_decoded_for_their_labels():
     ranking = rank_label_errors(probabilities, written, data)
     assert [(item.index, item.text) for item in ranking] == [(0, "text 1"), (1, "text 0"), (2, "text 1")]
     assert example_texts(data.select_columns(["image"])) == [None] * 3
+    assert example_texts(data.cast_column("text", Value("large_string"))) == ["text 1", "text 0", "text 1"]
     # A transform makes other columns, so it is called.
     upper = data.with_transform(
         lambda batch: {"labels": batch["label"], "text": [text.upper() for text in batch["text"]]}

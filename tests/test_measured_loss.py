@@ -18,14 +18,15 @@ OWN, PASSED_ON = BaseLoss(processes=3), BaseLoss(is_overridden=True, processes=3
 SMOOTHING = {"smoothing": 0.2, "processes": 1}
 
 
-def seen(loss, value, items=6, labels=LABELS):
+def seen(loss, value, items=6, labels=LABELS, is_models=True):
+    value = torch.as_tensor(value)
     batch = SimpleNamespace(
         student_logits=LOGITS,
         labels=labels,
         indices=torch.arange(2),
         problem_type=PROBLEM_TYPES["single_label_classification"],
     )
-    return measured(loss, torch.as_tensor(value), batch, items)
+    return measured(loss, value, {"loss": value if is_models else value.clone(), "logits": LOGITS}, batch, items)
 
 
 @pytest.mark.parametrize(
@@ -51,17 +52,39 @@ def test_what_is_found(loss, value, changes):
     assert seen(found, 100 * MEAN) is found
 
 
+@pytest.mark.parametrize("loss", [OWN, PASSED_ON])
 @pytest.mark.parametrize(
     ("value", "items", "labels"),
     [
-        (3 * MEAN, 2, LABELS),  # a step of one micro-batch
         (3 * MEAN, None, LABELS),
         (3 * MEAN, 6, None),
         (torch.stack([MEAN, MEAN]), 6, LABELS),  # DataParallel
+        (MEAN, torch.tensor([[6], [6]]), LABELS),
     ],
 )
-def test_what_does_not_tell(value, items, labels):
-    assert seen(OWN, value, items, labels) is OWN
+def test_what_does_not_tell(loss, value, items, labels):
+    assert seen(loss, value, items, labels) is loss
+
+
+@pytest.mark.parametrize("value", [MEAN, 3 * MEAN, MEAN * 2 / 6, 3 * MEAN * 2 / 6])
+def test_a_loss_of_ones_own_is_what_it_is_taken_for(value):
+    """Half a squared error is no squared error that was divided."""
+    assert seen(PASSED_ON, value, is_models=False) is PASSED_ON
+
+
+def test_a_step_of_one_micro_batch_tells_nothing_of_others():
+    assert seen(OWN, 3 * MEAN, items=2) is OWN
+    smoothing = replace(PASSED_ON, **SMOOTHING)
+    # The first after a resume, say.
+    accumulates = replace(smoothing, accumulates=True)
+    assert seen(accumulates, SMOOTHED, items=2) is accumulates
+    # Without accumulation each step is one, so there is nothing to wait for.
+    assert seen(smoothing, SMOOTHED, items=2).is_measured
+
+
+@pytest.mark.parametrize("labels", [LABELS.int(), LABELS - 1, LABELS + 2, torch.tensor([0, -100])])
+def test_labels_that_only_a_loss_of_ones_own_takes(labels):
+    assert seen(PASSED_ON, 5 * MEAN, labels=labels).is_overridden
 
 
 def test_the_scale_follows():

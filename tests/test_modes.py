@@ -19,6 +19,7 @@ from lstsd_hf import (
     LSTSDConfig,
     LSTSDTrainer,
     SelfDistillationMixin,
+    Teacher,
     TeacherMemory,
     TemporalEnsembleConfig,
 )
@@ -445,6 +446,25 @@ def test_terms_have_the_scale_of_the_base_loss_under_data_parallel(make_args, tw
         assert max(gradient.abs().max() for gradient in alone.values()) > 1e-3
         for name, gradient in alone.items():
             torch.testing.assert_close(doubled[name], 2 * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_examples_under_data_parallel(make_args, two_devices):
+    """Two examples on one device and one on the other: without weight nothing of either is left."""
+
+    class NoWeight(Teacher):
+        def base_loss_weight(self, batch):
+            return torch.zeros(len(batch.indices))
+
+    trainer = LSTSDTrainer(
+        model=make_model(dropout=0.0),
+        args=make_args(num_train_epochs=2, per_device_train_batch_size=2),
+        train_dataset=make_examples(7),
+        teacher=NoWeight(),
+    )
+    two_devices(trainer).train()
+    assert trainer._example_losses.is_usual
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses == pytest.approx([0.0] * 4, abs=1e-6)
 
 
 # ---- The hub, the memory's device ----

@@ -110,7 +110,7 @@ class DynamicsRecorder(Observer):
         self.memory.stage(batch.indices, logits.log_softmax(-1))
         if labels is not None:
             device = self._given.device
-            self._given[batch.indices.to(device)] = labels.clamp(min=_NO_LABEL).to(device)
+            self._given[batch.indices.to(device)] = labels.clamp(min=_NO_LABEL).to(self._given)
 
     def _move_on(self, progress: Progress) -> None:
         if self.memory is None or self.memory.epoch == progress.epoch:
