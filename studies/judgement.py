@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lstsd_hf.experiments.grouping import group_runs
@@ -83,12 +83,12 @@ def scores_by_length() -> dict[str, dict[str, dict[int, list[float]]]]:
     return found
 
 
-def complete(among: Iterable[Cell]) -> list[Cell]:
+def complete(among: Iterable[Cell], controls: Sequence[str] = CONTROLS, seeds: int = SEEDS) -> list[Cell]:
     """The cells in which everything was run with all seeds."""
     return [
         cell
         for cell in among
-        if all(name in cell.groups and len(cell.groups[name].results) >= SEEDS for name in (CANDIDATE, *CONTROLS))
+        if all(name in cell.groups and len(cell.groups[name].results) >= seeds for name in (CANDIDATE, *controls))
     ]
 
 
@@ -116,9 +116,14 @@ def judgement_tables() -> str:
     return "\n\n".join(parts)
 
 
+def fully_tuned_cells() -> list[Cell]:
+    """The cells of full fine-tuning that have the candidate and a control."""
+    return _with_controls(*FULL, E=2)
+
+
 def full_judgement_tables() -> str:
     """The same for full fine-tuning, without a verdict."""
-    among = _with_controls(*FULL, E=2)
+    among = fully_tuned_cells()
     if not among:
         return NOT_RUN
     return "\n\n".join([*unfinished(*itertools.chain(*FULL)), *_beside_controls(among, FULL_CONTROLS, FULL_SEEDS)])
