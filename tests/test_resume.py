@@ -18,6 +18,7 @@ from transformers import TrainerState
 
 from lstsd_hf import (
     DLBConfig,
+    KDConfig,
     LSTSDConfig,
     LSTSDSingleConfig,
     LSTSDTrainer,
@@ -593,10 +594,17 @@ def test_data_that_cannot_be_read_are_an_error_before_the_first_step(make_args, 
 
 
 @pytest.mark.parametrize(
-    "config", [LSTSDSingleConfig(), SnapshotDistillationConfig(cycle_epochs=1, store_predictions=True)]
+    "config_of",
+    [
+        lambda _: LSTSDSingleConfig(),
+        lambda _: SnapshotDistillationConfig(cycle_epochs=1, store_predictions=True),
+        lambda teacher: KDConfig(teacher_model_name_or_path=teacher),
+    ],
+    ids=["lstsd_single", "snapshot_distillation", "kd"],
 )
-def test_a_pass_over_data_augmented_at_random_is_resumed_exactly(tmp_path, config):
+def test_a_pass_over_data_augmented_at_random_is_resumed_exactly(tmp_path, config_of):
     rows = make_examples(14)
+    make_model(seed=7).save_pretrained(tmp_path / "teacher")
 
     class Augmented(torch.utils.data.Dataset):
         def __init__(self):
@@ -618,13 +626,14 @@ def test_a_pass_over_data_augmented_at_random_is_resumed_exactly(tmp_path, confi
                 output_dir=str(tmp_path), num_train_epochs=4, save_strategy="epoch", learning_rate=1e-2
             ),
             train_dataset=Augmented(),
-            teacher=config,
+            teacher=config_of(str(tmp_path / "teacher")),
         )
+        trainer.cache_dir = tmp_path / "cache"
         trainer.train(**options)
         return trainer
 
     whole = trained()
-    middle = f"{tmp_path}/checkpoint-{whole.state.max_steps // 2}"
+    middle = f"{tmp_path}/run/checkpoint-{whole.state.max_steps // 2}"
     assert_same_weights(whole.model, trained(resume_from_checkpoint=middle).model)
 
 
