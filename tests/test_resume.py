@@ -623,7 +623,7 @@ def test_a_pass_over_data_augmented_at_random_is_resumed_exactly(tmp_path, confi
         trainer = LSTSDTrainer(
             model=make_model(),
             args=training_arguments(
-                output_dir=str(tmp_path), num_train_epochs=4, save_strategy="epoch", learning_rate=1e-2
+                output_dir=str(tmp_path / "run"), num_train_epochs=4, save_strategy="epoch", learning_rate=1e-2
             ),
             train_dataset=Augmented(),
             teacher=config_of(str(tmp_path / "teacher")),
