@@ -95,8 +95,7 @@ class IndexedTrainingDataMixin:
         args = self.args
         return Batching(
             num_examples=len(self.train_dataset),
-            # As `auto_find_batch_size` may have changed it.
-            batch_size=self._train_batch_size or args.train_batch_size,
+            batch_size=args.train_batch_size,
             accumulation_steps=args.gradient_accumulation_steps,
             num_processes=args.world_size,
             drop_last=args.dataloader_drop_last,
@@ -104,7 +103,12 @@ class IndexedTrainingDataMixin:
         )
 
     def _check_own_sampler(self) -> None:
-        """Refuses what would reorder the batches that a teacher chose."""
+        """Refuses what would reorder or resize the batches that a teacher chose."""
+        if self.args.auto_find_batch_size:
+            raise InputError(
+                f"`auto_find_batch_size` must be False with {type(self.teacher).__name__}, which chooses the batches "
+                "itself, got True. Give a size that fits as `per_device_train_batch_size`."
+            )
         strategy, config = self.args.train_sampling_strategy, self.args.accelerator_config
         if strategy != "random":
             raise InputError(

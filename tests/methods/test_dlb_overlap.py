@@ -141,6 +141,7 @@ class OwnSampler(LSTSDTrainer):
             {"train_sampling_strategy": "group_by_length"},
             "`train_sampling_strategy` must be random with OverlappingDLB",
         ),
+        ({"auto_find_batch_size": True}, "`auto_find_batch_size` must be False with OverlappingDLB"),
         ({"trainer_class": OwnSampler}, "each batch must share examples with the one before, and this one shares none"),
     ],
 )
