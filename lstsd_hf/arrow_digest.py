@@ -33,7 +33,8 @@ def _add(digest: Any, array: pa.Array) -> None:
         for field in array.flatten():
             _add(digest, field)
     elif types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
-        _add_numbers(digest, array.is_valid())
+        if array.null_count:
+            _add_numbers(digest, array.is_valid())
         _add_numbers(digest, array.drop_null())
     elif types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind):
         _add_numbers(digest, pc.fill_null(pc.binary_length(array), -1))

@@ -17,6 +17,7 @@ from tests.helpers import (
     make_data,
     make_examples,
     make_model,
+    make_trainer,
     weighted_cross_entropy,
 )
 
@@ -183,13 +184,8 @@ def test_labels_that_only_a_loss_of_ones_own_takes(make_args, accumulation):
         return {**batch, "labels": batch["labels"].to(torch.int32)}
 
     rows = [{**row, "labels": -1 if index % 5 == 0 else row["labels"]} for index, row in enumerate(make_examples(16))]
-    trainer = Ignores(
-        model=make_model(),
-        args=make_args(num_train_epochs=1, gradient_accumulation_steps=accumulation),
-        train_dataset=rows,
-        data_collator=collate,
-        teacher=Weighted(),
-    )
+    options = {"num_train_epochs": 1, "gradient_accumulation_steps": accumulation, "data_collator": collate}
+    trainer = make_trainer(make_args, Weighted(), Ignores, train_dataset=rows, **options)
     trainer.train()
     assert trainer._example_losses.is_usual
 
@@ -202,12 +198,9 @@ def test_smoothing_that_a_regression_never_uses(make_args, accumulation):
             loss = nn.functional.mse_loss(outputs.logits.squeeze(1), inputs["labels"])
             return (loss, outputs) if return_outputs else loss
 
-    trainer = Squared(
-        model=make_model(num_labels=1),
-        args=make_args(num_train_epochs=1, label_smoothing_factor=0.1, gradient_accumulation_steps=accumulation),
-        train_dataset=make_data(NUMBERS, num_labels=1),
-        teacher=Weighted(),
-    )
+    options = {"num_train_epochs": 1, "gradient_accumulation_steps": accumulation, "label_smoothing_factor": 0.1}
+    rows = make_data(NUMBERS, num_labels=1)
+    trainer = make_trainer(make_args, Weighted(), Squared, model=make_model(1), train_dataset=rows, **options)
     trainer.train()
     assert trainer._example_losses.is_usual
 
