@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import struct
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -262,6 +263,6 @@ def test_an_archive_is_unpacked_by_the_user(tmp_path):
     with tarfile.open(tmp_path / "cifar-100-python.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "cifar-100-python", "cifar-100-python")
     (tmp_path / "unpacked").mkdir()
-    with tarfile.open(tmp_path / "cifar-100-python.tar.gz") as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+    # The first releases of Python 3.11 have no safe `extractall`, and later ones warn of the other.
+    subprocess.run(["tar", "xf", tmp_path / "cifar-100-python.tar.gz", "-C", tmp_path / "unpacked"], check=True)
     assert len(load_task("cifar100", str(tmp_path / "unpacked")).splits["train"]) == 4
