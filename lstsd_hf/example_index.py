@@ -1,6 +1,7 @@
 """Carrying each training example's index from the dataset through sampler and collator into the batch."""
 
 import copy
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -60,10 +61,11 @@ class IndexedDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> IndexedExamples:
         # Batched reads are several times faster on `datasets.Dataset`.
-        if hasattr(self.dataset, "__getitems__"):
-            examples = self.dataset.__getitems__(indices)
+        dataset = self.dataset
+        if hasattr(dataset, "__getitems__"):
+            examples = dataset.__getitems__(indices)
         else:
-            examples = [self.dataset[index] for index in indices]
+            examples = [dataset[index] for index in indices]
         return IndexedExamples(examples, indices)
 
     def set_epoch(self, epoch: int) -> None:
@@ -127,7 +129,8 @@ class ExampleIndexCollator:
                 f"The batch must not have a key `{EXAMPLE_INDEX}` of its own: it is where the example indices travel. "
                 "Rename that column of the training set."
             )
-        batch[EXAMPLE_INDEX] = torch.tensor(indices, dtype=torch.int64)
+        # Several times as fast as `torch.tensor` for a list.
+        batch[EXAMPLE_INDEX] = torch.frombuffer(array("q", indices), dtype=torch.int64)
         return batch
 
 

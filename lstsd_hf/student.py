@@ -306,8 +306,10 @@ def logits_of(outputs: Any) -> Tensor:
     if isinstance(outputs, Tensor):
         logits = outputs
     elif isinstance(outputs, Mapping):
-        found = [value for name, value in outputs.items() if name != "loss" and _is_batch(value)]
-        logits = outputs.get("logits", found[0] if len(found) == 1 else None)
+        logits = outputs.get("logits")
+        if logits is None:
+            found = [value for name, value in outputs.items() if name != "loss" and _is_batch(value)]
+            logits = found[0] if len(found) == 1 else None
     else:
         found = [value for value in outputs if _is_batch(value)]
         # A loss for each device is one-dimensional as well.

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import has_length
 
 from .datasets_library import is_hugging_face_dataset
@@ -15,6 +16,7 @@ from .epoch_examples import announce_examples
 from .errors import InputError
 from .example_index import IndexedDataset, collate_indices
 from .label_errors import example_labels, text_columns
+from .length_groups import SeededLengthGroups
 from .overlapping import Batching
 from .text_columns import LABEL, choose_text_columns
 
@@ -26,9 +28,12 @@ class IndexedTrainingDataMixin:
 
     Attributes:
         cache_dir: Where a teacher keeps what other runs can use too, such as another model's outputs.
+        seeds_length_groups: Whether length grouping is exactly resumed without a teacher and observers too, where by
+            default it is Trainer's; see `SeededLengthGroups`.
     """
 
     cache_dir: str | Path = Path(HF_HOME) / "lstsd_hf"
+    seeds_length_groups: bool = False
 
     def _indexed_train_dataloader(self, get_train_dataloader: Callable[[], DataLoader]) -> DataLoader:
         """The training data loader, its batches with the key `example_index` added."""
@@ -89,7 +94,13 @@ class IndexedTrainingDataMixin:
         # Length grouping needs the user's own rows, with the length column.
         if isinstance(train_dataset, IndexedDataset):
             train_dataset = train_dataset.source
-        return super()._get_train_sampler(train_dataset)
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler) and (self.seeds_length_groups or self._group.needs_batches):
+            return SeededLengthGroups(sampler, self._data_seed(), lambda: int(self.state.epoch or 0))
+        return sampler
+
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _batching(self) -> Batching:
         args = self.args
@@ -99,7 +110,7 @@ class IndexedTrainingDataMixin:
             accumulation_steps=args.gradient_accumulation_steps,
             num_processes=args.world_size,
             drop_last=args.dataloader_drop_last,
-            seed=args.seed if args.data_seed is None else args.data_seed,
+            seed=self._data_seed(),
         )
 
     def _check_own_sampler(self) -> None:

@@ -24,6 +24,7 @@ from .commands import (
     MATCHED,
     MLP,
     NOISY_RATES,
+    RANDOM,
     RATES,
     SLICES,
     TASKS,
@@ -167,7 +168,7 @@ def b1() -> Iterator[Command]:
 
 def b2() -> Iterator[Command]:
     settings = "--model_name_or_path minilm --learning_rate 1e-4 --per_device_train_batch_size 16"
-    settings += " --num_train_epochs 6 --bf16 True --use_cpu True"
+    settings += f" --num_train_epochs 6 --bf16 True --use_cpu True{RANDOM}"
     yield Command("full", "mrpc", settings, "vanilla lstsd --lstsd.mini_generation_epochs 2", TWO)
 
 

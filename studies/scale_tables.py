@@ -24,8 +24,8 @@ def storages_table() -> str:
 
 def speeds_table() -> str:
     """S2: vanilla in batches of like lengths and bf16."""
-    name = {None: "defaults", True: "grouped, bf16"}
-    return _compared(_runs("speeds"), lambda config: name[config["training"].get("bf16")], "defaults", "speeds")
+    name = {None: "random batches", True: "grouped, bf16"}
+    return _compared(_runs("speeds"), lambda config: name[config["training"].get("bf16")], "random batches", "speeds")
 
 
 def _is_s1(run: dict[str, Any]) -> bool:

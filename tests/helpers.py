@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DataCollatorWithPadding,
     PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
@@ -297,8 +299,19 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
 
 
-def ragged_rows():
-    return [{**row, "input_ids": row["input_ids"][: 3 + index % 5]} for index, row in enumerate(make_examples(10))]
+def ragged_rows(num_examples=10):
+    rows = make_examples(num_examples)
+    return [{**row, "input_ids": row["input_ids"][: 3 + index % 5]} for index, row in enumerate(rows)]
+
+
+def grouped_by_length(num_examples=10):
+    """Options of a trainer whose batches have examples of like lengths."""
+    rows = [{**row, "length": len(row["input_ids"])} for row in ragged_rows(num_examples)]
+    return {
+        "train_dataset": datasets.Dataset.from_list(rows),
+        "data_collator": DataCollatorWithPadding(tokenizer()),
+        "train_sampling_strategy": "group_by_length",
+    }
 
 
 def error_of(arguments):

@@ -11,11 +11,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, default_data_collator
 
-from lstsd_hf import METHODS, DistillationTerm, LSTSDConfig, NoTeacherConfig, Teacher, TeacherConfig
+from lstsd_hf import METHODS, DistillationTerm, LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Teacher, TeacherConfig
 from lstsd_hf.checkpoint import TEACHER_STATE_NAME
 from lstsd_hf.errors import InputError
 from tests import helpers
-from tests.helpers import active, assert_same_weights, make_examples, make_model, training_arguments
+from tests.helpers import (
+    active,
+    assert_same_weights,
+    grouped_by_length,
+    make_examples,
+    make_model,
+    training_arguments,
+)
 
 STEPS_PER_EPOCH = 4  # 14 examples in batches of 4
 CONFIG = LSTSDConfig(mini_generation_epochs=2)
@@ -62,6 +69,23 @@ def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, make_args, tmp_
         for item in (trainer, uninterrupted)
     ]
     assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("step", [STEPS_PER_EPOCH * 3 + 1, STEPS_PER_EPOCH * 4])
+@pytest.mark.parametrize("config", [CONFIG, NoTeacherConfig()], ids=["lstsd", "vanilla"])
+def test_length_groups_are_resumed_exactly(make_args, tmp_path, config, step):
+    """Trainer draws them from the global random state, which dropout has moved on within the epoch."""
+
+    class Exact(LSTSDTrainer):
+        seeds_length_groups = config != CONFIG
+
+    options = {**grouped_by_length(14), "trainer_class": Exact}
+    whole = make_trainer(make_args, tmp_path / "whole", config, **options)
+    whole.train()
+    resumed = make_trainer(make_args, tmp_path / "resumed", config, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    assert_same_weights(whole.model, resumed.model)
+    assert_same_teachers(whole, resumed)
 
 
 def test_resume_from_epoch_checkpoints(make_args, tmp_path):

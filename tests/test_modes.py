@@ -6,12 +6,11 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from lstsd_hf import (
     LSTSD,
@@ -33,10 +32,9 @@ from tests.helpers import (
     Gradients,
     NoKwargsModel,
     assert_same_weights,
+    grouped_by_length,
     make_examples,
     make_model,
-    ragged_rows,
-    tokenizer,
 )
 
 LENGTH, SHORT, LONG = 2, 2.0, 1.0
@@ -125,15 +123,6 @@ def lora():
     )
 
 
-def grouped():
-    rows = datasets.Dataset.from_list(ragged_rows()).map(lambda row: {"length": len(row["input_ids"])})
-    return {
-        "train_dataset": rows,
-        "data_collator": DataCollatorWithPadding(tokenizer()),
-        "train_sampling_strategy": "group_by_length",
-    }
-
-
 # Options of each way, and the number of epochs that are begun.
 WAYS = {
     "plain": (dict, 6),
@@ -146,7 +135,7 @@ WAYS = {
     "accumulation-no-kwargs": (lambda: {"model": NoKwargsModel(make_model()), "gradient_accumulation_steps": 2}, 6),
     "max-steps": (lambda: {"max_steps": 18}, 5),
     "fractional-epochs": (lambda: {"num_train_epochs": 3.5}, 4),
-    "group-by-length": (grouped, 6),
+    "group-by-length": (grouped_by_length, 6),
     "drop-last": (lambda: {"dataloader_drop_last": True}, 6),
     "best-model": (
         lambda: {

@@ -59,7 +59,9 @@ def test_without_weight_training_is_stock_trainer_bit_for_bit(tiny_model, make_a
     options = dict(options)
     extra = {"compute_loss_func": options.pop("compute_loss_func")} if "compute_loss_func" in options else {}
     states = []
-    for trainer_class, own in ((Trainer, {}), (LSTSDTrainer, {"teacher": teacher})):
+    # What draws the batches is Trainer's own, but for groups of like lengths that are exactly resumed.
+    ours = type("Ours", (LSTSDTrainer,), {"_get_train_sampler": Trainer._get_train_sampler})
+    for trainer_class, own in ((Trainer, {}), (ours, {"teacher": teacher})):
         torch.manual_seed(5)
         trainer = trainer_class(
             model=copy.deepcopy(tiny_model),

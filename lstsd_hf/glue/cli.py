@@ -28,12 +28,16 @@ class TextDomain(Domain):
     demo_method_settings = DEMO_METHOD_SETTINGS
 
     def training_defaults(self, model_name: str | None, is_demo: bool) -> Mapping[str, Any]:
-        defaults = {**paper_settings(model_name)}
+        defaults = {**paper_settings(model_name), "train_sampling_strategy": "group_by_length"}
         if is_demo:
             defaults |= DEMO_SETTINGS
             if model_name == CNN:
                 defaults["learning_rate"] = PAPER_CNN_SETTINGS["learning_rate"]
         return defaults
+
+    def has_lengths(self, run: TextArguments, teachers: Sequence[TeacherConfig]) -> bool:
+        # Hidden states have none, and a method that chooses its batches does not look at them.
+        return run.trainable_layers is None and not any(config.build().chooses_batches for config in teachers)
 
     def paper_teacher(self, config_class: type[TeacherConfig]) -> TeacherConfig:
         return config_class.paper()

@@ -61,9 +61,10 @@ class GlueRun(Run):
 
     @property
     def paper_note(self) -> str:
+        batches = "random batches" if self.args.train_sampling_strategy == "random" else "batches of like lengths"
         return (
-            "the paper's settings; where it is silent on GLUE, linear decay after 10 % warm-up, 128 tokens and the "
-            "method's options: "
+            f"the paper's settings; where it is silent on GLUE, linear decay after 10 % warm-up, {batches}, 128 tokens "
+            "and the method's options: "
         )
 
     @property

@@ -105,6 +105,11 @@ class Teacher(Observer):
         """Parameters of the method's own that the optimizer is to train beside the model's; known from `reset` on."""
         return []
 
+    @property
+    def chooses_batches(self) -> bool:
+        """Whether it declares a sampler of its own."""
+        return type(self).training_sampler is not Teacher.training_sampler
+
     def select_rows(
         self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor | None, forward: Callable
     ) -> Tensor | None:

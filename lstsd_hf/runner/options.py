@@ -150,6 +150,15 @@ class Domain(ABC):
             is_demo: Whether everything is to be local and small.
         """
 
+    def has_lengths(self, run: RunArguments, teachers: Sequence[TeacherConfig]) -> bool:
+        """Whether batches can be grouped by length by default, for all methods of a command alike.
+
+        Args:
+            run: What to train on what.
+            teachers: The methods' options.
+        """
+        return False
+
     @abstractmethod
     def paper_teacher(self, config_class: type[TeacherConfig]) -> TeacherConfig:
         """A method's options in the paper, for such data."""
@@ -190,6 +199,7 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
     first.add_argument("--demo", nargs="?", const=True, default=False, type=string_to_bool)
     first.add_argument("--output_dir", "--output-dir")
     first.add_argument("--seed")
+    first.add_argument("--train_sampling_strategy", "--train-sampling-strategy")
     known, _ = first.parse_known_args(arguments)
     methods = _all_methods(arguments) if known.method == [ALL] else known.method
     for name in methods:
@@ -220,6 +230,8 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
     except ValueError as error:  # what the dataclasses say of their fields, and options that nobody has
         hint = "" if is_single else " With several methods, an option has its method in front: --lstsd.lambda_short."
         raise InputError(f"{error}{hint if 'not used by' in str(error) else ''}") from error
+    if known.train_sampling_strategy is None and not domain.has_lengths(run, configs):
+        args.train_sampling_strategy = "random"
     if args.resume_from_checkpoint is not None:
         raise InputError("`resume_from_checkpoint` is not used here. Give --resume, and --output_dir if it was given.")
     if run.seeds is not None and known.seed is not None:

@@ -31,6 +31,7 @@ class RunTrainer(LSTSDTrainer):
         **kwargs: Passed on to the parent.
     """
 
+    seeds_length_groups = True
     last_evaluation: tuple[np.ndarray, np.ndarray] | None = None
     _keeps_predictions = False
 

@@ -19,6 +19,7 @@ from tests.helpers import (
     active,
     freeze_what_is_there,
     gradients,
+    grouped_by_length,
     make_examples,
     make_model,
 )
@@ -191,6 +192,27 @@ def pictures(folder):
     return same_global_batch(folder, active(LSTSDConfig), model=network, data=data, **options)
 
 
+def grouped(folder):
+    """The examples of each epoch on this process, in batches of like lengths; dropout draws more for longer ones."""
+    options = grouped_by_length(12)
+    strategy = options.pop("train_sampling_strategy")
+    trainer = LSTSDTrainer(
+        model=make_model(),
+        args=arguments(folder, num_train_epochs=3, per_device_train_batch_size=2, train_sampling_strategy=strategy),
+        teacher=LSTSDConfig(mini_generation_epochs=1),
+        **options,
+    )
+    seen, observe = [[] for _ in range(3)], trainer.teacher.observe
+
+    def spy(batch):
+        seen[batch.progress.epoch].append(batch.indices.tolist())
+        observe(batch)
+
+    trainer.teacher.observe = spy
+    trainer.train()
+    return seen
+
+
 def recorded(folder, **options):
     """Training dynamics: what the main process wrote, slowly, as each process reads it right after training."""
 
@@ -300,6 +322,7 @@ def main(folder: Path, other: Path | None = None):
             *(train_method(folder / name, config, str(folder / name / f"checkpoint-{step}")) for step in (5, 4)),
         ]
     results["pictures"] = pictures(folder / "pictures")
+    results["grouped"] = grouped(folder / "grouped")
     results["overlapping"] = overlapping(folder / "overlapping")
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)

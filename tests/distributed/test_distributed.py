@@ -213,6 +213,15 @@ def overlaps(drawn, accumulation=2):
     ]
 
 
+def test_groups_of_like_lengths_are_divided(several_processes):
+    """Each example once in an epoch, by one of the processes, in an order of the epoch's own."""
+    for epoch in range(3):
+        batches = [batch for rank in several_processes for batch in rank["grouped"][epoch]]
+        assert sorted(index for batch in batches for index in batch) == list(range(12))
+    first, second, _ = several_processes[0]["grouped"]
+    assert first != second
+
+
 def test_overlapping_batches_overlap_on_each_process(several_processes, one_process):
     for results in (*several_processes, one_process):
         whole, *resumed = results["overlapping"]

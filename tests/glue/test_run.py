@@ -368,10 +368,26 @@ def test_settings_with_task_and_method_alone():
     assert run.model_name_or_path == "google-bert/bert-base-uncased"
     assert (args.learning_rate, args.per_device_train_batch_size, args.num_train_epochs) == (5e-5, 64, 50)
     assert (args.weight_decay, args.warmup_steps, args.lr_scheduler_type) == (0.0, 0.1, "linear")
-    assert args.train_sampling_strategy == "random"
+    assert args.train_sampling_strategy == "group_by_length"
     assert config == config.paper()
     assert run.max_seq_length == 128
     assert (parsed.output_dir, parsed.seeds) == (None, [42])
+
+
+@pytest.mark.parametrize(
+    ("options", "strategy"),
+    [
+        (["--method", "lstsd"], "group_by_length"),
+        (["--method", "lstsd", "--model_name_or_path", "cnn"], "group_by_length"),
+        (["--method", "lstsd", "--train_sampling_strategy", "random"], "random"),
+        (["--method", "lstsd", "--trainable_layers", "0"], "random"),
+        (["--method", "lstsd", "dlb"], "random"),  # it chooses the batches itself
+        (["--method", "lstsd", "dlb", "--dlb.form", "repeat"], "group_by_length"),
+        (["--method", "dlb", "--train_sampling_strategy", "group_by_length"], "group_by_length"),  # refused later
+    ],
+)
+def test_batches_have_like_lengths_where_they_can(options, strategy):
+    assert cli.parse(["--task", "rte", *options]).args.train_sampling_strategy == strategy
 
 
 def described(*arguments):
@@ -429,8 +445,9 @@ def test_an_unprefixed_option_of_several_methods_is_explained(workplace):
 
 def test_the_cnn_has_the_papers_settings_too():
     assert described("--method", "vanilla", "--model_name_or_path", "cnn") == (
-        "rte · vanilla · cnn: the paper's settings; where it is silent on GLUE, linear decay after 10 % warm-up, 128 "
-        "tokens and the method's options: 50 epochs, batch 32, sgd (weight decay 0) at 0.008, seed 42"
+        "rte · vanilla · cnn: the paper's settings; where it is silent on GLUE, linear decay after 10 % warm-up, "
+        "batches of like lengths, 128 tokens and the method's options: 50 epochs, batch 32, sgd (weight "
+        "decay 0) at 0.008, seed 42"
     )
 
 
@@ -467,10 +484,12 @@ def test_the_paper_settings_are_said_in_one_line():
 
     assert line() == (
         "rte · lstsd · google-bert/bert-base-uncased: the paper's settings; where it is silent on GLUE, linear decay "
-        "after 10 % warm-up, 128 tokens and the method's options: 50 epochs, batch 64, Adam at 5e-05, seed 42; "
+        "after 10 % warm-up, batches of like lengths, 128 tokens and the method's options: 50 epochs, batch 64, Adam "
+        "at 5e-05, seed 42; "
         "lambda_short=4.0, lambda_long=2.4, mini_generation_epochs=6, temperature=1.0, kl_direction=student_teacher, "
         "t_squared=False, teacher_floor=0.0"
     )
+    assert "10 % warm-up, random batches, 128 tokens" in line("--train_sampling_strategy", "random")
     assert "paper" not in line("--learning_rate", "1e-4")
     assert "paper" not in line("--lambda_short", "1")
     assert "paper" not in line("--gradient_accumulation_steps", "2")
