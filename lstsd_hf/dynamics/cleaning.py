@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..label_errors import LABEL_NAMES, select_rows
@@ -84,9 +86,17 @@ def relabel(
         labels = [int(new.get(row, label)) for row, label in enumerate(dataset[name])]
         feature = dataset.features[name]
         return dataset.remove_columns(name).add_column(name, labels, feature=feature), changed
+    rows = [dataset[index] for index in range(len(dataset))]
     return [
-        {**row, name: type(row[name])(new[index])} if index in new else row for index, row in enumerate(dataset)
+        {**row, name: _like(row[name], new[index])} if index in new else row for index, row in enumerate(rows)
     ], changed
+
+
+def _like(label: Any, value: int) -> Any:
+    """A label of the same kind as another one: a number, an array or a tensor."""
+    if isinstance(label, Tensor):
+        return torch.full_like(label, value)
+    return np.full_like(label, value) if isinstance(label, np.ndarray) else type(label)(value)
 
 
 def to_cleanlab(history: History) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from ..distributed import is_distributed, rank
 from ..errors import InputError
+from ..fingerprint import describe_dataset, random_state_put_back
 from ..label_errors import example_labels, example_texts, select_rows, without_augmentation
 from ..student import Student
 from .files import (
@@ -75,7 +76,7 @@ def cross_validate(
     if len(texts) != len(labels):
         raise InputError(f"`texts` must have one for each of {len(labels)} examples, got {len(texts)}.")
     _check_folder(folder, texts)
-    folds, digest = _folds(labels, num_folds, seed), _digest(labels, texts, seed)
+    folds, digest = _folds(labels, num_folds, seed), _digest(dataset, labels, texts, seed)
     tables = []
     for fold in range(num_folds):
         path = folder / f"fold-{fold + 1}-of-{num_folds}-{digest}.parquet"
@@ -103,9 +104,30 @@ def _folds(labels: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
     return folds
 
 
-def _digest(labels: np.ndarray, texts: list[str | None], seed: int) -> str:
-    """Of what the folds depend on: a fold of other labels is not taken for one of these."""
-    return hashlib.sha256(json.dumps([labels.tolist(), texts, seed]).encode()).hexdigest()[:10]
+def _digest(dataset: Any, labels: np.ndarray, texts: list[str | None], seed: int) -> str:
+    """Of what the folds depend on: a fold of other examples or labels is not taken for one of these."""
+    digest = hashlib.sha256(json.dumps([labels.tolist(), texts, seed]).encode())
+    if None in texts:
+        digest.update(_rows_digest(without_augmentation(dataset)).encode())
+    return digest.hexdigest()[:10]
+
+
+def _rows_digest(dataset: Any) -> str:
+    found = describe_dataset(dataset)["rows_sha256"]
+    if found is not None:
+        return found
+    digest = hashlib.sha256()
+    with random_state_put_back():
+        for row in range(len(dataset)):
+            digest.update(json.dumps(dataset[row], default=_plain).encode())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    # Pictures; of what has no bytes either, an address would be another one in the next process.
+    return value.tobytes().hex() if hasattr(value, "tobytes") else type(value).__name__
 
 
 def _judged(
@@ -116,7 +138,7 @@ def _judged(
     trainer = make_trainer(select_rows(dataset, np.flatnonzero(~held_out)))
     trainer.train()
     with _all_rows_in_order(trainer):
-        outputs = trainer.predict(without_augmentation(select_rows(dataset, rows))).predictions
+        outputs = trainer.predict(select_rows(without_augmentation(dataset), rows)).predictions
     logits = torch.as_tensor(outputs[0] if isinstance(outputs, tuple) else outputs)
     if logits.dim() != 2 or len(logits) != len(rows) or logits.size(1) <= labels.max():
         raise InputError(

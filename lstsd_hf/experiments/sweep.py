@@ -15,7 +15,7 @@ from datasets import DatasetDict
 from ..errors import InputError
 from ..runner.noise import NOISE_KINDS
 from ..runner.preparation import with_noise
-from ..runner.results import write_json
+from ..runner.results import headline, write_json
 from ..runner.run import Run, check_can_be_searched, check_plan
 from ..runner.training import execute
 
@@ -153,7 +153,7 @@ def _objective(
             raise optuna.TrialPruned from error
         finally:
             shutil.rmtree(place, ignore_errors=True)
-        return results["last_epoch"][f"eval_{run.task.headline_metric}"]
+        return headline(results)[f"eval_{run.task.headline_metric}"]
 
     return objective
 

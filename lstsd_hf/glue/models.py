@@ -107,7 +107,7 @@ def load_model(
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     tokens = {
-        "input_ids": torch.full((1, 4), model.config.eos_token_id or 1),
+        "input_ids": torch.full((1, 4), getattr(model.config, "eos_token_id", None) or 1),
         "attention_mask": torch.ones(1, 4).long(),
     }
     fit_output_layer(model, saved, task, loading, name_or_path, tokens)

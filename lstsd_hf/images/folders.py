@@ -11,6 +11,8 @@ from ..files import replacing
 from .data import LoadedImages, with_rows
 from .tasks import OWN
 
+# Of more than 8 bits a channel; 16-bit modes begin with "I;16".
+DEEP_MODES = ("I", "F")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
@@ -51,7 +53,14 @@ def load_folders(train_dir: str, validation_dir: str, image_size: int, cache: Pa
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    """Hidden files and folders, such as a notebook's checkpoints, are none of the user's pictures."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def _class_folders(folder: str, option: str) -> list[str]:
@@ -83,6 +92,11 @@ def _read_picture(path: Path, size: int) -> np.ndarray:
 
     try:
         with Image.open(path) as picture:
+            if picture.mode in DEEP_MODES or picture.mode.startswith("I;16"):
+                raise InputError(
+                    f"{path} must be a picture of 8 bits a channel, got one of more (mode {picture.mode}), which would "
+                    "be cut off. Convert it to 8 bits."
+                )
             # Turned as cameras and pipelines do; resized as `image_processor` says.
             upright = ImageOps.exif_transpose(picture).convert("RGB")
             return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)

@@ -96,6 +96,10 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
+        if not input_ids.size(1):
+            # A batch of empty texts.
+            input_ids = input_ids.new_full((len(input_ids), 1), self.config.pad_token_id)
+            attention_mask = torch.zeros_like(input_ids)
         is_word = attention_mask.bool()
         # A text without a single known position still has one window.
         is_first = torch.arange(is_word.size(1), device=is_word.device) == 0

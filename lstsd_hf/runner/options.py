@@ -28,6 +28,8 @@ RUN_SETTINGS = {
     "dataloader_pin_memory": False,
 }
 ALL = "all"
+# Beside every loss, which transformers knows.
+_SMALLER_IS_BETTER = ("nll", "ece")
 
 
 @dataclass
@@ -200,8 +202,12 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
     first.add_argument("--output_dir", "--output-dir")
     first.add_argument("--seed")
     first.add_argument("--train_sampling_strategy", "--train-sampling-strategy")
+    first.add_argument("--greater_is_better", "--greater-is-better")
+    first.add_argument("--sweep")
+    first.add_argument("--cross_validate", "--cross-validate")
     known, _ = first.parse_known_args(arguments)
-    methods = _all_methods(arguments) if known.method == [ALL] else known.method
+    holds_labels_out = any(value not in (None, "0") for value in (known.sweep, known.cross_validate))
+    methods = _all_methods(arguments, holds_labels_out) if known.method == [ALL] else known.method
     for name in methods:
         if name not in METHODS:
             raise InputError(f"`method` must be of {', '.join(METHODS)}, got {name!r}.")
@@ -230,6 +236,8 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
     except ValueError as error:  # what the dataclasses say of their fields, and options that nobody has
         hint = "" if is_single else " With several methods, an option has its method in front: --lstsd.lambda_short."
         raise InputError(f"{error}{hint if 'not used by' in str(error) else ''}") from error
+    if known.greater_is_better is None and (args.metric_for_best_model or "").endswith(_SMALLER_IS_BETTER):
+        args.greater_is_better = False
     if known.train_sampling_strategy is None and not domain.has_lengths(run, configs):
         args.train_sampling_strategy = "random"
     if args.resume_from_checkpoint is not None:
@@ -275,9 +283,8 @@ def _wide(prog: str) -> argparse.HelpFormatter:
     return _HelpFormatter(prog, width=110)
 
 
-def _all_methods(arguments: list[str]) -> list[str]:
+def _all_methods(arguments: list[str], holds_labels_out: bool) -> list[str]:
     """All that need nothing more, and those whose options are given; where labels are held out, the self-taught."""
-    holds_labels_out = any(argument.startswith(("--sweep", "--cross_validate")) for argument in arguments)
     return [
         name
         for name, config in METHODS.items()

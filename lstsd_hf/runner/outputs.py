@@ -25,7 +25,7 @@ def write_submission(trainer: RunTrainer, test, task: Task, path: Path) -> None:
     if not trainer.is_world_process_zero():
         return
     labels = predictions[:, 0].tolist() if task.is_regression else np.argmax(predictions, axis=-1).tolist()
-    with replacing(path) as temporary, temporary.open("w") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("index\tprediction\n")
         file.writelines(f"{index}\t{task.spelled_label(label)}\n" for index, label in enumerate(labels))
 

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from transformers.trainer import SCHEDULER_NAME
+
 from ..checkpoint import newest_whole_checkpoint
 from ..errors import InputError
 from .results import RESULTS_NAME, write_json
@@ -75,4 +77,11 @@ def _check_is_run(folder: Path) -> None:
 def _checkpoint_to_resume(run: Run, folder: Path) -> str | None:
     """The newest whole checkpoint; none where a run was interrupted before its first one was whole."""
     found = newest_whole_checkpoint(folder, run.teacher.build().is_stateful)
-    return str(found[0]) if found is not None else None
+    if found is None:
+        return None
+    if not (found[0] / SCHEDULER_NAME).is_file() and run.args.deepspeed is None:
+        raise InputError(
+            f"{found[0]} must contain `{SCHEDULER_NAME}` to go on from it, found none: it was saved with "
+            "`save_only_model`. Use --overwrite to start again."
+        )
+    return str(found[0])

@@ -1,6 +1,8 @@
 """What is done with suspects."""
 
+import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lstsd_hf.dynamics import drop_suspects, relabel, suspects, to_cleanlab
@@ -41,3 +43,12 @@ def test_suspects_of_other_data_are_refused():
         relabel([{"text": ""}] * 6, SIX)
     with pytest.raises(InputError, match="Every example must have a label and a prediction, got 2 without"):
         to_cleanlab(HAND)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, np.int64], ids=["tensor", "array", "numpy-number"])
+def test_a_new_label_is_of_the_kind_of_the_old_one(kind):
+    dataset = [{"text": f"text {row}", "label": kind(int(label))} for row, label in enumerate(SIX.given)]
+    changed, _ = relabel(dataset, SIX, count=3)
+    assert [int(row["label"]) for row in changed] == [1, 1, 0, 0, 0, 1]
+    assert all(type(row["label"]) is type(dataset[0]["label"]) for row in changed)
+    assert all(row["label"].dtype == dataset[0]["label"].dtype for row in changed)

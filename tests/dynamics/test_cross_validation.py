@@ -169,3 +169,39 @@ def test_in_sample_numbers_that_mislead_are_said_to(call, recwarn):
     call(History(history.log_probs, history.given, out_of_sample=True))
     suspects(HAND, 1)
     assert not recwarn.list
+
+
+def test_folds_of_other_examples_with_the_same_labels_are_none_of_these(tmp_path, monkeypatch):
+    """Without texts the rows tell."""
+    monkeypatch.setattr(Memoriser, "trainings", 0)
+    rows, others = ([{"pixels": torch.tensor([row, shift]), "label": row % 3} for row in range(20)] for shift in (0, 1))
+    monkeypatch.setattr(Memoriser, "predict", lambda self, rows: SimpleNamespace(predictions=np.zeros((len(rows), 3))))
+    for data, trainings in ((rows, 2), (rows, 2), (others, 4)):
+        cross_validate(Memoriser, data, tmp_path, num_folds=2)
+        assert Memoriser.trainings == trainings
+
+
+def test_held_out_rows_are_predicted_without_augmentation(tmp_path):
+    class Augmented(torch.utils.data.Dataset):
+        """Offers to leave it out, but no selection."""
+
+        def __init__(self, is_augmented=True):
+            self.is_augmented = is_augmented
+
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, row):
+            return {"label": row % 3, "is_augmented": self.is_augmented}
+
+        def without_augmentation(self):
+            return Augmented(False)
+
+    class Looks(Memoriser):
+        def predict(self, rows):
+            seen.extend(rows[index]["is_augmented"] for index in range(len(rows)))
+            return SimpleNamespace(predictions=np.zeros((len(rows), 3)))
+
+    seen = []
+    cross_validate(Looks, Augmented(), tmp_path, num_folds=2)
+    assert seen == [False] * 20

@@ -390,6 +390,45 @@ def test_batches_have_like_lengths_where_they_can(options, strategy):
     assert cli.parse(["--task", "rte", *options]).args.train_sampling_strategy == strategy
 
 
+@pytest.mark.parametrize(
+    ("options", "greater"),
+    [
+        (["--metric_for_best_model", "nll"], False),
+        (["--metric_for_best_model", "averaged_ece"], False),
+        (["--metric_for_best_model", "nll", "--greater_is_better", "true"], True),
+        (["--metric_for_best_model", "accuracy"], True),
+    ],
+)
+def test_the_best_model_has_the_smallest_nll(options, greater):
+    command = ["--task", "rte", "--method", "mean_teacher", "--load_best_model_at_end", "true", *options]
+    assert cli.parse(command).args.greater_is_better is greater
+
+
+@pytest.mark.parametrize(
+    ("options", "is_left_out"),
+    [(["--cross-validate", "2"], True), (["--cross_validate", "0"], False), (["--sweep_storage", "sqlite://"], False)],
+)
+def test_all_methods_are_all_that_can_be_run(options, is_left_out):
+    parsed = cli.parse(["--task", "rte", "--method", "all", *options])
+    assert ("self_regulated" not in [config.name for config in parsed.teachers]) == is_left_out
+
+
+def test_a_saved_cnn_is_a_model_again_and_checkpoints_of_the_model_only_are_none(workplace):
+    rows = [{"text": "dull one" if index % 2 else "fine one", "label": index % 2} for index in range(12)]
+    for name in ("train", "dev"):
+        write_rows(workplace / f"{name}.jsonl", rows)
+    command = [
+        *("--method", "vanilla", "--train_file", "train.jsonl", "--validation_file", "dev.jsonl"),
+        *("--num_train_epochs", "1", "--use_cpu", "true", "--save_only_model", "true"),
+    ]
+    cli.main([*command, "--model_name_or_path", "cnn", "--output_dir", "first"])
+    cli.main([*command, "--model_name_or_path", "first", "--output_dir", "again"])
+    assert (workplace / "again" / "results.json").exists()
+    (workplace / "again" / "results.json").unlink()
+    message = error_of([*command, "--model_name_or_path", "first", "--output_dir", "again", "--resume"])
+    assert "must contain `scheduler.pt` to go on from it, found none: it was saved with `save_only_model`" in message
+
+
 def described(*arguments):
     parsed = cli.parse(["--task", "rte", *arguments])
     run = parsed.run

@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import shutil
 import struct
 import subprocess
 import tarfile
@@ -142,6 +143,24 @@ def test_folders_of_ones_own(tmp_path, monkeypatch):
     # The second time they are read from the cache.
     monkeypatch.setattr("lstsd_hf.images.folders._read_picture", None)
     assert np.array_equal(load_folders(train, validation, 16, tmp_path / "cache").pixels, loaded.pixels)
+
+
+def test_hidden_pictures_are_not_the_users(tmp_path):
+    train, validation = write_folders(tmp_path / "train"), write_folders(tmp_path / "validation", count=1, seed=50)
+    (tmp_path / "train" / "ants" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(tmp_path / "train" / "ants" / "1.png", tmp_path / "train" / "ants" / ".ipynb_checkpoints" / "1.png")
+    (tmp_path / "train" / "ants" / "shots.png").mkdir()
+    assert len(load_folders(train, validation, 16, tmp_path / "cache").splits["train"]) == 6
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "deep.png"), (np.float32, "deep.tif"), (np.int32, "deep.tif")])
+def test_pictures_of_more_than_8_bits_are_refused(tmp_path, dtype, name):
+    train, validation = write_folders(tmp_path / "train"), write_folders(tmp_path / "validation", count=1, seed=50)
+    path = tmp_path / "train" / "ants" / name
+    Image.fromarray(np.full((10, 10), 300, dtype)).save(path)
+    with pytest.raises(InputError) as error:
+        load_folders(train, validation, 16, tmp_path / "cache")
+    assert str(error.value).startswith(f"{path} must be a picture of 8 bits a channel, got one of more (mode ")
 
 
 class Malicious:

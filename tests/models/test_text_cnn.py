@@ -36,6 +36,13 @@ def test_max_over_time_by_hand():
     torch.testing.assert_close(model(torch.tensor([[3]])).logits, torch.tensor([[4.0, -8.0]]))
 
 
+def test_a_batch_of_empty_texts():
+    model = make_cnn()
+    empty = torch.zeros(2, 0, dtype=torch.int64)
+    padded = model(torch.full((2, 1), model.config.pad_token_id)).logits
+    torch.testing.assert_close(model(empty, attention_mask=empty).logits, padded)
+
+
 def test_words_multiplied_once_are_the_convolution_over_the_text():
     """Outputs and gradients against torch's own convolution over padded word vectors, in float64."""
     model = make_cnn(filter_widths=(1, 2, 5)).double()
