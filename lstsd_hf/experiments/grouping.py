@@ -11,7 +11,7 @@ from ..runner.results import headline
 
 BASELINE = "vanilla"
 # Options of the data in a run's config, where they are not the default.
-_DATA_SETTINGS = ("max_seq_length", "data")
+_DATA_SETTINGS = ("max_seq_length", "data", "memory_form", "record_dynamics", "cross_validate")
 _NAMED_SETTINGS = ("max_train_samples", "trainable_layers", "label_noise", "label_noise_seed", "label_noise_kind")
 _NAMED_SETTINGS += ("held_out_share", "dropout", "image_size", "crop_padding", "flip", "lr_milestones")
 

@@ -1,5 +1,6 @@
 """From raw splits to what a Trainer takes: label noise, tokens, and hidden states of a frozen encoder."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -64,7 +65,6 @@ def prepare(
     model, tokenizer = load_model(model_name, task, texts, options.dropout)
     if not args.do_predict:
         raw = {name: rows for name, rows in raw.items() if not name.startswith("test")}
-    # Once: tokenizing leaves its settings in the tokenizer.
     fingerprint = _fingerprint(tokenizer)
     max_length = min(options.max_seq_length, tokenizer.model_max_length)
     limit = position_limit(model)
@@ -120,7 +120,8 @@ def _tokenize(
         digest.update(json.dumps(texts).encode())
     folder = cache / f"tokens-{digest.hexdigest()[:20]}"
     if not folder.exists():
-        encoded = dict(tokenizer(*columns, truncation=True, max_length=max_length))
+        # A copy keeps its settings: the tokenizer is saved with the model, the same if these tokens were kept.
+        encoded = dict(copy.deepcopy(tokenizer)(*columns, truncation=True, max_length=max_length))
         encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
         with replacing_folder(folder) as temporary:
             Dataset.from_dict(encoded).save_to_disk(temporary)

@@ -23,6 +23,7 @@ from .with_memory import where_written
 # Of a model's folder: weights, config, tokenizer.
 TEACHES = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model")
 TEACHES += ("preprocessor_config.json",)
+_OF_A_RUN = ("training_args.bin",)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class KDConfig(TeacherConfig):
         files = [Path(named)]
         if files[0].is_dir():
             # What teaches; notes and submissions may come and go.
-            files = sorted(file for pattern in TEACHES for file in files[0].glob(pattern))
+            files = sorted(file for pattern in TEACHES for file in files[0].glob(pattern) if file.name not in _OF_A_RUN)
         digests = [file_digest(file) for file in files if file.is_file()]
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:10] if digests else None
 

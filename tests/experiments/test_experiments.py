@@ -392,6 +392,13 @@ def test_collected_to_another_kind_of_file(tmp_path):
         experiments(["collect", str(tmp_path), str(tmp_path / "results.csv")])
 
 
+def test_sections_that_differ_in_their_tables_say_so(tmp_path):
+    fake_run(tmp_path, "vanilla", 1, 0.7)
+    fake_run(tmp_path, "vanilla", 2, 0.9, more={"memory_form": "bf16"})
+    titles = {section.title for section in group_runs(read_results([tmp_path]))}
+    assert titles == {"RTE · cnn · 50 epochs", "RTE · cnn · memory_form=bf16 · 50 epochs"}
+
+
 def test_runs_of_different_settings_are_never_averaged(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.7)
     fake_run(tmp_path, "vanilla", 2, 0.9, lr=0.2)

@@ -390,6 +390,21 @@ def test_batches_have_like_lengths_where_they_can(options, strategy):
     assert cli.parse(["--task", "rte", *options]).args.train_sampling_strategy == strategy
 
 
+def test_the_saved_tokenizer_does_not_depend_on_what_was_kept(workplace, encoder):
+    rows = [{"text": "dull one" if index % 2 else "fine one", "label": index % 2} for index in range(12)]
+    for name in ("train", "dev"):
+        write_rows(workplace / f"{name}.jsonl", rows)
+    command = [
+        *("--method", "vanilla", "--train_file", "train.jsonl", "--validation_file", "dev.jsonl"),
+        *("--num_train_epochs", "1", "--use_cpu", "true", "--model_name_or_path", encoder),
+    ]
+    saved = []
+    for name in ("cold", "warm"):
+        cli.main([*command, "--output_dir", name])
+        saved.append(json.loads((workplace / name / "tokenizer.json").read_text()))
+    assert saved[0] == saved[1]
+
+
 @pytest.mark.parametrize(
     ("options", "greater"),
     [
