@@ -285,8 +285,9 @@ and in {close_to_best(wrong, "lstsd")} of {len(wrong)} with wrong ones, [ELR](do
 {close_to_best(wrong, "elr")}; but do not trust ELR's \
 probabilities, and on CoLA it learns nothing ([all ten](docs/results.md#the-judgement-of-anchored)).
 - **In full fine-tuning** of a 3-layer MiniLM for 10 epochs (3 seeds), LSTSD and \
-[`anchored`](docs/methods/anchored.md) are each within {MARGIN} points of the best in {close["lstsd"]} of {len(fully)} settings, \
-the most of nine methods; with wrong labels ELR is behind LSTSD in all {len(behind)} ([table](docs/results.md#fully-fine-tuned))."""
+[`anchored`](docs/methods/anchored.md) are each within {MARGIN} points of the best in \
+{close["lstsd"]} of {len(fully)} settings, the most of nine methods; \
+with wrong labels ELR is behind LSTSD in all {len(behind)} ([table](docs/results.md#fully-fine-tuned))."""
 
 
 def cost_sentence() -> str:
