@@ -30,6 +30,8 @@ SHOWN, CHECKED = 5, 50
 ARGUMENTS = (
     *("--task", "cola", "--method", "vanilla", "--demo"),
     *("--num_train_epochs", "16", "--record_dynamics", "True"),
+    # README shows the figures of this order.
+    *("--train_sampling_strategy", "random"),
 )
 SHOWN_EPOCHS = (1, 2, 3, 4, 8, 12, 16)
 
