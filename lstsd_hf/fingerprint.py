@@ -37,7 +37,7 @@ def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str,
     return {
         "num_examples": len(dataset),
         "labels_sha256": hashlib.sha256(json.dumps(labels, default=repr).encode()).hexdigest() if has_labels else None,
-        "rows_sha256": _rows_digest(dataset),
+        "rows_sha256": rows_digest(dataset),
     }
 
 
@@ -68,14 +68,15 @@ def _plain(label: Any) -> Any:
     return label.tolist() if hasattr(label, "tolist") else label
 
 
-def _rows_digest(dataset: Any) -> str | None:
+def rows_digest(dataset: Any) -> str | None:
+    """A digest of a dataset's rows; see `describe_dataset`."""
     if not is_hugging_face_dataset(dataset):
         digest = getattr(dataset, "rows_sha256", None)
         return digest if isinstance(digest, str) else None
     # pyarrow comes with datasets.
-    from .arrow_digest import rows_digest
+    from . import arrow_digest
 
-    return rows_digest(dataset)
+    return arrow_digest.rows_digest(dataset)
 
 
 @contextmanager

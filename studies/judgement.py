@@ -171,13 +171,12 @@ def ranking_table() -> str:
     return table(header, [row for _, row in sorted(rows)])
 
 
-def close_to_best(among: Iterable[Cell], name: str, controls: Iterable[str] = CONTROLS) -> int:
+def close_to_best(among: Iterable[Cell], name: str, controls: Sequence[str] = CONTROLS) -> int:
     """In how many cells a method is within the margin of the best of all."""
-    controls = tuple(controls)
     return sum(points_behind(cell, name, controls) <= MARGIN for cell in among)
 
 
-def points_behind(cell: Cell, name: str, controls: Iterable[str] = CONTROLS) -> float:
+def points_behind(cell: Cell, name: str, controls: Sequence[str] = CONTROLS) -> float:
     """How far a method's mean score is from the best of all, the candidate among them."""
     return _best(cell, score, controls) - _mean(cell, name, score)
 
@@ -186,7 +185,7 @@ def _mean(cell: Cell, name: str, values: Values) -> float:
     return mean_and_std([*values(cell, cell.groups[name]).values()])[0]
 
 
-def _best(cell: Cell, values: Values, controls: Iterable[str] = CONTROLS) -> float:
+def _best(cell: Cell, values: Values, controls: Sequence[str] = CONTROLS) -> float:
     """The best mean of all methods, the candidate among them."""
     means = [_mean(cell, name, values) for name in (CANDIDATE, *controls)]
     return max(means) if values is score else min(means)

@@ -86,7 +86,8 @@ def relabel(
         labels = [int(new.get(row, label)) for row, label in enumerate(dataset[name])]
         feature = dataset.features[name]
         return dataset.remove_columns(name).add_column(name, labels, feature=feature), changed
-    rows = [dataset[index] for index in range(len(dataset))]
+    # By index: a dataset may not say where it ends.
+    rows = (dataset[index] for index in range(len(dataset)))
     return [
         {**row, name: _like(row[name], new[index])} if index in new else row for index, row in enumerate(rows)
     ], changed

@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from ..distributed import is_distributed, rank
 from ..errors import InputError
-from ..fingerprint import describe_dataset, random_state_put_back
+from ..fingerprint import random_state_put_back, rows_digest
 from ..label_errors import example_labels, example_texts, select_rows, without_augmentation
 from ..student import Student
 from .files import (
@@ -108,14 +108,12 @@ def _digest(dataset: Any, labels: np.ndarray, texts: list[str | None], seed: int
     """Of what the folds depend on: a fold of other examples or labels is not taken for one of these."""
     digest = hashlib.sha256(json.dumps([labels.tolist(), texts, seed]).encode())
     if None in texts:
-        digest.update(_rows_digest(without_augmentation(dataset)).encode())
+        rows = without_augmentation(dataset)
+        digest.update((rows_digest(rows) or _digest_of_each(rows)).encode())
     return digest.hexdigest()[:10]
 
 
-def _rows_digest(dataset: Any) -> str:
-    found = describe_dataset(dataset)["rows_sha256"]
-    if found is not None:
-        return found
+def _digest_of_each(dataset: Any) -> str:
     digest = hashlib.sha256()
     with random_state_put_back():
         for row in range(len(dataset)):

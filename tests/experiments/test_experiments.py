@@ -522,3 +522,28 @@ def test_a_search_goes_on_without_settings_that_fail(workplace, encoder, monkeyp
         r"3 trials of .* failed, the last one: The outputs must be finite.",
         error_of([*command, "--seed", "2", "--sweep", "2"]),
     )
+
+
+def test_a_search_tunes_what_runs_are_judged_by(workplace, encoder, monkeypatch):
+    """With rows held out the last epoch's score has no say."""
+    from lstsd_hf.experiments import sweep
+
+    def scored(run, folder, **options):
+        factor = run.args.learning_rate / 1e-2
+        return {
+            "config": {"held_out_share": 0.25},
+            "last_epoch": {"eval_accuracy": 0.9},
+            "best_model": {"eval_accuracy": 0.1 * factor},
+        }
+
+    command = [
+        *("--task", "rte", "--data", "synthetic", "--method", "vanilla", "--model_name_or_path", encoder),
+        *("--num_train_epochs", "1", "--max_train_samples", "32", "--use_cpu", "true", "--learning_rate", "1e-2"),
+        *("--held_out_share", "0.25", "--sweep", "6", "--output_dir", "found"),
+    ]
+    monkeypatch.setattr(sweep, "execute", scored)
+    cli.main(command)
+    (study,) = (json.loads(path.read_text()) for path in (workplace / "found" / "sweeps").glob("*.json"))
+    factors = [trial["params"]["learning_rate_factor"] for trial in study["trials"]]
+    assert len(set(factors)) > 1
+    assert study["best"]["params"]["learning_rate_factor"] == max(factors)
