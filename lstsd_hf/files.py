@@ -10,6 +10,11 @@ from pathlib import Path
 
 import xxhash
 
+# Of a saved model: weights, config, tokenizer.
+_OF_A_MODEL = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model")
+_OF_A_MODEL += ("preprocessor_config.json",)
+_OF_A_RUN = ("training_args.bin",)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -53,3 +58,16 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def saved_model_digest(path: Path) -> str | None:
+    """A short digest of a file, or of what a model is loaded from in a folder; notes and submissions may come and go.
+
+    Args:
+        path: A file or folder; `None` is the digest of anything else, such as a name on the hub.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for pattern in _OF_A_MODEL for file in path.glob(pattern) if file.name not in _OF_A_RUN)
+    digests = [file_digest(file) for file in files if file.is_file()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:10] if digests else None

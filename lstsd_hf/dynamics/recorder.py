@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..distributed import max_over_processes
 from ..errors import InputError
+from ..files import file_checksum
 from ..label_errors import example_texts
 from ..memory import EpochMemory, TableStorage
 from ..observers import Observer, State, TrainingBatch
@@ -24,7 +25,8 @@ class DynamicsRecorder(Observer):
 
     They are those of the training forwards, with dropout, so that nothing is run twice. A file has the examples that
     the epoch saw: `index`, `given` (the label), `log_probs` (half precision; of more than 64 labels the 16 largest and
-    the given one). `examples.parquet` has the texts. `lstsd_hf.dynamics.History.read` reads the folder.
+    the given one; of an example drawn several times their mean, normalized). `examples.parquet` has the texts.
+    `lstsd_hf.dynamics.History.read` reads the folder.
 
     A resumed run goes on with the files that are there. One that begins anew removes those of an earlier run.
 
@@ -37,7 +39,7 @@ class DynamicsRecorder(Observer):
 
     Raises:
         InputError: In training, unless there is one label of several for each text; on resuming, if the file of an
-            epoch is missing.
+            epoch is missing or another run's.
 
     Examples:
         >>> from lstsd_hf.dynamics import History
@@ -72,6 +74,8 @@ class DynamicsRecorder(Observer):
         self.memory: EpochMemory | None = None
         self._given: Tensor | None = None
         self._suspects: int | None = None
+        # Of the files written so far, which tell them from another run's.
+        self._checksums: list[str] = []
 
     def on_train_begin(self) -> None:
         if not self.context.student.writes_files:
@@ -80,10 +84,13 @@ class DynamicsRecorder(Observer):
         done = 0 if self.memory is None else self.memory.epoch
         own = [self._files.epoch_path(self.folder, epoch) for epoch in range(done)]
         missing = [path for path in own if not path.is_file()]
-        if missing:
+        written = zip(own, self._checksums, strict=True)
+        others = [path for path, checksum in written if path.is_file() and file_checksum(path) != checksum]
+        if missing or others:
+            what = f"{missing[0].name} is missing" if missing else f"{others[0].name} is another run's, or damaged"
             raise InputError(
-                f"The epochs before the checkpoint must be in {self.folder}, but {missing[0].name} is missing. "
-                "Resume with the same `output_dir`, or start a new run."
+                f"The epochs before the checkpoint must be in {self.folder}, but {what}. Resume with the same "
+                "`output_dir`, or start a new run."
             )
         for path in set(self._files.epoch_paths(self.folder)) - set(own):
             path.unlink()
@@ -124,9 +131,12 @@ class DynamicsRecorder(Observer):
 
     def _write(self, epoch: int) -> None:
         student, files = self.context.student, self._files
-        log_probs = self.memory.latest.float().masked_fill(~self.memory.written[:, None], torch.nan)
+        # The mean of what several draws of an example said is no distribution any more.
+        log_probs = self.memory.latest.float().log_softmax(-1).masked_fill(~self.memory.written[:, None], torch.nan)
         table = files.EpochTable(log_probs.cpu().numpy(), self._given.cpu().numpy())
-        files.write_epoch(files.epoch_path(self.folder, epoch), table)
+        path = files.epoch_path(self.folder, epoch)
+        files.write_epoch(path, table)
+        self._checksums.append(file_checksum(path))
         examples = self.folder / files.EXAMPLES_NAME
         if epoch == 0 or not examples.is_file():
             texts = self._texts or example_texts(student.train_dataset, student.processing_class)
@@ -140,7 +150,8 @@ class DynamicsRecorder(Observer):
         if self.memory is None:
             return {}
         given = max_over_processes(self._given, self.context.device)
-        return {**self.memory.state_dict(), "given": given, "suspects": self._suspects}
+        files = " ".join(self._checksums)
+        return {**self.memory.state_dict(), "given": given, "suspects": self._suspects, "files": files}
 
     def load_state_dict(self, state: State) -> None:
         if state:
@@ -148,3 +159,4 @@ class DynamicsRecorder(Observer):
             self.memory = EpochMemory.from_state_dict(state, self._storage, merge_device=context.device)
             self._given = state["given"].to(context.storage.device)
             self._suspects = state["suspects"]
+            self._checksums = state["files"].split()

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from datasets import DatasetDict
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import InputError
 from ..runner.noise import NOISE_KINDS
@@ -81,12 +82,15 @@ def search(run: Run, trials: int, storage: str, root: Path, cache: Path) -> dict
     if storage.startswith("sqlite:///"):
         Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        direction="maximize",
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    # No such address, no driver for it, or nobody there.
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"`sweep_storage` must be a database that optuna can open, such as sqlite:///studies.sqlite3, got "
+            f"{storage!r}: {reason}"
+        ) from error
     # Continued by another process, a study must not draw the same trials again.
     seed = run.args.seed + len(study.trials)
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 2))

@@ -75,3 +75,9 @@ class TextArguments(RunArguments):
         for name in ("test_file", "text_columns"):
             if getattr(self, name) and not self.train_file:
                 raise InputError(f"`{name}` goes with `train_file` and `validation_file`.")
+        if self.train_file:
+            for name in ("demo", "data"):
+                if getattr(self, name):
+                    raise InputError(
+                        f"`{name}` goes with `task`, got {getattr(self, name)} beside `train_file`. Leave one out."
+                    )

@@ -98,6 +98,12 @@ def _task_of(labels: list[tuple[int, str]], texts: tuple[str, ...], path: str) -
     label_names = tuple(sorted({label for _, label in labels}))
     if len(label_names) < 2:
         raise InputError(f"{path} must have at least 2 different labels, got {list(label_names)}.")
+    for line, label in labels:
+        if any(character in label for character in "\t\n\r"):
+            raise InputError(
+                f"{path}, line {line}: the label must be one line without tabs, got {label!r}. Submissions are files "
+                "of lines and tabs: rename it."
+            )
     numbers = [_number(name) for name in label_names]
     # Whole numbers are names of classes.
     fractions = [name for name, number in zip(label_names, numbers, strict=True) if number and not number.is_integer()]

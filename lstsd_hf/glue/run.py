@@ -52,6 +52,11 @@ class GlueRun(Run):
         return [train[name][:] for name in self.task.text_columns]
 
     @property
+    def embeds_tokens(self) -> bool:
+        # The CNN embeds each word of a batch once; a frozen encoder's layers are run once, before.
+        return self.model_name_or_path != CNN and self.options.trainable_layers is None
+
+    @property
     def paper_settings(self) -> Mapping[str, Any]:
         return paper_settings(self.model_name_or_path)
 

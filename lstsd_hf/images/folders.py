@@ -54,13 +54,20 @@ def load_folders(train_dir: str, validation_dir: str, image_size: int, cache: Pa
 
 def _pictures_in(folder: Path) -> list[Path]:
     """Hidden files and folders, such as a notebook's checkpoints, are none of the user's pictures."""
-    return sorted(
+    found = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES
-        and path.is_file()
+        and (path.is_file() or not path.exists())
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+    for path in found:
+        if not path.exists():
+            raise InputError(
+                f"{path} must be a picture, but it is a link to {path.readlink()}, which does not exist. Replace or "
+                "remove it."
+            )
+    return found
 
 
 def _class_folders(folder: str, option: str) -> list[str]:
@@ -100,5 +107,7 @@ def _read_picture(path: Path, size: int) -> np.ndarray:
             # Turned as cameras and pipelines do; resized as `image_processor` says.
             upright = ImageOps.exif_transpose(picture).convert("RGB")
             return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    except (OSError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} must be a picture, but it cannot be read: {error}. Replace or remove it.") from error

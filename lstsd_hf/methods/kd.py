@@ -1,6 +1,5 @@
 """Knowledge distillation: another model, or people, teach; what they say is computed once."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..files import file_digest
+from ..files import saved_model_digest
 from ..fixed_teacher import FixedTeacher
 from ..losses import kl_top_k
 from ..memory import ConstantMemory, check_same_digest
@@ -19,11 +18,6 @@ from ..teacher_outputs import TOLERANCE, TeacherOutputs, read_teacher_outputs
 from .base import ConfiguredTeacher, DistillationTerm
 from .config import TeacherConfig
 from .with_memory import where_written
-
-# Of a model's folder: weights, config, tokenizer.
-TEACHES = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model")
-TEACHES += ("preprocessor_config.json",)
-_OF_A_RUN = ("training_args.bin",)
 
 
 @dataclass(frozen=True)
@@ -97,14 +91,7 @@ class KDConfig(TeacherConfig):
 
     def source_digest(self) -> str | None:
         named = self.teacher_outputs or self.teacher_model_name_or_path
-        if not named:
-            return None
-        files = [Path(named)]
-        if files[0].is_dir():
-            # What teaches; notes and submissions may come and go.
-            files = sorted(file for pattern in TEACHES for file in files[0].glob(pattern) if file.name not in _OF_A_RUN)
-        digests = [file_digest(file) for file in files if file.is_file()]
-        return hashlib.sha256("".join(digests).encode()).hexdigest()[:10] if digests else None
+        return saved_model_digest(Path(named)) if named else None
 
     def build(self) -> "KD":
         return KD(self)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.utils import is_liger_kernel_available
 
 from ..errors import InputError
 
@@ -26,6 +27,15 @@ def check_arguments(args: TrainingArguments, seeds: Iterable[int], folders: Iter
         for value in values:
             if value is not None and not 0 <= value <= MAX_SEED:
                 raise InputError(f"`{name}` must be from 0 to {MAX_SEED}, got {value}.")
+    if not 0 <= args.label_smoothing_factor <= 1:
+        raise InputError(f"`label_smoothing_factor` must be from 0 to 1, got {args.label_smoothing_factor}.")
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        raise InputError(
+            "`use_liger_kernel` needs the package liger-kernel, found none: `pip install liger-kernel`, or leave it "
+            "out."
+        )
+    if args.fsdp and args.world_size == 1:
+        raise InputError("`fsdp` needs several processes, got 1: start with torchrun, or leave it out.")
     _check_trackers(args.report_to)
     _check_optimization(args)
     for folder in folders:

@@ -233,7 +233,8 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
             own = HfArgumentParser(config_class, prog=f"--{config_class.name}.…", allow_abbrev=False)
             own.set_defaults(**_method_defaults(config_class, domain, known.demo))
             configs += own.parse_args_into_dataclasses(prefixed[config_class.name], look_for_args_file=False)
-    except ValueError as error:  # what the dataclasses say of their fields, and options that nobody has
+    # What the dataclasses say of their fields, of files and packages that are missing, and options that nobody has.
+    except (ValueError, OSError, ImportError) as error:
         hint = "" if is_single else " With several methods, an option has its method in front: --lstsd.lambda_short."
         raise InputError(f"{error}{hint if 'not used by' in str(error) else ''}") from error
     if known.greater_is_better is None and (args.metric_for_best_model or "").endswith(_SMALLER_IS_BETTER):

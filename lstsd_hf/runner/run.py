@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from transformers import TrainingArguments
 
 from ..errors import InputError
+from ..files import saved_model_digest
 from ..memory import TableStorage
 from ..methods import TeacherConfig
 from ..schedules import TrainingPlan
@@ -73,6 +74,11 @@ class Run(ABC):
     def texts(self, train: Dataset) -> list[list[str]] | None:
         """The columns of text of a training split, for a teacher with a tokenizer of its own."""
         return None
+
+    @property
+    def embeds_tokens(self) -> bool:
+        """Whether the model that is trained embeds the tokens of each batch."""
+        return False
 
     @property
     @abstractmethod
@@ -157,13 +163,18 @@ class Run(ABC):
     @property
     def state(self) -> dict[str, Any]:
         """What tells this run from others in the same folder; JSON."""
-        source = self.taught.source_digest()
+        digests = {"teacher_digest": self.taught.source_digest(), "model_digest": self._model_digest}
         return {
             "config": self.config,
             "seed": self.args.seed,
             "data_digest": self.data_digest,
-            **({} if source is None else {"teacher_digest": source}),
+            "label_names": list(self.task.label_names),
+            **{name: digest for name, digest in digests.items() if digest is not None},
         }
+
+    @cached_property
+    def _model_digest(self) -> str | None:
+        return saved_model_digest(Path(self.model_name_or_path))
 
     @cached_property
     def data_digest(self) -> str:
@@ -198,6 +209,13 @@ _FIXED = {
     "batch_eval_metrics": False,
     "eval_do_concat_batches": True,
 }
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "eval_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+}
 
 
 def check_plan(run: Run) -> None:
@@ -208,9 +226,27 @@ def check_plan(run: Run) -> None:
                 f"`{name}` must be {value} here, got {getattr(run.args, name)}: scores and submissions are made of all "
                 "predictions. Leave it out, or use `LSTSDTrainer` in a script of your own."
             )
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-        if getattr(run.args, name) < 1:
-            raise InputError(f"`{name}` must be at least 1, got {getattr(run.args, name)}.")
+    for name, least in _LEAST.items():
+        value = getattr(run.args, name)
+        if value is not None and value < least:
+            raise InputError(f"`{name}` must be at least {least}, got {value}.")
+    if run.args.num_train_epochs <= 0 and run.args.max_steps < 1:
+        raise InputError(
+            f"`num_train_epochs` must be above 0 where `max_steps` is not given, got {run.args.num_train_epochs:g}."
+        )
+    if run.args.max_steps == 0:
+        raise InputError("`max_steps` must be at least 1, or -1 for what `num_train_epochs` says, got 0.")
+    batch = run.args.train_batch_size * run.args.world_size
+    if run.args.dataloader_drop_last and run.num_examples < batch:
+        raise InputError(
+            f"`dataloader_drop_last` must leave a batch, got {run.num_examples} training examples and batches of "
+            f"{batch}. Leave it out, or make batches smaller."
+        )
+    if run.args.neftune_noise_alpha and not run.embeds_tokens:
+        raise InputError(
+            f"`neftune_noise_alpha` must be left out here, got {run.args.neftune_noise_alpha:g}: it is noise for a "
+            "trained encoder's embeddings of tokens."
+        )
     _check_best_metric(run)
     for name, value in (("label_noise", run.options.label_noise), ("cross_validate", run.cross_validate)):
         if run.task.is_regression and value:

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer import SCHEDULER_NAME
 
@@ -12,6 +14,8 @@ from .results import RESULTS_NAME, write_json
 from .run import Run
 
 RUN_NAME = "run.json"
+# Differences that a message names.
+SHOWN = 3
 
 
 def is_finished(run: Run, folder: Path) -> bool:
@@ -41,17 +45,16 @@ def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str
         if (folder / RESULTS_NAME).exists():
             lacks = " that did not predict this test split" if run.submissions else ""
             raise InputError(
-                f"{folder} holds a finished run{lacks}. Use --overwrite to delete it, or another --output_dir."
+                f"{folder} holds a finished run{_what_differs(run, folder) or lacks}. Use --overwrite to delete it, or "
+                "another --output_dir."
             )
         # With nothing else there, the earlier run did not begin to train.
         if (folder / RUN_NAME).exists() and len(list(folder.iterdir())) > 1:
             if not resume:
                 raise InputError(f"{folder} holds an interrupted run. Use --resume to go on, or --overwrite.")
-            if json.loads((folder / RUN_NAME).read_text()) != run.state:
-                raise InputError(
-                    f"{folder} holds an interrupted run with other settings (see {RUN_NAME} there). Use the same "
-                    "settings to resume, or --overwrite."
-                )
+            differs = _what_differs(run, folder)
+            if differs:
+                raise InputError(f"{folder} holds an interrupted run{differs}. Use the same to resume, or --overwrite.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run.state, folder / RUN_NAME)
         return _checkpoint_to_resume(run, folder) if resume else None
@@ -72,6 +75,24 @@ def _check_is_run(folder: Path) -> None:
         )
     if not (folder / RUN_NAME).exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds no run of this program, so --overwrite does not delete it. Choose another.")
+
+
+def _what_differs(run: Run, folder: Path) -> str:
+    """How the run in a folder differs from this one, for a sentence; empty if it does not."""
+    there = json.loads((folder / RUN_NAME).read_text())
+    others = list(_differences(there, run.state))
+    if not others:
+        return ""
+    more = f", and {len(others) - SHOWN} more (see {RUN_NAME} there)" if len(others) > SHOWN else ""
+    return f" with other settings: {', '.join(others[:SHOWN])}{more}"
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**there, **here}:
+            yield from _differences(there.get(key), here.get(key), key)
+    elif there != here:
+        yield f"`{name}` is {there!r} there and {here!r} here"
 
 
 def _checkpoint_to_resume(run: Run, folder: Path) -> str | None:

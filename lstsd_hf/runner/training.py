@@ -12,6 +12,7 @@ from transformers import EvalPrediction, set_seed
 
 from ..dynamics.measures import estimated_label_errors
 from ..dynamics.recorder import DynamicsRecorder
+from ..errors import InputError
 from ..label_errors import example_texts
 from .cross_validation import judge_labels
 from .held_out import KeepsBest
@@ -47,6 +48,10 @@ def execute(run: Run, folder: Path, *, resume: bool, overwrite: bool, cache: Pat
     start = time.perf_counter()
     set_seed(run.args.seed)
     prepared = run.prepare(cache)
+    if run.args.gradient_checkpointing and not prepared.model.supports_gradient_checkpointing:
+        raise InputError(
+            f"`gradient_checkpointing` needs a model that can do it, got {type(prepared.model).__name__}. Leave it out."
+        )
     timer = EpochTimer()
     keeps_best = KeepsBest(folder, prepared.splits.pop("held_out")) if run.options.held_out_share else None
     with prepared.training_form():

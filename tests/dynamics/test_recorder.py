@@ -1,8 +1,11 @@
 """What is recorded of a run, and resumed."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import RandomSampler
 
 from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Observer
 from lstsd_hf.dynamics import History, measures, statistics
@@ -90,6 +93,38 @@ def test_a_resumed_run_without_its_files_is_refused(make_args):
         InputError, match=r"The epochs before the checkpoint must be in .* epoch-0002\.parquet is missing"
     ):
         make_trainer(make_args, **options).train(resume_from_checkpoint=True)
+
+
+def test_a_resumed_run_with_files_of_another_run_is_refused(make_args, tmp_path):
+    options = {"save_strategy": "epoch", "output_dir": str(tmp_path / "run")}
+    trainer = make_trainer(make_args, **options)
+    trainer.train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-12")
+    other = make_trainer(make_args, output_dir=str(tmp_path / "other"), learning_rate=1e-3)
+    other.train()
+    shutil.copytree(other.dynamics_folder, trainer.dynamics_folder, dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"epoch-0001\.parquet is another run's, or damaged\. Resume with the same"):
+        make_trainer(make_args, **options).train(resume_from_checkpoint=checkpoint)
+
+
+class DrawsWithReplacement(LSTSDTrainer):
+    def _get_train_sampler(self, *args):
+        return RandomSampler(self.train_dataset, replacement=True, num_samples=40)
+
+
+def test_what_several_draws_said_is_a_distribution(make_args):
+    trainer = DrawsWithReplacement(
+        model=make_model(),
+        args=make_args(num_train_epochs=2, learning_rate=0.5),
+        train_dataset=make_examples(14),
+        teacher=VANILLA,
+        record_dynamics=True,
+    )
+    trainer.train()
+    probabilities = np.exp(History.read(trainer.dynamics_folder).log_probs)
+    seen = ~np.isnan(probabilities[..., 0])
+    assert seen.sum() > 20
+    np.testing.assert_allclose(probabilities[seen].sum(-1), 1, atol=2e-3)
 
 
 @pytest.mark.parametrize("problem", [MULTI, NUMBERS])

@@ -188,6 +188,11 @@ FILES = [
     ("empty.csv", "", "is empty"),
     ("nul.csv", "text,label\na\x00b,\n", "the label must not be empty"),
     ("one.csv", "text,label\na b,1\nc d,1\n", "must have at least 2 different labels, got ['1']"),
+    (
+        "tab.jsonl",
+        '{"text": "a b", "label": "x\\ty"}\n{"text": "c", "label": "z"}\n',
+        "line 1: the label must be one line",
+    ),
     ("table.parquet", "PAR1", "must be one of .csv, .json, .jsonl"),
 ]
 

@@ -1,6 +1,7 @@
 """The command line from end to end, with a tiny random encoder in a local folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -133,8 +135,8 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
         "part holds an interrupted run. Use --resume to go on, or --overwrite."
     )
     assert error_of([*command, "--output_dir", "part", "--resume", "--lambda_short", "1"]) == (
-        "part holds an interrupted run with other settings (see run.json there). Use the same settings to resume, or "
-        "--overwrite."
+        "part holds an interrupted run with other settings: `lambda_short` is 4.0 there and 1.0 here. Use the same to "
+        "resume, or --overwrite."
     )
     # A checkpoint that was interrupted while being written is passed over.
     (workplace / "part" / "checkpoint-99").mkdir()
@@ -324,6 +326,21 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
             "`lambda_short` must be a finite number of at least 0, got -1.0. 0 drops the term.",
         ),
         (
+            ["--method", "lstsd", "--train_file", "a.csv", "--validation_file", "b.csv", "--data", "synthetic"],
+            "`data` goes with `task`, got synthetic beside `train_file`. Leave one out.",
+        ),
+        (
+            ["--method", "lstsd", "--train_file", "a.csv", "--validation_file", "b.csv", "--demo"],
+            "`demo` goes with `task`, got True beside `train_file`. Leave one out.",
+        ),
+        (
+            [
+                *("--method", "vanilla", "--task", "rte", "--data", "synthetic", "--model_name_or_path", "cnn"),
+                *("--gradient_checkpointing", "True", "--use_cpu", "True"),
+            ],
+            "`gradient_checkpointing` needs a model that can do it, got TextCNNForSequenceClassification. Leave it",
+        ),
+        (
             ["--method", "lstsd", "--task", "rte", "--data", "synthetic", "--model_name_or_path", "no/such-model"],
             "The model 'no/such-model' could not be loaded: ",
         ),
@@ -461,7 +478,24 @@ def test_other_data_under_the_same_name_are_another_run(workplace, encoder):
     ]
     cli.main(command)
     write_rows(workplace / "train.jsonl", rows[::-1])
-    assert "holds a finished run. Use --overwrite to delete it" in error_of(command)
+    assert "holds a finished run with other settings: `data_digest` is" in error_of(command)
+    # The same rows, but what they are called.
+    for name in ("train", "dev"):
+        write_rows(workplace / f"{name}.jsonl", [row | {"label": ("bad", "good")[row["label"]]} for row in rows])
+    assert "`label_names` is ['0', '1'] there and ['bad', 'good'] here. Use --overwrite" in error_of(command)
+
+
+def test_another_model_in_the_same_folder_is_another_run(workplace, options, encoder):
+    model = workplace / "model"
+    shutil.copytree(encoder, model)
+    command = ["--method", "vanilla", *options, "--num_train_epochs", "1", "--model_name_or_path", str(model)]
+    cli.main(command)
+    cli.main(command)  # finished before
+    (model / "README.md").write_text("A note.")
+    cli.main(command)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: -value for name, value in weights.items()}, model / "model.safetensors")
+    assert "holds a finished run with other settings: `model_digest` is" in error_of(command)
 
 
 def test_a_submission_asked_for_later_is_not_passed_over(workplace, options, encoder):

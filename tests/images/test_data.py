@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from lstsd_hf.errors import InputError
 from lstsd_hf.images.data import from_hub_splits, load_task
@@ -229,6 +230,12 @@ def test_a_cut_binary_or_idx_file_is_refused(tmp_path):
         load_task("fashion_mnist", str(tmp_path / "idx"))
 
 
+def save_with_a_long_comment(path):
+    comment = PngInfo()
+    comment.add_text("comment", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (4, 4)).save(path, pnginfo=comment)
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
@@ -254,6 +261,22 @@ def test_a_cut_binary_or_idx_file_is_refused(tmp_path):
                 (root / "train" / "bees" / "2.png").write_bytes(b"not a picture"),
             ),
             "2.png must be a picture, but it cannot be read",
+        ),
+        (
+            lambda root: (
+                write_folders(root / "train"),
+                write_folders(root / "validation"),
+                (root / "train" / "bees" / "3.png").symlink_to("elsewhere.png"),
+            ),
+            r"3\.png must be a picture, but it is a link to elsewhere\.png, which does not exist",
+        ),
+        (
+            lambda root: (
+                write_folders(root / "train"),
+                write_folders(root / "validation"),
+                save_with_a_long_comment(root / "train" / "bees" / "2.png"),
+            ),
+            r"2\.png must be a picture, but it cannot be read: Decompressed data too large",
         ),
     ],
 )
