@@ -115,6 +115,7 @@ def when_to_use() -> str:
     in_short = compare(cells("mlp_short"), "lstsd-defaults", "vanilla")
     both_tuned = compare(mlp, "lstsd-tuned", "vanilla-tuned")
     search_lost = [item.cell.name for item in compare(mlp, "vanilla-tuned", "vanilla") if item.verdict[:4] == "loss"]
+    stacked = {key: compare(cells("mlp_tuned"), "lstsd", key) for key in ("vanilla", TEMPORAL)}
     plain = compare(noisy, "lstsd", "vanilla", ranking("memory"), ranking("model"), NOISY)
     tuned, short, model, temporal = memory_families(noisy).values()
     check(gains(over["vanilla"]) and not losses(over["vanilla"]), "LSTSD gains over vanilla and loses nowhere")
@@ -123,6 +124,9 @@ def when_to_use() -> str:
     check(losses(noisy_short) and not gains(noisy_short), "fewer epochs are the better remedy against noise")
     check(len(in_short) - gains(in_short) - losses(in_short) > 6, "LSTSD adds little to a short run")
     check(losses(over["tuned"]) and losses(both_tuned), "LSTSD does not replace tuning")
+    check(
+        gains(stacked["vanilla"]) and losses(stacked["vanilla"]), "LSTSD adds to some tuned runs and takes from others"
+    )
     check(not gains(over["temporal"]), "two teachers are not shown to beat one")
     check(losses(short) == len(short), "a short plain run ranks labels better")
     shown = ("vanilla", "3 epochs", "tuned", "temporal")
@@ -151,9 +155,11 @@ def when_to_use() -> str:
   {tally(in_short)}.
 - **It does not replace tuning.** Over vanilla with a searched learning rate and dropout: {tally(over["tuned"])};
   with λ and E searched too: {tally(both_tuned)}. (On {" and ".join(search_lost)} the search itself lost to
-  untuned vanilla.)
+  untuned vanilla.) Added to the searched learning rate and dropout it helps some and harms others:
+  {tally(stacked["vanilla"])} ([table](#does-lstsd-add-to-a-tuned-baseline)).
 - **Two teachers are not shown to beat one.** Over `temporal_ensemble` with the same total weight, 6.4:
-  {tally(over["temporal"])}.
+  {tally(over["temporal"])};
+  at the searched settings {tally(stacked[TEMPORAL])}.
 - **Likelihood.** In how many of {len(likelihood["vanilla"])} settings its NLL is lower / higher: {
         "; ".join(f"{NAMES[CONTROLS[name]]} {losses(family)} / {gains(family)}" for name, family in likelihood.items())
     }.
