@@ -6,9 +6,11 @@ Several seeds of A1's small network are trained side by side, so that a cell tak
 records/anchor_search.jsonl; what is there is not run again.
 
 GLUE_DIR=... python -m studies.anchor_search follow-0.9 anchored
+GLUE_DIR=... python -m studies.anchor_search follow-0.9 follow-0.5 --epochs 10 60    # does the length matter?
 """
 
 import argparse
+import itertools
 import json
 import math
 from dataclasses import asdict
@@ -25,7 +27,7 @@ from lstsd_hf.glue import cli
 from lstsd_hf.runner.noise import NOISE_KINDS
 
 from .analysis import records_file
-from .anchor_variants import CONTROLS, VARIANTS, Anchored, Slice, Vanilla
+from .anchor_variants import CONTROLS, VARIANTS, Anchored, Slice, Vanilla, epochs_of
 from .commands import DATA, MLP
 
 RECORDS = records_file("anchor_search.jsonl")
@@ -34,6 +36,8 @@ CELLS = (
     *(("sst2", 0.0), ("sst2", 0.2), ("sst2", 0.4), ("mrpc", 0.0), ("mrpc", 0.2), ("cola", 0.0), ("cola", 0.2)),
     *(("trec", 0.0), ("trec", 0.2), ("trec", 0.4)),
 )
+# The protocol's cells for other lengths, and TREC-6 with right labels.
+LENGTHS_CELLS = (("sst2", 0.2), ("mrpc", 0.0), ("cola", 0.0), ("trec", 0.0), ("trec", 0.2))
 
 
 @cache
@@ -119,25 +123,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", default=[*CONTROLS, *VARIANTS], help="by name; all by default")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--epochs", type=int, nargs="+", help="other lengths, on fewer slices")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
-    done = {(line["variant"], line["task"], line["noise"]) for line in lines}
-    for name in options.variants:
-        for task, rate in CELLS:
-            if (name, task, rate) in done:
-                continue
-            make, epochs = CONTROLS.get(name, (None, 30))
-            method = make() if make else Anchored(task, VARIANTS[name])
-            data = slice_of(task, rate)
-            found = scored(task, train(data, method, options.seeds, epochs), data.true)
-            line = {"variant": name, "options": asdict(VARIANTS[name]) if name in VARIANTS else {}, "task": task}
-            line |= {"noise": rate, "epochs": epochs, "seeds": options.seeds, **found, **method.notes()}
-            with RECORDS.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(
-                f"{name:30} {task} {rate}: {np.mean(found['score']):.2f}, NLL {np.mean(found['nll']):.3f}", flush=True
-            )
+    done = {(line["variant"], line["task"], line["noise"], line["epochs"]) for line in lines}
+    cells = LENGTHS_CELLS if options.epochs else CELLS
+    for name, (task, rate), length in itertools.product(options.variants, cells, options.epochs or [None]):
+        epochs = length or epochs_of(name)
+        if (name, task, rate, epochs) in done:
+            continue
+        method = CONTROLS[name][0]() if name in CONTROLS else Anchored(task, VARIANTS[name])
+        data = slice_of(task, rate)
+        found = scored(task, train(data, method, options.seeds, epochs), data.true)
+        line = {"variant": name, "options": asdict(VARIANTS[name]) if name in VARIANTS else {}, "task": task}
+        line |= {"noise": rate, "epochs": epochs, "seeds": options.seeds, **found, **method.notes()}
+        with RECORDS.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{name:30} {task} {rate}: {np.mean(found['score']):.2f}, NLL {np.mean(found['nll']):.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -226,6 +226,10 @@ VARIANTS: dict[str, Options] = {
         "follow-0.9": FOLLOWS,
         "follow-0.8": FOLLOWS | {"momentum": 0.8},
         "follow-0.7": FOLLOWS | {"momentum": 0.7},
+        # As far as 0.9 goes in 30 epochs, in 10.
+        "follow-0.73": FOLLOWS | {"momentum": 0.9**3},
+        "follow-0.5": FOLLOWS | {"momentum": 0.5},
+        "follow-0.9, patience 1": FOLLOWS | {"patience": 1},
         "follow-0.9, score": FOLLOWS | {"criterion": "score"},
         "follow-0.9, elr before": FOLLOWS | {"elr_before": 3.0},
         "follow-0.9, elr": FOLLOWS | {"elr": 1.0},
@@ -243,9 +247,15 @@ VARIANTS: dict[str, Options] = {
         "follow-0.9, mixing 0.6, share 0.15, patience 3": FOLLOWS | {"mixing": 0.6, "share": 0.15, "patience": 3},
     }.items()
 }
+EPOCHS = 30
 CONTROLS: dict[str, tuple[Callable[[], Vanilla], int]] = {
-    "vanilla": (Vanilla, 30),
+    "vanilla": (Vanilla, EPOCHS),
     "vanilla, 3 epochs": (Vanilla, 3),
-    "lstsd": (LSTSD, 30),
-    "elr": (ELR, 30),
+    "lstsd": (LSTSD, EPOCHS),
+    "elr": (ELR, EPOCHS),
 }
+
+
+def epochs_of(name: str) -> int:
+    """How long a variant or control runs, unless other lengths are asked for."""
+    return CONTROLS[name][1] if name in CONTROLS else EPOCHS

@@ -23,6 +23,7 @@ from .analysis import (
     score,
     with_control,
 )
+from .anchor_variants import epochs_of
 from .tables import NOT_RUN, TEMPORAL, table, unfinished
 
 CANDIDATE = "anchored"
@@ -262,12 +263,20 @@ def _family(done: list[Cell], values: Values, digits: int) -> str:
     return table([title, *(NAMES[name] for name in CONTROLS)], rows)
 
 
+SEARCHED_LENGTHS = (10, 30, 60)
+
+
+def searched() -> list[dict[str, Any]]:
+    """The lines of the search."""
+    return [json.loads(line) for line in records_file("anchor_search.jsonl").read_text().splitlines()]
+
+
 def search_table() -> str:
     """Every variant of the search, by its mean over the slices that all of them have."""
-    lines = [json.loads(line) for line in records_file("anchor_search.jsonl").read_text().splitlines()]
     by: dict[str, dict[tuple[str, float], dict[str, Any]]] = {}
-    for line in lines:
-        by.setdefault(line["variant"], {})[line["task"], line["noise"]] = line
+    for line in searched():
+        if line["epochs"] == epochs_of(line["variant"]):
+            by.setdefault(line["variant"], {})[line["task"], line["noise"]] = line
     shared = set.intersection(*(set(found) for found in by.values() if len(found) >= 10))
 
     def mean(found: dict[tuple[str, float], dict[str, Any]], name: str) -> float:
@@ -280,3 +289,21 @@ def search_table() -> str:
     ]
     rows += [[name, "begun only", ""] for name in sorted(by.keys() - whole.keys())]
     return table(["variant", f"mean score over {len(shared)} slices", "mean NLL"], rows)
+
+
+def search_lengths_table() -> str:
+    """What was tried for short runs: scores on slices, with as many seeds as are there."""
+    by: dict[tuple[str, int], dict[tuple[str, float], list[float]]] = {}
+    for line in searched():
+        by.setdefault((line["variant"], line["epochs"]), {})[line["task"], line["noise"]] = line["score"]
+    wanted = [("vanilla", epochs) for epochs in SEARCHED_LENGTHS] + [
+        ("follow-0.9", epochs) for epochs in SEARCHED_LENGTHS
+    ]
+    wanted += [key for key in by if key[1] == SEARCHED_LENGTHS[0] and key[0] not in ("vanilla", "follow-0.9")]
+    shared = sorted(set.intersection(*(set(by[key]) for key in wanted)))
+    names = [TASKS[task] + (f", {100 * rate:.0f} % noise" if rate else "") for task, rate in shared]
+    rows = [
+        [name, str(epochs), *(f"{mean_and_std(by[name, epochs][cell])[0]:.1f}" for cell in shared)]
+        for name, epochs in wanted
+    ]
+    return table(["variant", "epochs", *names], rows)

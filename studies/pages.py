@@ -19,6 +19,7 @@ from .judgement import (
     lengths_table,
     prototype_table,
     ranking_table,
+    search_lengths_table,
     search_table,
 )
 from .neighbours_table import GATED, backward_table, neighbours, savings_table, teachers_table
@@ -105,6 +106,7 @@ def results_blocks() -> dict[str, str]:
         "judgement-l3": full_judgement_tables(),
         "judgement-prototype": prototype_table(),
         "anchor-search": search_table(),
+        "anchor-search-lengths": search_lengths_table(),
         "images": images_table(),
         "images-parts": images_parts(),
         "images-lengths": images_lengths(),
