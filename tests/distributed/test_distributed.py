@@ -233,10 +233,15 @@ def test_overlapping_batches_overlap_on_each_process(several_processes, one_proc
             assert_same_weights(whole["weights"], run["weights"])
             assert run["drawn"] == whole["drawn"][-len(run["drawn"]) :]
             assert whole["steps"] == run["steps"]
-    first, second = ([batch for *_, batch in rank["overlapping"][0]["drawn"]] for rank in several_processes)
-    assert all(not set(one) & set(other) for one, other in zip(first[:4], second[:4], strict=True))
+    ranks = [[batch for *_, batch in rank["overlapping"][0]["drawn"]] for rank in several_processes]
+    # As long as the first order of the 26 examples lasts: half a batch for each of two micro-batches, then one each.
+    whole_times = (26 - 4 * len(ranks)) // (2 * len(ranks))
+    assert whole_times >= 2
+    for same_time in list(zip(*ranks, strict=True))[:whole_times]:
+        drawn = [index for batch in same_time for index in batch]
+        assert len(drawn) == len(set(drawn))
     # Another epoch, other batches.
-    assert len({tuple(batch) for batch in first}) == len(first)
+    assert len({tuple(batch) for batch in ranks[0]}) == len(ranks[0])
 
 
 def test_several_processes_are_taught_by_what_teaches_one(several_processes, one_process):
