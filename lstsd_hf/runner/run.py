@@ -226,22 +226,7 @@ def check_plan(run: Run) -> None:
                 f"`{name}` must be {value} here, got {getattr(run.args, name)}: scores and submissions are made of all "
                 "predictions. Leave it out, or use `LSTSDTrainer` in a script of your own."
             )
-    for name, least in _LEAST.items():
-        value = getattr(run.args, name)
-        if value is not None and value < least:
-            raise InputError(f"`{name}` must be at least {least}, got {value}.")
-    if run.args.num_train_epochs <= 0 and run.args.max_steps < 1:
-        raise InputError(
-            f"`num_train_epochs` must be above 0 where `max_steps` is not given, got {run.args.num_train_epochs:g}."
-        )
-    if run.args.max_steps == 0:
-        raise InputError("`max_steps` must be at least 1, or -1 for what `num_train_epochs` says, got 0.")
-    batch = run.args.train_batch_size * run.args.world_size
-    if run.args.dataloader_drop_last and run.num_examples < batch:
-        raise InputError(
-            f"`dataloader_drop_last` must leave a batch, got {run.num_examples} training examples and batches of "
-            f"{batch}. Leave it out, or make batches smaller."
-        )
+    _check_sizes(run)
     if run.args.neftune_noise_alpha and not run.embeds_tokens:
         raise InputError(
             f"`neftune_noise_alpha` must be left out here, got {run.args.neftune_noise_alpha:g}: it is noise for a "
@@ -277,6 +262,25 @@ def check_can_be_searched(run: Run) -> None:
             f"`sweep` cannot search the options of {run.teacher.name}: it holds out a part of the training split, "
             "which the teacher may have learned. Leave it out, and choose the options on data that the teacher never "
             "saw."
+        )
+
+
+def _check_sizes(run: Run) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(run.args, name)
+        if value is not None and value < least:
+            raise InputError(f"`{name}` must be at least {least}, got {value}.")
+    if run.args.num_train_epochs <= 0 and run.args.max_steps < 1:
+        raise InputError(
+            f"`num_train_epochs` must be above 0 where `max_steps` is not given, got {run.args.num_train_epochs:g}."
+        )
+    if run.args.max_steps == 0:
+        raise InputError("`max_steps` must be at least 1, or -1 for what `num_train_epochs` says, got 0.")
+    batch = run.args.train_batch_size * run.args.world_size
+    if run.args.dataloader_drop_last and run.num_examples < batch:
+        raise InputError(
+            f"`dataloader_drop_last` must leave a batch, got {run.num_examples} training examples and batches of "
+            f"{batch}. Leave it out, or make batches smaller."
         )
 
 
