@@ -29,6 +29,11 @@ TRAINER_STATE_NAME = "trainer_state.json"
 FORMAT_VERSION = 3
 
 _RNG_PREFIX = "rng_state"
+# Fields whose values say nothing to people.
+_DIGESTS = {
+    "labels_sha256": "The training labels are others, or in another order.",
+    "rows_sha256": "The training examples are others, or in another order.",
+}
 # What Trainer's just-in-time checkpoints contain until they are finished.
 _UNFINISHED_NAME = "checkpoint-is-incomplete.txt"
 
@@ -104,9 +109,10 @@ def check_same_run(
     for field, value in expected.items():
         # As JSON has it: a tuple comes back as a list.
         if field not in changeable and saved.get(field) != json.loads(json.dumps(value)):
+            what = f" {_DIGESTS[field]}" if field in _DIGESTS else ""
             raise InputError(
                 f"`{field}` must be what it was when {folder / TEACHER_STATE_NAME} was saved: it was "
-                f"{saved.get(field)!r}, now it is {value!r}. Resume with the same data and settings, or start a "
+                f"{saved.get(field)!r}, now it is {value!r}.{what} Resume with the same data and settings, or start a "
                 "new run."
             )
 

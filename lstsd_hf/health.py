@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +11,19 @@ from .errors import InputError
 from .memory import ExampleMemory
 
 
-def check_gradient(name: str, per_example: Tensor) -> None:
+def check_gradient(name: str, term: Any) -> None:
     """Raises an `InputError` unless a term depends on the student.
 
     Args:
         name: Name of the term.
-        per_example: Its values.
+        term: A `DistillationTerm`.
+
+    Raises:
+        TypeError: If it is something else.
     """
+    per_example = getattr(term, "per_example", None)
+    if per_example is None:
+        raise TypeError(f"`loss_terms` must return a `DistillationTerm` for `{name}`, got {type(term).__name__}.")
     if not per_example.requires_grad:
         raise InputError(
             f"The term `{name}` must have a gradient, got none: the student's logits are detached from the model. A "

@@ -42,9 +42,9 @@ def matched_order(own: Sequence[str] | None, wanted: Sequence[str] | None, count
     Raises:
         InputError: If they are not for the same labels.
     """
-    order = list(range(count))
-    if are_names(own) and are_names(wanted):
-        order = label_order(own, wanted)
+    order, found = list(range(count)), label_order(own, wanted) if own and wanted else None
+    if found is not None or (are_names(own) and are_names(wanted)):
+        order = found
     if order is None or (wanted is not None and len(wanted) != count):
         raise InputError(
             f"The labels of {whose} must be the student's, {list(wanted)}, in any order; got "

@@ -49,6 +49,8 @@ class TeacherOutputs:
 
     def __post_init__(self):
         values = self.values
+        if not isinstance(values, Tensor):
+            raise TypeError(f"`values` must be a tensor, got {type(values).__name__}. Use `torch.as_tensor(values)`.")
         if self.kind not in KINDS:
             raise InputError(f"`kind` must be one of {', '.join(KINDS)}, got {self.kind!r}.")
         if values.dim() != 2 or not values.is_floating_point():

@@ -180,7 +180,7 @@ class SelfDistillationMixin(
         weight = self.teacher.base_loss_weight(batch)
         loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale)
         for name, term in terms.items():
-            check_gradient(name, term.per_example)
+            check_gradient(name, term)
             mean = term.per_example.mean()
             parts[name] = mean if isinstance(scale, float) and scale == 1 else mean * scale
             loss = torch.add(loss, parts[name], alpha=term.weight)

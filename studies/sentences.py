@@ -308,6 +308,6 @@ def cost_sentence() -> str:
         f"On one core of an {device} (`make bench`, `python -m benchmarks.overhead`): LSTSD adds {added:.2f} ms to a\n"
         f"training step, {lstsd['stub_step']['median'] - 1:.0%} of one of a model that does next to nothing, and "
         f"{added / step:.2%} of one of MiniLM\n(batch {overhead['batch_size']}, {overhead['tokens']} tokens). Plain "
-        f"training with `run_glue.py --bf16 True` is {speeds}\n"
+        f"training with `run_glue.py --bf16 True --use_cpu True` is {speeds}\n"
         "times as fast as Hugging Face's example script, which pads to 128 tokens in fp32."
     )

@@ -410,5 +410,5 @@ def test_a_method_by_its_name(tiny_model, make_args, name):
 
 
 def test_a_name_that_no_method_has(tiny_model, make_args):
-    with pytest.raises(InputError, match=r"`teacher` must be of vanilla, lstsd, .*, got 'mean-teacher'\."):
+    with pytest.raises(InputError, match=r"`teacher` must be one of vanilla, lstsd, .*, got 'mean-teacher'\."):
         LSTSDTrainer(model=tiny_model, args=make_args(), train_dataset=make_examples(8), teacher="mean-teacher")

@@ -11,6 +11,7 @@ from lstsd_hf import (
     LSTSDTrainer,
     MeanTeacherConfig,
     SelfDistillationMixin,
+    Teacher,
     TemporalEnsembleConfig,
     logs,
 )
@@ -121,6 +122,15 @@ def test_zero_divergence(make_args, config, logging):
     assert "must be a number other than 0, got " in str(error.value)
     assert "says exactly what its teacher said: is the learning rate 0, or is everything frozen?" in str(error.value)
     assert trainer.state.global_step <= 2 * 14 + 2
+
+
+def test_a_term_of_another_kind(make_args):
+    class Bare(Teacher):
+        def loss_terms(self, batch):
+            return {"bare": batch.student_logits.mean()}
+
+    with pytest.raises(TypeError, match="`loss_terms` must return a `DistillationTerm` for `bare`, got Tensor"):
+        make_trainer(make_args, Bare()).train()
 
 
 def test_no_gradient(make_args):

@@ -192,6 +192,11 @@ def test_a_resumed_run_may_leave_out_one_without_state(make_args):
     make_trainer(make_args, **options).train(resume_from_checkpoint=True)
 
 
+def test_one_without_a_list_is_refused(make_args):
+    with pytest.raises(TypeError, match=r"`observers` must be a list, got one Diary\. Give `\[observer\]`"):
+        LSTSDTrainer(model=make_model(), args=make_args(), observers=Diary())
+
+
 def test_names_of_parameters_do_not_get_in_the_way(make_args):
     """Mean Teacher's entries in a checkpoint are named as the model's parameters."""
 

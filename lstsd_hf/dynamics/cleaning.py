@@ -1,5 +1,6 @@
 """A training set without its suspects, or with their labels changed, and a record of what was done."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..label_errors import LABEL_NAMES, select_rows
+from ..label_errors import LABEL_NAMES, example_texts, select_rows
 from .history import History
 from .measures import estimated_label_errors, mean_probabilities, statistics, suspicion_window
 
@@ -49,7 +50,7 @@ def drop_suspects(dataset: Any, history: History, count: int | None = None) -> t
         The new dataset, and what was dropped: rows of `suspects` with a column `action`.
 
     Raises:
-        InputError: If the dataset has another number of examples.
+        InputError: If the dataset has another number of examples, or their texts in another order.
     """
     dropped = _checked(dataset, history, count).assign(action="dropped")
     gone = set(dropped["index"])
@@ -72,7 +73,7 @@ def relabel(
         The new dataset, and what was changed: rows of `suspects` with a column `action`.
 
     Raises:
-        InputError: If the dataset has another number of examples, or no such column.
+        InputError: If the dataset has another number of examples, their texts in another order, or no such column.
     """
     changed = _checked(dataset, history, count)
     changed = changed[changed["believed"] != changed["given"]].assign(action="relabelled").reset_index(drop=True)
@@ -128,5 +129,14 @@ def _checked(dataset: Any, history: History, count: int | None) -> pd.DataFrame:
         raise InputError(
             f"`dataset` must be the training set of the recorded run, with {len(history.given)} examples, got "
             f"{len(dataset)}."
+        )
+    if count is not None and not isinstance(count, int | np.integer):
+        raise InputError(f"`count` must be a whole number of examples, or None, got {count!r}.")
+    # Texts may have been recorded in another form; the same ones in another order are another order of the examples.
+    texts = history.texts or []
+    if None not in texts and texts != (found := example_texts(dataset)) and Counter(texts) == Counter(found):
+        raise InputError(
+            "`dataset` must have the examples in the order of the recorded run, got the same texts in another order. "
+            "Give the dataset as it was trained on, before any shuffle."
         )
     return suspects(history, count)

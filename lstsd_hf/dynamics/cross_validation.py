@@ -58,8 +58,8 @@ def cross_validate(
         A history of one epoch, out of sample.
 
     Raises:
-        InputError: If a number is not allowed, an example has no label that is a class, a model diverged, or the folder
-            holds the folds of other data.
+        InputError: If a number is not allowed, an example has no label that is a class, a trainer has other examples or
+            the model of another fold, a model diverged, or the folder holds the folds of other data.
 
     Examples:
         >>> import copy
@@ -77,11 +77,11 @@ def cross_validate(
         raise InputError(f"`texts` must have one for each of {len(labels)} examples, got {len(texts)}.")
     _check_folder(folder, texts)
     folds, digest = _folds(labels, num_folds, seed), _digest(dataset, labels, texts, seed)
-    tables = []
+    tables, model = [], None
     for fold in range(num_folds):
         path = folder / f"fold-{fold + 1}-of-{num_folds}-{digest}.parquet"
         if not path.is_file():
-            log_probs, label_names = _judged(make_trainer, dataset, labels, folds == fold)
+            log_probs, label_names, model = _judged(make_trainer, dataset, labels, folds == fold, model)
             if rank() == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_examples(folder / EXAMPLES_NAME, texts, label_names)
@@ -129,11 +129,28 @@ def _plain(value: Any) -> Any:
 
 
 def _judged(
-    make_trainer: Callable[[Any], Trainer], dataset: Any, labels: np.ndarray, held_out: np.ndarray
-) -> tuple[np.ndarray, list[str] | None]:
-    """Log-probabilities `(num_examples, num_labels)` of the held-out examples, NaN for the others; names of labels."""
+    make_trainer: Callable[[Any], Trainer], dataset: Any, labels: np.ndarray, held_out: np.ndarray, before: Any
+) -> tuple[np.ndarray, list[str] | None, Any]:
+    """What a new model says of the held-out examples.
+
+    Args:
+        make_trainer: As in `cross_validate`.
+        dataset: The training set.
+        labels: Its labels.
+        held_out: Which examples are not trained on, bool `(num_examples,)`.
+        before: The model of the fold before.
+
+    Returns:
+        Log-probabilities `(num_examples, num_labels)`, NaN for the others; names of the labels; the model.
+    """
     rows = np.flatnonzero(held_out)
     trainer = make_trainer(select_rows(dataset, np.flatnonzero(~held_out)))
+    _check_trainer(trainer, len(labels) - len(rows))
+    if trainer.model is before:
+        raise InputError(
+            "`make_trainer` must return a trainer of a new model each time, got the model of the fold before, which "
+            "has learned the labels that are to be judged. Load it anew, or use `copy.deepcopy(model)`."
+        )
     trainer.train()
     with _all_rows_in_order(trainer):
         outputs = trainer.predict(select_rows(without_augmentation(dataset), rows)).predictions
@@ -152,7 +169,18 @@ def _judged(
         )
     log_probs = np.full((len(labels), logits.size(1)), np.nan, dtype=np.float32)
     log_probs[rows] = logits.float().log_softmax(dim=-1).numpy()
-    return log_probs, Student(trainer).class_names
+    return log_probs, Student(trainer).class_names, trainer.model
+
+
+def _check_trainer(trainer: Any, num_rows: int) -> None:
+    if not hasattr(trainer, "train_dataset"):
+        raise TypeError(f"`make_trainer` must return a `Trainer`, got {type(trainer).__name__}.")
+    if trainer.train_dataset is None or len(trainer.train_dataset) != num_rows:
+        raise InputError(
+            f"`make_trainer` must train on the {num_rows} examples that it is given, got a trainer of "
+            f"{0 if trainer.train_dataset is None else len(trainer.train_dataset)}: the others are to be judged. Hand "
+            "its argument on as `train_dataset`."
+        )
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from .recorder import DynamicsRecorder
 
 def with_recorder(observers: Sequence[Observer], record_dynamics: bool) -> list[Observer]:
     """Observers, with one that records the training if asked for."""
+    if isinstance(observers, Observer):
+        raise TypeError(f"`observers` must be a list, got one {type(observers).__name__}. Give `[observer]`.")
     return [*observers, DynamicsRecorder()] if record_dynamics else [*observers]
 
 
@@ -21,9 +23,14 @@ class RecordedTrainingMixin:
     """What a trainer knows of its recorded training."""
 
     @property
+    def _recorder(self) -> DynamicsRecorder | None:
+        return next((member for member in self._group if isinstance(member, DynamicsRecorder)), None)
+
+    @property
     def dynamics_folder(self) -> Path | None:
         """Where a `DynamicsRecorder` among the observers writes; `None` without one."""
-        return next((member.folder for member in self._group if isinstance(member, DynamicsRecorder)), None)
+        recorder = self._recorder
+        return None if recorder is None else recorder.folder
 
     def rank_label_errors(self) -> list[LabelErrorCandidate]:
         """The training examples by how little their given label was believed, the least believed first.
@@ -49,15 +56,16 @@ class RecordedTrainingMixin:
         Raises:
             InputError: If no epoch was recorded.
         """
-        folder = self.dynamics_folder
-        if folder is None or not folder.is_dir():
+        recorder = self._recorder
+        # What the folder holds before training is another run's.
+        if recorder is None or recorder.memory is None or recorder.memory.epoch == 0:
             raise InputError(
-                f"An epoch must have been recorded, found none in {folder}. Train with `record_dynamics=True`, for at "
-                "least an epoch."
+                "An epoch must have been recorded by this trainer, found none. Train with `record_dynamics=True`, for "
+                "at least an epoch; a folder of an earlier run is read by `lstsd_hf.dynamics.History.read`."
             )
         from . import History
         from .measures import mean_probabilities, suspicion_window
 
-        history = History.read(folder)
+        history = History.read(recorder.folder)
         probabilities = torch.from_numpy(mean_probabilities(history.epochs(*suspicion_window(history))))
         return probabilities.nan_to_num(), ~probabilities.isnan().any(dim=1)

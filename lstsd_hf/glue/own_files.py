@@ -123,7 +123,7 @@ def _task_of(labels: list[tuple[int, str]], texts: tuple[str, ...], path: str) -
 def _check_values(row: dict[str, Any], names: Sequence[str], place: str) -> None:
     missing = [name for name in names if row.get(name) is None]
     if missing:
-        raise InputError(f"{place}: columns {missing} missing, got {sorted(row)}.")
+        raise InputError(f"{place}: columns {missing} missing, got {sorted(row)}. Rename or add them.")
     for name in names:
         value = row[name]
         if not isinstance(value, str | int | float):

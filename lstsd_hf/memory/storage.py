@@ -50,9 +50,12 @@ class TableStorage:
     @classmethod
     def of(cls, value: "TableStorage | str | None", folder: Path) -> "TableStorage":
         """The storage that is meant: the default for `None`, else see `parse`."""
-        if isinstance(value, cls):
-            return value
-        return cls(folder=folder) if value is None else cls.parse(value, folder)
+        if value is None:
+            return cls(folder=folder)
+        storage = value if isinstance(value, cls) else cls.parse(value, folder)
+        if storage.device is not None and storage.device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"`memory_storage` must be on this machine, got {storage.device} and no GPU. Use 'cpu'.")
+        return storage
 
     @classmethod
     def parse(cls, text: str, folder: Path | None = None) -> "TableStorage":

@@ -60,7 +60,7 @@ def build_teacher(teacher: Teacher | TeacherConfig | str | None) -> Teacher:
         teacher = LSTSDConfig()
     if isinstance(teacher, str):
         if teacher not in METHODS:
-            raise InputError(f"`teacher` must be of {', '.join(METHODS)}, got {teacher!r}.")
+            raise InputError(f"`teacher` must be one of {', '.join(METHODS)}, got {teacher!r}.")
         teacher = METHODS[teacher]()
     if isinstance(teacher, TeacherConfig):
         return teacher.build()

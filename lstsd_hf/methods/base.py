@@ -183,7 +183,7 @@ class Teacher(Observer):
         if found is None or not found[1].any():
             raise InputError(
                 f"{type(self).__name__} must have predictions for the training examples, but has none. Train for at "
-                "least an epoch, with a method that keeps them (README: methods)."
+                "least an epoch, with `record_dynamics=True` or a method that keeps them, such as lstsd."
             )
         return found
 

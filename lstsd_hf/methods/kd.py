@@ -78,11 +78,7 @@ class KDConfig(TeacherConfig):
         return cls(distillation_weight=0.0)
 
     def check_source(self) -> None:
-        if self.distillation_weight:
-            self._check_named()
-
-    def _check_named(self) -> None:
-        if self.teacher_model_name_or_path is None and self.teacher_outputs is None:
+        if self.distillation_weight and self.teacher_model_name_or_path is None and self.teacher_outputs is None:
             raise InputError(
                 f"`{self.name}` needs a teacher, got none. Set `teacher_model_name_or_path` to a fine-tuned "
                 "classifier, or `teacher_outputs` to a file of its outputs; a method of self-distillation, such as "
@@ -130,6 +126,11 @@ class KD(ConfiguredTeacher):
     ):
         if model is not None and outputs is not None:
             raise InputError("`model` and `outputs` must not both be given: each is a teacher. Leave one out.")
+        if outputs is not None and not isinstance(outputs, TeacherOutputs):
+            raise TypeError(
+                f"`outputs` must be `TeacherOutputs`, got {type(outputs).__name__}. Say what the numbers are: "
+                "`TeacherOutputs(tensor, kind)`."
+            )
         self._given_model, self._given_outputs = model, outputs
         super().__init__(config)
         named = self.config.teacher_model_name_or_path or self.config.teacher_outputs

@@ -94,8 +94,11 @@ class TSKDConfig(KDConfig):
         return self.review_weight > 0 or (self.distillation_weight > 0 and not self.teacher_free)
 
     def check_source(self) -> None:
-        if self.has_weight and not self.teacher_free:
-            self._check_named()
+        if self.has_weight and not self.teacher_free and self.teacher_model_name_or_path is None:
+            raise InputError(
+                "`tskd` needs a teacher, got none. Set `teacher_model_name_or_path` to a fine-tuned classifier, or "
+                "`teacher_free=True` to do without."
+            )
 
     def fitted_to(self, plan: TrainingPlan) -> Self:
         return replace(self, interval_epochs=self.interval_epochs or min(5, max(1, plan.num_epochs // 12)))
@@ -105,7 +108,7 @@ class TSKDConfig(KDConfig):
         if self.review_weight and first >= plan.num_epochs:
             raise InputError(
                 f"`interval_epochs` must be so small that a review comes: after {NUM_MEMORIES} intervals, in epoch "
-                f"{first + 1}, got {plan.num_epochs} planned epochs. Train longer, or set it to a smaller number."
+                f"{first + 1}, got {plan.num_epochs} planned epochs. Train longer, or set it to a smaller one from 1."
             )
 
     def build(self) -> "TSKD":

@@ -210,7 +210,7 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
     methods = _all_methods(arguments, holds_labels_out) if known.method == [ALL] else known.method
     for name in methods:
         if name not in METHODS:
-            raise InputError(f"`method` must be of {', '.join(METHODS)}, got {name!r}.")
+            raise InputError(f"`method` must be one of {', '.join(METHODS)}, got {name!r}.")
     check_unique("method", methods)
     plain, prefixed = _split_prefixed(arguments, methods)
     config_classes = [METHODS[name] for name in methods]
@@ -219,6 +219,8 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
         plain, prefixed = plain + prefixed[methods[0]], {}
     parser = HfArgumentParser(
         [domain.arguments, TrainingArguments, *(config_classes if is_single else [])],
+        # An error is not buried under all options.
+        usage="%(prog)s --method METHOD [METHOD ...] [options]; --help lists them",
         description=domain.description,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,

@@ -42,6 +42,11 @@ def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str
             _check_is_run(folder)
             shutil.rmtree(folder)
         check_is_for_runs(folder)
+        if is_finished(run, folder):
+            raise InputError(
+                f"{folder} holds this run, finished. Use --resume to show its scores, --overwrite to run it again, or "
+                "another --output_dir."
+            )
         if (folder / RESULTS_NAME).exists():
             lacks = " that did not predict this test split" if run.submissions else ""
             raise InputError(

@@ -1,5 +1,7 @@
 """What is done with suspects."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,21 @@ def test_suspects_of_other_data_are_refused():
         relabel([{"text": ""}] * 6, SIX)
     with pytest.raises(InputError, match="Every example must have a label and a prediction, got 2 without"):
         to_cleanlab(HAND)
+
+
+@pytest.mark.parametrize("kind", ["list", "datasets"])
+def test_the_examples_of_the_run_in_another_order_are_refused(kind):
+    dataset = datasets()[kind]
+    recorded = dataclasses.replace(SIX, texts=[row["text"] for row in dataset])
+    relabel(relabel(dataset, recorded, count=1)[0], recorded, count=2)
+    # Texts may have been recorded in another form.
+    drop_suspects(dataset, dataclasses.replace(SIX, texts=[row["text"].upper() for row in dataset]), count=2)
+    shuffled = dataset[::-1] if kind == "list" else dataset.shuffle(seed=1)
+    for change in (drop_suspects, relabel):
+        with pytest.raises(InputError, match="the same texts in another order"):
+            change(shuffled, recorded, count=2)
+    with pytest.raises(InputError, match=r"`count` must be a whole number of examples, or None, got 0\.2"):
+        drop_suspects(dataset, recorded, count=0.2)
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array, np.int64], ids=["tensor", "array", "numpy-number"])

@@ -22,11 +22,11 @@ ROWS = [{"text": f"text {row}", "label": row % 3} for row in range(20)]
 class Memoriser:
     """A trainer whose model is sure of what it has trained on, and of label 0 elsewhere."""
 
-    model = torch.nn.Identity()
     trainings = 0
 
     def __init__(self, rows):
-        self.rows = [rows[index] for index in range(len(rows))]
+        self.rows = self.train_dataset = [rows[index] for index in range(len(rows))]
+        self.model = torch.nn.Identity()
         self.args = SimpleNamespace(train_sampling_strategy="random", dataloader_drop_last=False)
 
     def train(self):
@@ -63,6 +63,16 @@ def test_each_fold_is_a_training_of_its_own(tmp_path, make_args):
         held_out = [row for row, own in zip(data, folds, strict=True) if own == fold]
         expected = torch.tensor(trainer.predict(held_out).predictions).log_softmax(-1)
         np.testing.assert_allclose(history.log_probs[0, folds == fold], expected, rtol=2e-3, atol=1e-4)
+
+
+def test_a_trainer_that_has_seen_what_it_judges_is_refused(tmp_path, make_args):
+    data, model = make_examples(12), make_model()
+    with pytest.raises(InputError, match="must train on the 8 examples that it is given, got a trainer of 12"):
+        cross_validate(lambda rows: Trainer(model, make_args(), train_dataset=data), data, tmp_path / "all", 3)
+    with pytest.raises(InputError, match="must return a trainer of a new model each time, got the model of the fold"):
+        cross_validate(lambda rows: Trainer(model, make_args(), train_dataset=rows), data, tmp_path / "same", 3)
+    with pytest.raises(TypeError, match="`make_trainer` must return a `Trainer`, got NoneType"):
+        cross_validate(lambda rows: None, data, tmp_path / "none", 3)
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=5, max_size=60), folds=st.integers(2, 5), seed=st.integers(0, 9))

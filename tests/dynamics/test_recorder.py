@@ -158,6 +158,12 @@ def test_label_errors_are_ranked_by_the_history(make_args):
     assert [1 - c.given_probability for c in ranking] == pytest.approx(table["suspicion"].tolist(), abs=1e-6)
 
 
+def test_another_runs_folder_is_not_taken_for_ones_own(make_args):
+    make_trainer(make_args).train()
+    with pytest.raises(InputError, match="An epoch must have been recorded by this trainer, found none"):
+        make_trainer(make_args).rank_label_errors()
+
+
 def test_trackers_get_the_terms_and_the_suspects(make_args, tmp_path):
     """What `report_to` names is told what the log says; here TensorBoard, read back."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

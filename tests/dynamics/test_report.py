@@ -42,8 +42,10 @@ def record(folder, count, epochs=6, texts=None, label_names=("no", "yes <b>reall
 
 
 def test_the_files_say_what_the_statistics_say(tmp_path, capsys):
-    record(tmp_path, 40)
+    (tmp_path / "dynamics").mkdir()
+    record(tmp_path / "dynamics", 40)
     main(["report", str(tmp_path)])
+    tmp_path /= "dynamics"
     assert f"Wrote {tmp_path / 'report' / 'report.html'}" in capsys.readouterr().out
     table = statistics(History.read(tmp_path))
     for found in (

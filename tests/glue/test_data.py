@@ -288,7 +288,7 @@ def test_bad_own_files(tmp_path):
     )
     unlabelled = write_rows(tmp_path / "unlabelled.jsonl", [{"text": "a"}])
     assert message_of(lambda: load_files(good, unlabelled)) == (
-        f"{unlabelled}, line 1: columns ['label'] missing, got ['text']."
+        f"{unlabelled}, line 1: columns ['label'] missing, got ['text']. Rename or add them."
     )
     single = write_rows(tmp_path / "single.jsonl", [{"text": "a", "label": 3}])
     assert message_of(lambda: load_files(single, good)) == f"{single} must have at least 2 different labels, got ['3']."
@@ -308,7 +308,7 @@ def test_bad_own_files(tmp_path):
     )
     nameless = write_rows(tmp_path / "null.jsonl", [{"text": None, "label": 0}])
     assert message_of(lambda: load_files(good, nameless)) == (
-        f"{nameless}, line 1: columns ['text'] missing, got ['label', 'text']."
+        f"{nameless}, line 1: columns ['text'] missing, got ['label', 'text']. Rename or add them."
     )
     latin = tmp_path / "latin.csv"
     latin.write_bytes("text,label\ncafé,0\n".encode("latin-1"))

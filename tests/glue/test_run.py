@@ -100,7 +100,10 @@ def test_a_finished_run_in_a_folder_of_ones_own_is_not_overwritten(workplace, op
     command = ["--method", "vanilla", *options, "--output_dir", "mine"]
     cli.main(command)
     written = (workplace / "mine" / "results.json").stat().st_mtime_ns
-    assert error_of(command) == ("mine holds a finished run. Use --overwrite to delete it, or another --output_dir.")
+    assert error_of(command) == (
+        "mine holds this run, finished. Use --resume to show its scores, --overwrite to run it again, or another "
+        "--output_dir."
+    )
     cli.main([*command, "--resume"])
     assert (workplace / "mine" / "results.json").stat().st_mtime_ns == written
 
@@ -244,7 +247,7 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "magic", "--task", "rte"], f"`method` must be of {', '.join(METHODS)}, got 'magic'."),
+        (["--method", "magic", "--task", "rte"], f"`method` must be one of {', '.join(METHODS)}, got 'magic'."),
         (
             ["--method", "lstsd", "--task", "ax"],
             f"`task` must be one of {', '.join(TASKS)}, got 'ax'. Own data: `--train_file`.",
@@ -354,7 +357,7 @@ def test_errors_are_short_and_options_are_listed(workplace):
     command = [sys.executable, str(ROOT / "run_glue.py")]
     failed = subprocess.run([*command, "--task", "rte", "--method", "magic"], capture_output=True, text=True)
     assert failed.returncode == 1
-    assert failed.stderr == f"run_glue.py: error: `method` must be of {', '.join(METHODS)}, got 'magic'.\n"
+    assert failed.stderr == f"run_glue.py: error: `method` must be one of {', '.join(METHODS)}, got 'magic'.\n"
     shown = subprocess.run([*command, "--method", "lstsd", "--help"], capture_output=True, text=True)
     for option in ("--lambda_short", "--mini_generation_epochs", "--teacher_floor", "--learning_rate", "--resume"):
         assert option in shown.stdout

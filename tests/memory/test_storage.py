@@ -96,6 +96,14 @@ def test_a_precision_rounds(precision, error):
     assert 0 < (ratio - 1).abs().max() <= error
 
 
+def test_a_gpu_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        InputError, match=r"`memory_storage` must be on this machine, got cuda:1 and no GPU\. Use 'cpu'"
+    ):
+        TableStorage.of("bf16,cuda:1", tmp_path)
+
+
 def test_a_number_too_large_for_the_precision_is_no_prediction():
     memory = LatestMemory(2, 2, TableStorage.parse("fp16"))
     memory.stage(torch.tensor([0, 1]), torch.tensor([[1e5, 0.0], [1.0, 0.0]]))

@@ -15,6 +15,7 @@ from lstsd_hf import DLB, KD, DLBConfig, KDConfig, LSTSDTrainer, TeacherOutputs
 from lstsd_hf.errors import InputError
 from lstsd_hf.fixed_teacher import FixedTeacher
 from lstsd_hf.glue import cli
+from lstsd_hf.label_order import matched_order
 from lstsd_hf.teacher_outputs import read_teacher_outputs, write_teacher_outputs
 from tests.helpers import (
     assert_same_weights,
@@ -84,6 +85,12 @@ def test_another_teacher_has_another_file(make_args, calls, tmp_path, monkeypatc
         max_steps=1,
     )
     assert calls() == [EXAMPLES] * 3
+
+
+def test_numbered_labels_may_be_in_any_order_too():
+    numbered = ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert matched_order(["LABEL_2", "LABEL_0", "LABEL_1"], numbered, 3, "a file") == [1, 2, 0]
+    assert matched_order(["a", "b", "c"], numbered, 3, "a file") == [0, 1, 2]
 
 
 def test_labels_are_matched_by_name(make_args, tmp_path):
@@ -373,6 +380,10 @@ def test_given_twice(make_args):
         KD(KDConfig(live=True), outputs=TeacherOutputs(NINE, "logits"))
     with pytest.raises(InputError, match="`kind` must be one of"):
         TeacherOutputs(NINE, "soft")
+    with pytest.raises(TypeError, match=r"`outputs` must be `TeacherOutputs`, got Tensor\. Say what the numbers are"):
+        KD(outputs=NINE)
+    with pytest.raises(TypeError, match=r"`values` must be a tensor, got ndarray\. Use `torch.as_tensor"):
+        TeacherOutputs(NINE.numpy(), "logits")
     with pytest.raises(InputError, match="`form` of the config of DLB must be its own, got 'overlap'"):
         DLB(DLBConfig.paper())
     indices = torch.arange(14, dtype=torch.int32)
