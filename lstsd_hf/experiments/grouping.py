@@ -11,7 +11,9 @@ from ..runner.results import headline
 
 BASELINE = "vanilla"
 # Options of the data in a run's config, where they are not the default.
-_DATA_SETTINGS = ("max_seq_length", "data", "memory_form", "record_dynamics", "cross_validate")
+_DATA_SETTINGS = ("max_seq_length", "data", "memory_form")
+# They look on, or come after the training: the scores are the same.
+_WITHOUT_INFLUENCE = ("record_dynamics", "cross_validate")
 _NAMED_SETTINGS = ("max_train_samples", "trainable_layers", "label_noise", "label_noise_seed", "label_noise_kind")
 _NAMED_SETTINGS += ("held_out_share", "dropout", "image_size", "crop_padding", "flip", "lr_milestones")
 
@@ -104,8 +106,8 @@ def group_runs(found: Iterable[tuple[Path, dict[str, Any]]]) -> list[Section]:
 
 
 def _setting(config: dict[str, Any]) -> dict[str, Any]:
-    """All but the method, as it was before a search."""
-    setting = {name: value for name, value in config.items() if name not in ("method", "untuned")}
+    """All but the method, as it was before a search, and what makes no difference."""
+    setting = {name: value for name, value in config.items() if name not in ("method", "untuned", *_WITHOUT_INFLUENCE)}
     if "untuned" in config:
         untuned = {**config["untuned"]}
         setting["training"] = {**setting["training"], "learning_rate": untuned.pop("learning_rate")}
@@ -138,14 +140,19 @@ def _check_same_data(members: list[tuple[Path, dict[str, Any]]]) -> None:
 
 def _group(label: str, members: list[tuple[Path, dict[str, Any]]]) -> Group:
     seeds: dict[int, Path] = {}
+    kept: dict[int, dict[str, Any]] = {}
     for folder, result in members:
         if result["seed"] in seeds:
+            same = kept[result["seed"]]
+            if result["config"] != same["config"] and headline(result) == headline(same):
+                # Once looked at, and once not.
+                continue
             raise InputError(
                 f"Runs that are averaged must differ in the seed, but {seeds[result['seed']]} and {folder} hold the "
                 f"same run ({result['config_hash']}) with seed {result['seed']}. Move one of them elsewhere."
             )
-        seeds[result["seed"]] = folder
-    return Group(label, {result["seed"]: result for _, result in members}, seeds)
+        seeds[result["seed"]], kept[result["seed"]] = folder, result
+    return Group(label, kept, seeds)
 
 
 def _labels(methods: Sequence[dict[str, Any]]) -> list[str]:

@@ -399,6 +399,17 @@ def test_sections_that_differ_in_their_tables_say_so(tmp_path):
     assert titles == {"RTE · cnn · 50 epochs", "RTE · cnn · memory_form=bf16 · 50 epochs"}
 
 
+def test_what_only_looks_on_makes_no_other_section(tmp_path):
+    fake_run(tmp_path, "lstsd", 1, 0.8)
+    fake_run(tmp_path, "vanilla", 1, 0.7, more={"record_dynamics": True})
+    fake_run(tmp_path, "vanilla", 1, 0.7, more={"cross_validate": 5})
+    (section,) = group_runs(read_results([tmp_path]))
+    assert [(group.label, [*group.results]) for group in section.groups] == [("vanilla", [1]), ("lstsd", [1])]
+    fake_run(tmp_path, "vanilla", 1, 0.6)
+    with pytest.raises(InputError, match="hold the same run"):
+        group_runs(read_results([tmp_path]))
+
+
 def test_runs_of_different_settings_are_never_averaged(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.7)
     fake_run(tmp_path, "vanilla", 2, 0.9, lr=0.2)
