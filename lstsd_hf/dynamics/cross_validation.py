@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,8 +130,12 @@ def _plain(value: Any) -> Any:
 
 
 def _judged(
-    make_trainer: Callable[[Any], Trainer], dataset: Any, labels: np.ndarray, held_out: np.ndarray, before: Any
-) -> tuple[np.ndarray, list[str] | None, Any]:
+    make_trainer: Callable[[Any], Trainer],
+    dataset: Any,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    before: Callable | None,
+) -> tuple[np.ndarray, list[str] | None, Callable]:
     """What a new model says of the held-out examples.
 
     Args:
@@ -138,15 +143,15 @@ def _judged(
         dataset: The training set.
         labels: Its labels.
         held_out: Which examples are not trained on, bool `(num_examples,)`.
-        before: The model of the fold before.
+        before: Returns the model of the fold before, for as long as somebody else keeps it.
 
     Returns:
-        Log-probabilities `(num_examples, num_labels)`, NaN for the others; names of the labels; the model.
+        Log-probabilities `(num_examples, num_labels)`, NaN for the others; names of the labels; the next fold's `before`.
     """
     rows = np.flatnonzero(held_out)
     trainer = make_trainer(select_rows(dataset, np.flatnonzero(~held_out)))
     _check_trainer(trainer, len(labels) - len(rows))
-    if trainer.model is before:
+    if before is not None and trainer.model is before():
         raise InputError(
             "`make_trainer` must return a trainer of a new model each time, got the model of the fold before, which "
             "has learned the labels that are to be judged. Load it anew, or use `copy.deepcopy(model)`."
@@ -169,7 +174,7 @@ def _judged(
         )
     log_probs = np.full((len(labels), logits.size(1)), np.nan, dtype=np.float32)
     log_probs[rows] = logits.float().log_softmax(dim=-1).numpy()
-    return log_probs, Student(trainer).class_names, trainer.model
+    return log_probs, Student(trainer).class_names, weakref.ref(trainer.model)
 
 
 def _check_trainer(trainer: Any, num_rows: int) -> None:

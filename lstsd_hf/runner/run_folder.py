@@ -15,7 +15,7 @@ from .run import Run
 
 RUN_NAME = "run.json"
 # Differences that a message names.
-SHOWN = 3
+_SHOWN = 3
 
 
 def is_finished(run: Run, folder: Path) -> bool:
@@ -88,8 +88,8 @@ def _what_differs(run: Run, folder: Path) -> str:
     others = list(_differences(there, run.state))
     if not others:
         return ""
-    more = f", and {len(others) - SHOWN} more (see {RUN_NAME} there)" if len(others) > SHOWN else ""
-    return f" with other settings: {', '.join(others[:SHOWN])}{more}"
+    more = f", and {len(others) - _SHOWN} more (see {RUN_NAME} there)" if len(others) > _SHOWN else ""
+    return f" with other settings: {', '.join(others[:_SHOWN])}{more}"
 
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
