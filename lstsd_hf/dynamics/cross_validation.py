@@ -146,7 +146,7 @@ def _judged(
         before: Returns the model of the fold before, for as long as somebody else keeps it.
 
     Returns:
-        Log-probabilities `(num_examples, num_labels)`, NaN for the others; names of the labels; the next fold's `before`.
+        Log-probabilities `(num_examples, num_labels)`, NaN for the others; label names; the next fold's `before`.
     """
     rows = np.flatnonzero(held_out)
     trainer = make_trainer(select_rows(dataset, np.flatnonzero(~held_out)))
