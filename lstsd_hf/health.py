@@ -9,13 +9,14 @@ from torch import Tensor
 
 from .errors import InputError
 from .memory import ExampleMemory
+from .term_names import Names, by_name, quoted
 
 
-def check_gradient(name: str, term: Any) -> None:
+def check_gradient(names: Names, term: Any) -> None:
     """Raises an `InputError` unless a term depends on the student.
 
     Args:
-        name: Name of the term.
+        names: Name of the term, or of terms that are computed together.
         term: A `DistillationTerm`.
 
     Raises:
@@ -23,11 +24,22 @@ def check_gradient(name: str, term: Any) -> None:
     """
     per_example = getattr(term, "per_example", None)
     if per_example is None:
-        raise TypeError(f"`loss_terms` must return a `DistillationTerm` for `{name}`, got {type(term).__name__}.")
+        raise TypeError(
+            f"`loss_terms` must return a `DistillationTerm` for {quoted(names)}, got {type(term).__name__}."
+        )
     if not per_example.requires_grad:
         raise InputError(
-            f"The term `{name}` must have a gradient, got none: the student's logits are detached from the model. A "
-            "`compute_loss` of your own must return the model's outputs as they are."
+            f"The term {quoted(names)} must have a gradient, got none: the student's logits are detached from the "
+            "model. A `compute_loss` of your own must return the model's outputs as they are."
+        )
+
+
+def check_is_first_derivative(gradient: Tensor) -> None:
+    """A hook of a loss: raises an `InputError` if its backward pass is to be differentiated itself."""
+    if torch.is_grad_enabled():
+        raise InputError(
+            "The loss must be differentiated once, got `create_graph=True`: the terms of a teacher have first "
+            "derivatives only. Leave it out, or use `teacher=NoTeacherConfig()`."
         )
 
 
@@ -62,19 +74,17 @@ class FiniteCheck:
 
     def reset(self) -> None:
         """Forgets everything: training begins."""
-        self._sent: list[tuple[Mapping[str, Tensor], SentToHost]] = []
+        self._sent: list[tuple[Mapping[Names, Tensor], SentToHost]] = []
 
-    def add(self, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
+    def add(self, loss: Tensor, parts: Mapping[Names, Tensor]) -> None:
         """Takes note of a micro-batch.
 
         Args:
             loss: The loss, one number or one for each device.
-            parts: The mean of each part of it, the base loss first; one number or one for each device.
+            parts: The mean of each part of it, the base loss first, without gradient; see `by_name`.
         """
-        if len(parts) == 1:
-            return
-        # Detached, so that nothing of the graph is kept until the optimizer step.
-        self._sent.append(({name: part.detach() for name, part in parts.items()}, SentToHost(loss)))
+        if len(parts) > 1:
+            self._sent.append((parts, SentToHost(loss)))
 
     def check(self) -> None:
         """Raises an `InputError` that names the term."""
@@ -85,9 +95,10 @@ class FiniteCheck:
                 _check_parts(parts)
 
 
-def _check_parts(parts: Mapping[str, Tensor]) -> None:
+def _check_parts(parts: Mapping[Names, Tensor]) -> None:
     # Where the base loss is not finite itself, training has diverged without the terms' doing.
-    (_, base_loss), *terms = ((name, float(part.float().mean())) for name, part in parts.items())
+    means = (by_name(names, part.float()) for names, part in parts.items())
+    (_, base_loss), *terms = ((name, float(mean)) for group in means for name, mean in group.items())
     for name, value in terms:
         if math.isfinite(base_loss) and not math.isfinite(value):
             raise InputError(

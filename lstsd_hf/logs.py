@@ -1,5 +1,6 @@
 """What is logged beside a training loss: its parts, and how far student and teacher agree."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from .distributed import gather_objects
 from .health import SilenceDetector
 from .methods.base import DistillationTerm
 from .observers import TrainingBatch
+from .term_names import Names, by_name
 
 BASE = "base"
 
@@ -24,15 +26,15 @@ class MicroBatch:
     Attributes:
         batch: What teacher and observers see of it.
         loss: Base loss and terms with their weights.
-        parts: The base loss, and each term's mean on the base loss's scale, without its weight.
+        parts: The base loss, and each term's mean on the base loss's scale, without its weight; detached.
         terms: The teacher's terms.
         log_divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
     """
 
     batch: TrainingBatch
     loss: Tensor
-    parts: dict[str, Tensor]
-    terms: dict[str, DistillationTerm]
+    parts: Mapping[Names, Tensor]
+    terms: Mapping[Names, DistillationTerm]
     log_divisor: int
 
 
@@ -54,7 +56,7 @@ class TrainingLog:
         # By name and divisor, which agreements have none: sums, and of how many micro-batches.
         self._sums: dict[tuple[str, int | None], tuple[Tensor | float, int]] = {}
         # What the sums do not have yet: one addition for many micro-batches costs what it costs for one.
-        self._waiting: dict[tuple[str, int | None], list[Tensor]] = {}
+        self._waiting: dict[tuple[Names, int | None], list[Tensor]] = {}
 
     def _clear_collected(self) -> None:
         # Of all processes, as numbers.
@@ -70,24 +72,30 @@ class TrainingLog:
         """
         if self._since_step is None:
             self._since_step = self._collected_step = global_step
-        for name, part in done.parts.items():
+        for names, part in done.parts.items():
             # A compiled model may write its next loss to the same place.
-            value = part.detach().clone() if name == BASE else part.detach()
-            self._waiting.setdefault((name, done.log_divisor), []).append(value)
-        for name, term in done.terms.items():
+            value = part.clone() if names == BASE else part
+            self._waiting.setdefault((names, done.log_divisor), []).append(value)
+        for names, term in done.terms.items():
             if term.agreement is not None:
                 agreement = term.agreement.detach()
                 # Large batches do not wait as they are.
-                agreement = agreement.mean() if agreement.numel() > _MOST_NUMBERS_TO_KEEP else agreement
-                self._waiting.setdefault((name, None), []).append(agreement)
+                is_large = agreement.numel() > _MOST_NUMBERS_TO_KEEP
+                agreement = agreement.mean(dim=-1, keepdim=True, dtype=torch.float32) if is_large else agreement
+                self._waiting.setdefault((names, None), []).append(agreement)
         if len(self._waiting[BASE, done.log_divisor]) == _MOST_BATCHES:
             self._add_waiting()
 
     def _add_waiting(self) -> None:
-        for key, values in self._waiting.items():
-            means = _means(values)
-            total, count = self._sums.get(key, (0.0, 0))
-            self._sums[key] = total + means.sum(), count + len(values)
+        for (names, divisor), values in self._waiting.items():
+            # The last batch of an epoch may be a smaller one.
+            for shape in dict.fromkeys(value.shape for value in values):
+                alike = torch.stack([value for value in values if value.shape == shape])
+                alike = alike if alike.dtype == torch.float64 else alike.float()
+                means = alike.mean(dim=-1) if divisor is None else alike
+                for name, mean in by_name(names, means).items():
+                    total, count = self._sums.get((name, divisor), (0.0, 0))
+                    self._sums[name, divisor] = total + mean * len(alike), count + len(alike)
         self._waiting = {}
 
     def drain(self, global_step: int, steps_per_epoch: int) -> dict[str, float]:
@@ -149,13 +157,3 @@ class TrainingLog:
             else:
                 parts[name] = parts.get(name, 0.0) + float(total) / divisor
         return parts, agreements
-
-
-def _means(values: list[Tensor]) -> Tensor:
-    """The mean of each, at least fp32."""
-    if len({value.shape for value in values}) > 1:
-        # The last batch of an epoch may be a smaller one.
-        values = [value.mean() for value in values]
-    stacked = torch.stack(values)
-    stacked = stacked if stacked.dtype == torch.float64 else stacked.float()
-    return stacked.mean(dim=1) if stacked.dim() > 1 else stacked

@@ -37,7 +37,7 @@ def teacher_log_probs(teacher_logits: Tensor, temperature: float = 1.0, floor: f
 
 
 def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL[student ‖ teacher] = Σ p (log p − log z), the direction of LSTSD's Eq. 1.
+    """KL[student ‖ teacher] = Σ p (log p − log z), the direction of LSTSD's Eq. 1; with first derivatives only.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Eq. 1.
 
@@ -54,8 +54,9 @@ def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temper
         >>> kl_student_teacher(torch.tensor([[0.0, 0.0]]), teacher_log_probs(torch.tensor([[0.0, 0.0]]))).tolist()
         [0.0]
     """
-    student_log_probs = _log_softmax(student_logits, temperature)
-    return _expectation(student_log_probs.exp(), student_log_probs - teacher_log_probs)
+    # Σ p is 1 whatever the student says, so that what log p adds to the gradient is 0: only p needs one.
+    student_log_probs = _log_softmax(student_logits.detach(), temperature)
+    return _expectation(_softmax(student_logits, temperature), student_log_probs - teacher_log_probs)
 
 
 def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
@@ -93,7 +94,7 @@ def cross_entropy_to(student_logits: Tensor, teacher_log_probs: Tensor) -> Tenso
         >>> round(float(cross_entropy_to(torch.tensor([[0.0, 0.0]]), uniform)), 3)
         0.693
     """
-    return -_expectation(teacher_log_probs.exp(), torch.log_softmax(student_logits, dim=-1))
+    return _expectation(teacher_log_probs.exp(), -torch.log_softmax(student_logits, dim=-1))
 
 
 def kl_top_k(student_logits: Tensor, top_log_probs: Tensor, top_labels: Tensor) -> Tensor:
@@ -125,9 +126,13 @@ def kl_top_k(student_logits: Tensor, top_log_probs: Tensor, top_labels: Tensor) 
 def _expectation(probs: Tensor, values: Tensor) -> Tensor:
     """Σ probs · values over the labels, where 0 times anything is 0, also in the gradient.
 
-    Values where `probs` is 0 may be infinite or NaN (0 · log 0); a product would pass that on.
+    Values where `probs` is 0 may be infinite or NaN (0 · log 0); a product would pass that on. They are overwritten.
     """
-    return (probs * values.masked_fill(probs == 0, 0.0)).sum(dim=-1)
+    return (probs * values.masked_fill_(probs.detach().logical_not(), 0.0)).sum(dim=-1)
+
+
+def _softmax(logits: Tensor, temperature: float) -> Tensor:
+    return torch.softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:

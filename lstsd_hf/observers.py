@@ -173,8 +173,7 @@ class ObserverGroup:
         self._observers = tuple(observers)
 
     def __iter__(self) -> Iterator[Observer]:
-        yield self.teacher
-        yield from self._observers
+        return iter((self.teacher, *self._observers))
 
     @property
     def takes_part(self) -> bool:

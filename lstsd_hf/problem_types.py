@@ -104,7 +104,8 @@ class SingleLabel(ProblemType):
         return torch.log_softmax(torch.zeros_like(log_probs).masked_fill(log_probs.exp() == 0, -math.inf), dim=-1)
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor:
-        return (student_logits.argmax(dim=-1) == targets.argmax(dim=-1)).to(student_logits.dtype)
+        # Without the bookkeeping of a gradient that there is none of.
+        return student_logits.detach().argmax(dim=-1) == targets.argmax(dim=-1)
 
     def predictions(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=-1)
@@ -144,7 +145,7 @@ class MultiLabel(SingleLabel):
         return super().uniform_targets(_no_and_yes(logits))
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor:
-        return super().agreement(_no_and_yes(student_logits), targets).mean(dim=-1)
+        return super().agreement(_no_and_yes(student_logits), targets).to(student_logits.dtype).mean(dim=-1)
 
     def predictions(self, logits: Tensor) -> Tensor:
         return super().predictions(_no_and_yes(logits)).flatten(-2)

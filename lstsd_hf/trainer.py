@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import Trainer
 from transformers.trainer_utils import has_length
@@ -19,7 +18,7 @@ from .evaluation import JointEvaluationMixin
 from .events import TeacherEvents
 from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_training_batch, take_rows
 from .example_losses import ExampleLosses
-from .health import FiniteCheck, check_gradient
+from .health import FiniteCheck, check_gradient, check_is_first_derivative
 from .hyperparameter_search import SearchableTeacherMixin
 from .logs import BASE, MicroBatch, TrainingLog
 from .loss_scale import BaseLoss, base_loss_of, log_divisor, term_scale
@@ -34,6 +33,7 @@ from .resume import ResumableMixin
 from .setups import bypassed, check_comes_first, check_setup
 from .shadowing import shadowed
 from .student import Student, checked_result, logits_of
+from .term_names import Names
 from .training_data import IndexedTrainingDataMixin
 
 
@@ -173,7 +173,7 @@ class SelfDistillationMixin(
             inputs, indices, labels, logits, problem_type, self._events.progress, self._student.forward
         )
         num_items_in_batch = kwargs.get("num_items_in_batch")
-        parts = {BASE: base_loss}
+        parts: dict[Names, Tensor] = {BASE: base_loss.detach()}
         kind = self._base_loss_kind = measured(self._base_loss_kind, base_loss, outputs, batch, num_items_in_batch)
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
@@ -181,9 +181,9 @@ class SelfDistillationMixin(
         loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale)
         for name, term in terms.items():
             check_gradient(name, term)
-            mean = term.per_example.mean()
-            parts[name] = mean if isinstance(scale, float) and scale == 1 else mean * scale
-            loss = torch.add(loss, parts[name], alpha=term.weight)
+            loss, parts[name] = term.added_to(loss, scale)
+        if terms and self.teacher.config is not None and not self.distilled_steps:
+            loss.register_hook(check_is_first_derivative)
         if self._is_first_pass:
             divisor = log_divisor(kind, num_items_in_batch, self.current_gradient_accumulation_steps)
             self._micro_batch = MicroBatch(batch, loss, parts, terms, divisor)

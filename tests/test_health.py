@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from lstsd_hf import (
     DistillationTerm,
@@ -19,7 +19,7 @@ from lstsd_hf.errors import InputError
 from lstsd_hf.health import SilenceDetector
 from lstsd_hf.logs import MicroBatch, TrainingLog
 from tests import helpers
-from tests.helpers import make_model
+from tests.helpers import CrossEntropyTeacher, make_model
 
 EPOCHS = 4
 CONFIG = LSTSDConfig(mini_generation_epochs=1)
@@ -134,8 +134,6 @@ def test_a_term_of_another_kind(make_args):
 
 
 def test_no_gradient(make_args):
-    from transformers import Trainer
-
     class Mine(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -145,8 +143,63 @@ def test_no_gradient(make_args):
     class Both(SelfDistillationMixin, Mine):
         pass
 
-    with pytest.raises(InputError, match="The term `short` must have a gradient, got none: the student's logits are d"):
+    message = "The term `short` and `long` must have a gradient, got none: the student's logits are detached"
+    with pytest.raises(InputError, match=message):
         make_trainer(make_args, trainer_class=Both).train()
+
+
+class Differentiates(SelfDistillationMixin, Trainer):
+    """Keeps the graph of the backward pass, as optimizers that look at the curvature ask for."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, trained, create_graph=True, allow_unused=True)
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.detach()
+        return loss.detach()
+
+
+def test_second_derivatives_are_refused(make_args):
+    """The graph of the methods here lacks what only they would need; a method of the user's own may have them."""
+    with pytest.raises(InputError, match="must be differentiated once, got `create_graph=True`"):
+        make_trainer(make_args, trainer_class=Differentiates).train()
+    trainer = make_trainer(make_args, CrossEntropyTeacher(1.0), trainer_class=Differentiates)
+    trainer.train()
+    assert trainer.distilled_steps == trainer.state.global_step > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_the_agreement_of_a_large_batch(dtype):
+    log = TrainingLog()
+    agreement = torch.arange(6000).remainder(4).eq(0).to(dtype)
+    term = DistillationTerm(torch.zeros(6000), 1.0, agreement)
+    log.add(MicroBatch(None, None, {"base": torch.tensor(1.0), "late": torch.tensor(1.0)}, {"late": term}, 1), 0)
+    assert log.drain(1, 2)["teacher_agreement_late"] == 0.25
+
+
+def test_a_term_in_half_precision_does_not_overflow():
+    """The sum of these is above what fp16 holds; their mean is not."""
+    per_example = torch.full((4096,), 20.0, dtype=torch.float16)
+    loss, mean = DistillationTerm(per_example, 0.5).added_to(torch.tensor(1.0), 1.0)
+    assert (float(loss), float(mean)) == (11.0, 20.0)
+
+
+def test_terms_that_are_computed_together_are_logged_one_by_one():
+    """Over two batches of which the last one is smaller, and of which each mean counts alike."""
+    log = TrainingLog()
+    weight = torch.tensor([1.0, 2.0])
+    for step, (agreement, means) in enumerate([([[1, 0], [1, 1]], [1.0, 3.0]), ([[1], [0]], [2.0, 5.0])]):
+        term = DistillationTerm(torch.zeros(2, len(agreement[0])), weight, torch.tensor(agreement, dtype=torch.bool))
+        parts = {"base": torch.tensor(1.0), ("short", "long"): torch.tensor(means)}
+        log.add(MicroBatch(None, None, parts, {("short", "long"): term}, 1), step)
+    assert log.drain(2, 2) == {
+        "loss_base": 1.0,
+        "loss_short": 1.5,
+        "loss_long": 4.0,
+        "teacher_agreement_short": 0.75,
+        "teacher_agreement_long": 0.5,
+    }
 
 
 def test_silence_is_counted_over_stretches():

@@ -82,3 +82,11 @@ def test_gradients_by_hand():
     value = kl_student_teacher(student, log_z, temperature)
     literal = torch.autograd.grad(value.sum(), student)[0]
     torch.testing.assert_close(literal, log_p.exp() * ((log_p - log_z) - value.detach().unsqueeze(-1)) / temperature)
+
+
+def test_gradients_reach_a_teacher_that_learns_too():
+    """As in R-Drop, whose two passes teach each other; against differences of the values."""
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    for divergence in (kl_student_teacher, kl_teacher_student):
+        assert torch.autograd.gradcheck(lambda both: divergence(both[0], teacher_log_probs(both[1])), inputs)  # noqa: B023

@@ -20,6 +20,7 @@ from tests.helpers import (
     assert_same_weights,
     make_data,
     make_model,
+    one_by_one,
 )
 
 EPOCHS, STEPS = 6, 4
@@ -45,7 +46,9 @@ class Recorder(TrainerCallback):
         def spy(batch):
             terms = terms_of(batch)
             entry = copy.copy(batch.__dict__) | {"student_logits": batch.student_logits.detach().clone()}
-            self.batches.append(entry | {"terms": {k: (v.per_example.detach(), v.weight) for k, v in terms.items()}})
+            self.batches.append(
+                entry | {"terms": {k: (v.per_example.detach(), v.weight) for k, v in one_by_one(terms).items()}}
+            )
             return terms
 
         teacher.loss_terms = spy

@@ -14,6 +14,7 @@ from ..model_copy import ModelCopy
 from ..observers import Observer, TrainingBatch
 from ..overlapping import Batching
 from ..problem_types import SingleLabel
+from ..term_names import Names
 from .config import TeacherConfig
 
 
@@ -21,12 +22,15 @@ from .config import TeacherConfig
 class DistillationTerm:
     """One weighted part of the loss, unreduced: only the trainer knows by what the base loss was divided.
 
+    Terms of several teachers may be computed together, which is faster: `per_example` and `agreement` are then
+    `(num_teachers, batch_size)`, and `weight` is a tensor `(num_teachers,)`.
+
     Attributes:
         per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only. A method that
             looks at other examples than the batch's, as DLB does, has one for each of those.
         weight: λ, the factor in the total loss. The log shows the term without it.
-        agreement: Whether student and teacher give the same answer, from 0 to 1 for each example, 0 without a teacher;
-            to be logged.
+        agreement: Whether student and teacher give the same answer, bool or from 0 to 1 for each example, 0 without a
+            teacher; to be logged.
 
     Examples:
         >>> DistillationTerm(torch.tensor([0.1, 0.3]), weight=2.0).weight
@@ -34,8 +38,26 @@ class DistillationTerm:
     """
 
     per_example: Tensor
-    weight: float
+    weight: float | Tensor
     agreement: Tensor | None = None
+
+    def added_to(self, loss: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+        """A loss with the weighted mean of the term.
+
+        Args:
+            loss: One number, or one for each device.
+            scale: The factor between a mean over the micro-batch and the loss's scale.
+
+        Returns:
+            The loss, and the mean on the same scale without weight and gradient: a number, or one for each teacher.
+        """
+        are_several = isinstance(self.weight, Tensor)
+        # A sum and a factor without gradient cost less than a mean; a sum in half precision may be infinite.
+        values = self.per_example.float() if self.per_example.dtype.itemsize == 2 else self.per_example
+        total, count = (values.sum(dim=-1), values.size(-1)) if are_several else (values.sum(), values.numel())
+        factor = scale / count
+        weighted = total * (self.weight * factor)
+        return loss + (weighted.sum(dim=-1) if are_several else weighted), total.detach() * factor
 
 
 class Teacher(Observer):
@@ -87,8 +109,11 @@ class Teacher(Observer):
         """
         return 1.0
 
-    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
-        """Terms to add to the base loss, by the name that follows `loss_` in the log; `{}` is plain fine-tuning."""
+    def loss_terms(self, batch: TrainingBatch) -> Mapping[Names, DistillationTerm]:
+        """Terms to add to the base loss, by the name that follows `loss_` in the log; `{}` is plain fine-tuning.
+
+        Terms that are computed together have the tuple of their names.
+        """
         return {}
 
     # ---- Data ----

@@ -11,6 +11,7 @@ from ..losses import KL_DIRECTIONS
 from ..memory import TeacherMemory
 from ..observers import TrainingBatch
 from ..schedules import MiniGenerations, Progress, TrainingPlan
+from ..term_names import Names
 from .base import DistillationTerm
 from .config import TeacherConfig
 from .with_memory import MemoryTeacher, where_written
@@ -151,6 +152,7 @@ class LSTSD(MemoryTeacher):
         super().reset()
         self._mini_generations: MiniGenerations | None = None
         self._distils = False
+        self._lambdas: Tensor | None = None
 
     def on_train_begin(self) -> str | None:
         super().on_train_begin()
@@ -172,7 +174,7 @@ class LSTSD(MemoryTeacher):
         if self._distils:
             check_coverage(self.memory)
 
-    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[Names, DistillationTerm]:
         if not self._distils:
             return {}
         config, kind = self.config, batch.problem_type
@@ -186,13 +188,14 @@ class LSTSD(MemoryTeacher):
         agreement = kind.agreement(batch.student_logits, targets)
         if not self.memory.is_complete:
             divergences, agreement = where_written(written, divergences, agreement)
-        agreements = (None, None) if agreement is None else agreement.unbind()
-        short, long = divergences.unbind()
-        terms = {
-            "short": DistillationTerm(short, config.lambda_short, agreements[0]),
-            "long": DistillationTerm(long, config.lambda_long, agreements[1]),
-        }
-        return {name: term for name, term in terms.items() if term.weight}
+        names, weights = ("short", "long"), (config.lambda_short, config.lambda_long)
+        if all(weights):
+            if self._lambdas is None:
+                self._lambdas = divergences.new_tensor(weights)
+            return {names: DistillationTerm(divergences, self._lambdas, agreement)}
+        only = int(not config.lambda_short)
+        agreement = None if agreement is None else agreement[only]
+        return {names[only]: DistillationTerm(divergences[only], weights[only], agreement)}
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The mean of both teachers' probabilities."""
