@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .agreement import answers
 from .distributed import gather_objects
 from .health import SilenceDetector
 from .methods.base import DistillationTerm
@@ -78,10 +79,10 @@ class TrainingLog:
             self._waiting.setdefault((names, done.log_divisor), []).append(value)
         for names, term in done.terms.items():
             if term.agreement is not None:
-                agreement = term.agreement.detach()
+                agreement = term.agreement
                 # Large batches do not wait as they are.
                 is_large = agreement.numel() > _MOST_NUMBERS_TO_KEEP
-                agreement = agreement.mean(dim=-1, keepdim=True, dtype=torch.float32) if is_large else agreement
+                agreement = answers([agreement])[0].mean(dim=-1, keepdim=True) if is_large else agreement
                 self._waiting.setdefault((names, None), []).append(agreement)
         if len(self._waiting[BASE, done.log_divisor]) == _MOST_BATCHES:
             self._add_waiting()
@@ -90,9 +91,8 @@ class TrainingLog:
         for (names, divisor), values in self._waiting.items():
             # The last batch of an epoch may be a smaller one.
             for shape in dict.fromkeys(value.shape for value in values):
-                alike = torch.stack([value for value in values if value.shape == shape])
-                alike = alike if alike.dtype == torch.float64 else alike.float()
-                means = alike.mean(dim=-1) if divisor is None else alike
+                alike = [value for value in values if value.shape == shape]
+                means = _at_least_fp32(torch.stack(alike)) if divisor else answers(alike).mean(dim=-1)
                 for name, mean in by_name(names, means).items():
                     total, count = self._sums.get((name, divisor), (0.0, 0))
                     self._sums[name, divisor] = total + mean * len(alike), count + len(alike)
@@ -157,3 +157,7 @@ class TrainingLog:
             else:
                 parts[name] = parts.get(name, 0.0) + float(total) / divisor
         return parts, agreements
+
+
+def _at_least_fp32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

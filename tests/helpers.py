@@ -193,15 +193,14 @@ class NoKwargsModel(nn.Module):
 
 
 def one_by_one(terms):
-    """Terms by name, also those that were computed together."""
+    """Terms by name, also those that were computed together; without agreements."""
     separate = {}
     for names, term in terms.items():
         if isinstance(names, str):
             separate[names] = term
             continue
         assert term.weight.shape == (len(names),)
-        agreements = [None] * len(names) if term.agreement is None else term.agreement
-        for name, *parts in zip(names, term.per_example, term.weight.tolist(), agreements, strict=True):
+        for name, *parts in zip(names, term.per_example, term.weight.tolist(), strict=True):
             separate[name] = DistillationTerm(*parts)
     return separate
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..agreement import agreement_with
 from ..distributed import max_over_processes, with_mean_one
 from ..errors import InputError
 from ..memory import LatestMemory
@@ -15,7 +16,7 @@ from ..schedules import Progress
 from .base import DistillationTerm
 from .config import TeacherConfig
 from .one_label import check_one_label, class_labels
-from .with_memory import MemoryTeacher, where_written
+from .with_memory import MemoryTeacher
 
 RULES = ("flip", "cl", "constant")
 # The first epoch has seen too little, from 0.
@@ -237,8 +238,8 @@ class Anchored(MemoryTeacher):
         logits, written = self.recall(batch, batch.student_logits)
         targets = kind.targets(logits)
         divergences = kind.divergence("student_teacher", batch.student_logits, targets)
-        divergences, agreement = where_written(written, divergences, kind.agreement(batch.student_logits, targets))
-        return {"pull": DistillationTerm(divergences * weights, self.config.pull, agreement)}
+        divergences = divergences.where(written, 0.0) * weights
+        return {"pull": DistillationTerm(divergences, self.config.pull, agreement_with(targets, batch, written))}
 
     def _anchored(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         kind, logits, indices = batch.problem_type, batch.student_logits, batch.indices

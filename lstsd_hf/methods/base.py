@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from ..agreement import Agreement
 from ..errors import InputError
 from ..label_errors import LabelErrorCandidate, rank_label_errors
 from ..memory import ConstantMemory, ExampleMemory, ShardedMemory
@@ -22,15 +24,15 @@ from .config import TeacherConfig
 class DistillationTerm:
     """One weighted part of the loss, unreduced: only the trainer knows by what the base loss was divided.
 
-    Terms of several teachers may be computed together, which is faster: `per_example` and `agreement` are then
-    `(num_teachers, batch_size)`, and `weight` is a tensor `(num_teachers,)`.
+    Terms of several teachers may be computed together, which is faster: `per_example`, at least fp32, and `agreement`
+    are then `(num_teachers, batch_size)`, and `weight` is a tensor `(num_teachers,)`.
 
     Attributes:
         per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only. A method that
             looks at other examples than the batch's, as DLB does, has one for each of those.
         weight: λ, the factor in the total loss. The log shows the term without it.
         agreement: Whether student and teacher give the same answer, bool or from 0 to 1 for each example, 0 without a
-            teacher; to be logged.
+            teacher, or an `Agreement` that tells it; to be logged.
 
     Examples:
         >>> DistillationTerm(torch.tensor([0.1, 0.3]), weight=2.0).weight
@@ -39,7 +41,7 @@ class DistillationTerm:
 
     per_example: Tensor
     weight: float | Tensor
-    agreement: Tensor | None = None
+    agreement: Tensor | Agreement | None = None
 
     def added_to(self, loss: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         """A loss with the weighted mean of the term.
@@ -51,13 +53,14 @@ class DistillationTerm:
         Returns:
             The loss, and the mean on the same scale without weight and gradient: a number, or one for each teacher.
         """
-        are_several = isinstance(self.weight, Tensor)
-        # A sum and a factor without gradient cost less than a mean; a sum in half precision may be infinite.
-        values = self.per_example.float() if self.per_example.dtype.itemsize == 2 else self.per_example
-        total, count = (values.sum(dim=-1), values.size(-1)) if are_several else (values.sum(), values.numel())
-        factor = scale / count
-        weighted = total * (self.weight * factor)
-        return loss + (weighted.sum(dim=-1) if are_several else weighted), total.detach() * factor
+        if isinstance(self.weight, Tensor):
+            # Means, but a sum and a factor that has no gradient cost less.
+            totals, factor = self.per_example.sum(dim=-1), scale / self.per_example.size(-1)
+            return loss + (totals * (self.weight * factor)).sum(dim=-1), totals.detach() * factor
+        mean = self.per_example.mean()
+        if not (isinstance(scale, float) and scale == 1):
+            mean = mean * scale
+        return torch.add(loss, mean, alpha=self.weight), mean.detach()
 
 
 class Teacher(Observer):

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..agreement import Agreement, agreement_with
 from ..errors import InputError
 from ..files import saved_model_digest
 from ..fixed_teacher import FixedTeacher
@@ -17,7 +18,6 @@ from ..problem_types import MultiLabel, SingleLabel
 from ..teacher_outputs import TOLERANCE, TeacherOutputs, read_teacher_outputs
 from .base import ConfiguredTeacher, DistillationTerm
 from .config import TeacherConfig
-from .with_memory import where_written
 
 
 @dataclass(frozen=True)
@@ -214,22 +214,23 @@ class KD(ConfiguredTeacher):
             (rows,), (written,) = self.memory.read(batch.indices)
         rows = rows.to(batch.student_logits.dtype)
         compare = self._compare_top if self._num_top else self._compare
-        divergences, agreement = where_written(written, *compare(batch, rows))
+        divergences, agreement = compare(batch, rows, written)
+        divergences = divergences.where(written, 0.0)
         return {"distillation": DistillationTerm(divergences, self.config.distillation_weight, agreement)}
 
-    def _compare(self, batch: TrainingBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _compare(self, batch: TrainingBatch, rows: Tensor, written: Tensor) -> tuple[Tensor, Tensor | Agreement | None]:
         """Divergence and agreement with whole rows, `(batch_size,)`."""
         kind, temperature = batch.problem_type, self.config.temperature
         logits = rows if self._kind == "logits" else kind.logits_of_log_probabilities(rows)
         targets = kind.targets(logits, temperature)
         divergences = kind.divergence("teacher_student", batch.student_logits, targets, temperature)
-        return divergences * kind.temperature(temperature) ** 2, kind.agreement(batch.student_logits, targets)
+        return divergences * kind.temperature(temperature) ** 2, agreement_with(targets, batch, written)
 
-    def _compare_top(self, batch: TrainingBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _compare_top(self, batch: TrainingBatch, rows: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:
         """The same with rows of the largest log-probabilities and their labels."""
         log_probs, labels = rows[:, : self._num_top], rows[:, self._num_top :].long()
         best = labels.gather(1, log_probs.argmax(dim=1, keepdim=True)).squeeze(1)
-        agreement = (batch.student_logits.argmax(dim=1) == best).to(log_probs.dtype)
+        agreement = written & (batch.student_logits.argmax(dim=1) == best)
         return kl_top_k(batch.student_logits, log_probs, labels), agreement
 
     def _check_rows(self, batch: TrainingBatch) -> None:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
+from ..agreement import agreement_with
 from ..errors import InputError
 from ..health import check_coverage
 from ..losses import KL_DIRECTIONS
@@ -14,7 +15,7 @@ from ..schedules import MiniGenerations, Progress, TrainingPlan
 from ..term_names import Names
 from .base import DistillationTerm
 from .config import TeacherConfig
-from .with_memory import MemoryTeacher, where_written
+from .with_memory import MemoryTeacher
 
 
 @dataclass(frozen=True)
@@ -185,16 +186,15 @@ class LSTSD(MemoryTeacher):
         divergences = kind.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
         if config.t_squared:
             divergences = divergences * kind.temperature(config.temperature) ** 2
-        agreement = kind.agreement(batch.student_logits, targets)
         if not self.memory.is_complete:
-            divergences, agreement = where_written(written, divergences, agreement)
+            divergences = divergences.where(written, 0.0)
         names, weights = ("short", "long"), (config.lambda_short, config.lambda_long)
         if all(weights):
             if self._lambdas is None:
                 self._lambdas = divergences.new_tensor(weights)
-            return {names: DistillationTerm(divergences, self._lambdas, agreement)}
+            return {names: DistillationTerm(divergences, self._lambdas, agreement_with(targets, batch, written))}
         only = int(not config.lambda_short)
-        agreement = None if agreement is None else agreement[only]
+        agreement = agreement_with(targets[only], batch, written[only])
         return {names[only]: DistillationTerm(divergences[only], weights[only], agreement)}
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:

@@ -6,12 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..agreement import agreement_with
 from ..memory import LatestMemory
 from ..observers import TrainingBatch
 from ..schedules import Progress, TrainingPlan
 from .base import DistillationTerm
 from .config import TeacherConfig
-from .with_memory import MemoryTeacher, where_written
+from .with_memory import MemoryTeacher
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class PSKD(MemoryTeacher):
         logits, written = self.recall(batch, batch.student_logits)
         targets = batch.problem_type.targets(logits)
         losses = batch.problem_type.cross_entropy_to(batch.student_logits, targets)
-        losses, agreement = where_written(written, losses, batch.problem_type.agreement(batch.student_logits, targets))
-        return {"past": DistillationTerm(losses, self._share, agreement)}
+        losses = losses.where(written, 0.0)
+        return {"past": DistillationTerm(losses, self._share, agreement_with(targets, batch, written))}
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The last predictions."""

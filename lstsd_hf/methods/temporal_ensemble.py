@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
+from ..agreement import agreement_with
 from ..health import check_coverage
 from ..losses import DIVERGENCES
 from ..memory import MovingAverageMemory
@@ -12,7 +13,7 @@ from ..observers import TrainingBatch
 from ..schedules import Progress, TrainingPlan, ramp_up
 from .base import DistillationTerm
 from .config import TeacherConfig
-from .with_memory import MemoryTeacher, where_written
+from .with_memory import MemoryTeacher
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,8 @@ class TemporalEnsemble(MemoryTeacher):
         averages, written = (table.squeeze(0) for table in self.memory.read(batch.indices))
         targets = batch.problem_type.targets_of_predictions(averages)
         divergences = batch.problem_type.divergence(self.config.divergence, batch.student_logits, targets)
-        agreement = batch.problem_type.agreement(batch.student_logits, targets)
-        divergences, agreement = where_written(written, divergences, agreement)
-        return {"consistency": DistillationTerm(divergences, self._weight, agreement)}
+        divergences = divergences.where(written, 0.0)
+        return {"consistency": DistillationTerm(divergences, self._weight, agreement_with(targets, batch, written))}
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The averages."""

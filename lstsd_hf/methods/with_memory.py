@@ -126,13 +126,3 @@ def check_form(context: TrainingContext, name: str, *, keeps_logits: bool = True
             f"`memory_storage` with top-{top_k} needs a method that remembers logits, and single-label classification, "
             f"got {name}{'' if kind is None else f' for {kind.name}'}. Leave it out."
         )
-
-
-def where_written(written: Tensor, *values: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Values with 0 where an example has no teacher.
-
-    Args:
-        written: Which examples have one, bool `(…, batch_size)`.
-        *values: Of the same shape; `None` stays.
-    """
-    return tuple(None if value is None else value.where(written, 0.0) for value in values)

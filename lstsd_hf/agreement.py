@@ -1,0 +1,72 @@
+"""How often student and teacher agree, computed when the log asks for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .observers import TrainingBatch
+from .problem_types import ProblemType, Regression
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What tells whether student and teacher give the same answer.
+
+    The log compares the answers of many batches at once, which costs what it costs for one.
+
+    Attributes:
+        problem_type: What the logits mean; not regression.
+        student_logits: `(batch_size, num_labels)`, detached.
+        targets: The teacher's, as `ProblemType.targets` returns them; of several teachers stacked.
+        written: Which examples have a teacher, bool `(batch_size,)`, or `(num_teachers, batch_size)`.
+    """
+
+    problem_type: ProblemType
+    student_logits: Tensor
+    targets: Tensor
+    written: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the answers to whether they agree."""
+        return self.written.shape
+
+    def numel(self) -> int:
+        """How many numbers the targets are."""
+        return self.targets.numel()
+
+
+def agreement_with(targets: Tensor, batch: TrainingBatch, written: Tensor) -> Agreement | None:
+    """What tells whether the student agrees with some targets; `None` where outputs are numbers.
+
+    Args:
+        targets: As in `Agreement`.
+        batch: The batch.
+        written: As in `Agreement`.
+    """
+    if isinstance(batch.problem_type, Regression):
+        return None
+    # Copied: a compiled model may write its next outputs to the same place.
+    return Agreement(batch.problem_type, batch.student_logits.detach().clone(), targets, written)
+
+
+def answers(values: Sequence[Tensor | Agreement]) -> Tensor:
+    """Whether student and teacher agree in some batches of the same shape.
+
+    Args:
+        values: Of each batch: what tells it, or whether they agree itself, `(…, batch_size)`.
+
+    Returns:
+        From 0 to 1, `(num_batches, …, batch_size)`.
+    """
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.stack([value.detach() for value in values]).float()
+    logits, targets, written = (
+        torch.stack([getattr(value, name) for value in values]) for name in ("student_logits", "targets", "written")
+    )
+    if first.written.dim() > 1:
+        logits = logits.unsqueeze(1)
+    return first.problem_type.agreement(logits, targets).where(written, 0.0)
