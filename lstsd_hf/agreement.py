@@ -1,4 +1,4 @@
-"""How often student and teacher agree, computed when the log asks for it."""
+"""Whether student and teacher agree, compared when the log asks for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ class Agreement:
 
     @property
     def shape(self) -> torch.Size:
-        """That of the answers to whether they agree."""
+        """Of the answers for one batch; see `answers`."""
         return self.written.shape
 
     def numel(self) -> int:
-        """How many numbers the targets are."""
+        """How many numbers the targets hold."""
         return self.targets.numel()
 
 
@@ -56,7 +56,7 @@ def answers(values: Sequence[Tensor | Agreement]) -> Tensor:
     """Whether student and teacher agree in some batches of the same shape.
 
     Args:
-        values: Of each batch: what tells it, or whether they agree itself, `(…, batch_size)`.
+        values: For each batch an `Agreement`, or the answers themselves, `(…, batch_size)`.
 
     Returns:
         From 0 to 1, `(num_batches, …, batch_size)`.

@@ -20,16 +20,24 @@ def check_gradient(names: Names, term: Any) -> None:
         term: A `DistillationTerm`.
 
     Raises:
-        TypeError: If it is something else.
+        TypeError: If it is something else, or not one term for each name.
     """
     per_example = getattr(term, "per_example", None)
     if per_example is None:
         raise TypeError(
-            f"`loss_terms` must return a `DistillationTerm` for {quoted(names)}, got {type(term).__name__}."
+            f"`loss_terms` must return a `DistillationTerm` for the {quoted(names)}, got {type(term).__name__}."
         )
+    if not isinstance(names, str):
+        shapes = getattr(term.weight, "shape", ()), per_example.shape[:1]
+        if shapes != ((len(names),), (len(names),)):
+            raise TypeError(
+                f"The {quoted(names)} must have a tensor `weight` of shape ({len(names)},) and `per_example` of shape "
+                f"({len(names)}, batch_size), got {type(term.weight).__name__} {tuple(shapes[0])} and "
+                f"{tuple(per_example.shape)}."
+            )
     if not per_example.requires_grad:
         raise InputError(
-            f"The term {quoted(names)} must have a gradient, got none: the student's logits are detached from the "
+            f"The {quoted(names)} must have a gradient, got none: the student's logits are detached from the "
             "model. A `compute_loss` of your own must return the model's outputs as they are."
         )
 

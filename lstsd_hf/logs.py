@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .agreement import answers
+from .agreement import Agreement, answers
 from .distributed import gather_objects
 from .health import SilenceDetector
 from .methods.base import DistillationTerm
@@ -57,7 +57,7 @@ class TrainingLog:
         # By name and divisor, which agreements have none: sums, and of how many micro-batches.
         self._sums: dict[tuple[str, int | None], tuple[Tensor | float, int]] = {}
         # What the sums do not have yet: one addition for many micro-batches costs what it costs for one.
-        self._waiting: dict[tuple[Names, int | None], list[Tensor]] = {}
+        self._waiting: dict[tuple[Names, int | None], list[Tensor | Agreement]] = {}
 
     def _clear_collected(self) -> None:
         # Of all processes, as numbers.
@@ -79,7 +79,7 @@ class TrainingLog:
             self._waiting.setdefault((names, done.log_divisor), []).append(value)
         for names, term in done.terms.items():
             if term.agreement is not None:
-                agreement = term.agreement
+                agreement = term.agreement.detach() if isinstance(term.agreement, Tensor) else term.agreement
                 # Large batches do not wait as they are.
                 is_large = agreement.numel() > _MOST_NUMBERS_TO_KEEP
                 agreement = answers([agreement])[0].mean(dim=-1, keepdim=True) if is_large else agreement
@@ -90,8 +90,8 @@ class TrainingLog:
     def _add_waiting(self) -> None:
         for (names, divisor), values in self._waiting.items():
             # The last batch of an epoch may be a smaller one.
-            for shape in dict.fromkeys(value.shape for value in values):
-                alike = [value for value in values if value.shape == shape]
+            for form in dict.fromkeys((type(value), value.shape) for value in values):
+                alike = [value for value in values if (type(value), value.shape) == form]
                 means = _at_least_fp32(torch.stack(alike)) if divisor else answers(alike).mean(dim=-1)
                 for name, mean in by_name(names, means).items():
                     total, count = self._sums.get((name, divisor), (0.0, 0))

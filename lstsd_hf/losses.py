@@ -54,7 +54,7 @@ def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temper
         >>> kl_student_teacher(torch.tensor([[0.0, 0.0]]), teacher_log_probs(torch.tensor([[0.0, 0.0]]))).tolist()
         [0.0]
     """
-    # Σ p is 1 whatever the student says, so that what log p adds to the gradient is 0: only p needs one.
+    # Σ p is 1 whatever the student says, so that what log p adds to the gradient is 0: only p needs a gradient.
     student_log_probs = _log_softmax(student_logits.detach(), temperature)
     return _expectation(_softmax(student_logits, temperature), student_log_probs - teacher_log_probs)
 
@@ -94,7 +94,8 @@ def cross_entropy_to(student_logits: Tensor, teacher_log_probs: Tensor) -> Tenso
         >>> round(float(cross_entropy_to(torch.tensor([[0.0, 0.0]]), uniform)), 3)
         0.693
     """
-    return _expectation(teacher_log_probs.exp(), -torch.log_softmax(student_logits, dim=-1))
+    z = teacher_log_probs.exp()
+    return -(z * torch.log_softmax(student_logits, dim=-1).masked_fill(z == 0, 0.0)).sum(dim=-1)
 
 
 def kl_top_k(student_logits: Tensor, top_log_probs: Tensor, top_labels: Tensor) -> Tensor:

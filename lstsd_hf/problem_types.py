@@ -53,7 +53,11 @@ class ProblemType(ABC):
         """
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor | None:
-        """Whether student and teacher give the same answer, from 0 to 1 for each example; `None` for numbers."""
+        """Whether student and teacher give the same answer, for each example.
+
+        Returns:
+            Bool; for several labels the share of them, from 0 to 1; `None` for numbers.
+        """
         return None
 
     def temperature(self, temperature: float) -> float:
@@ -104,7 +108,7 @@ class SingleLabel(ProblemType):
         return torch.log_softmax(torch.zeros_like(log_probs).masked_fill(log_probs.exp() == 0, -math.inf), dim=-1)
 
     def agreement(self, student_logits: Tensor, targets: Tensor) -> Tensor:
-        # Without the bookkeeping of a gradient that there is none of.
+        # Detached: there is no gradient, and autograd need not keep track.
         return student_logits.detach().argmax(dim=-1) == targets.argmax(dim=-1)
 
     def predictions(self, logits: Tensor) -> Tensor:

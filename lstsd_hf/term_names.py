@@ -7,7 +7,7 @@ Names = str | tuple[str, ...]
 
 def quoted(names: Names) -> str:
     """The names for a message."""
-    return f"`{names}`" if isinstance(names, str) else " and ".join(f"`{name}`" for name in names)
+    return f"term `{names}`" if isinstance(names, str) else f"terms {' and '.join(f'`{name}`' for name in names)}"
 
 
 def by_name(names: Names, means: Tensor) -> dict[str, Tensor]:

@@ -129,7 +129,9 @@ def test_a_term_of_another_kind(make_args):
         def loss_terms(self, batch):
             return {"bare": batch.student_logits.mean()}
 
-    with pytest.raises(TypeError, match="`loss_terms` must return a `DistillationTerm` for `bare`, got Tensor"):
+    with pytest.raises(
+        TypeError, match="`loss_terms` must return a `DistillationTerm` for the term `bare`, got Tensor"
+    ):
         make_trainer(make_args, Bare()).train()
 
 
@@ -143,7 +145,7 @@ def test_no_gradient(make_args):
     class Both(SelfDistillationMixin, Mine):
         pass
 
-    message = "The term `short` and `long` must have a gradient, got none: the student's logits are detached"
+    message = "The terms `short` and `long` must have a gradient, got none: the student's logits are detached"
     with pytest.raises(InputError, match=message):
         make_trainer(make_args, trainer_class=Both).train()
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lstsd_hf.losses import kl_student_teacher, kl_teacher_student, teacher_log_probs
+from lstsd_hf.losses import cross_entropy_to, kl_student_teacher, kl_teacher_student, teacher_log_probs
 
 STUDENT = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)  # p = (1/4, 3/4)
 TEACHER = torch.tensor([[0.0, 0.0]], dtype=torch.float64)  # z = (1/2, 1/2)
@@ -90,3 +90,11 @@ def test_gradients_reach_a_teacher_that_learns_too():
     inputs = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     for divergence in (kl_student_teacher, kl_teacher_student):
         assert torch.autograd.gradcheck(lambda both: divergence(both[0], teacher_log_probs(both[1])), inputs)  # noqa: B023
+
+
+def test_soft_targets_of_several_teachers():
+    generator = torch.Generator().manual_seed(5)
+    student, teachers = torch.randn(6, 3, generator=generator), torch.randn(2, 6, 3, generator=generator)
+    log_z = teacher_log_probs(teachers)
+    expected = torch.stack([cross_entropy_to(student, one) for one in log_z])
+    torch.testing.assert_close(cross_entropy_to(student, log_z), expected)

@@ -32,7 +32,7 @@ class DistillationTerm:
             looks at other examples than the batch's, as DLB does, has one for each of those.
         weight: λ, the factor in the total loss. The log shows the term without it.
         agreement: Whether student and teacher give the same answer, bool or from 0 to 1 for each example, 0 without a
-            teacher, or an `Agreement` that tells it; to be logged.
+            teacher, or what `lstsd_hf.agreement.agreement_with` returns; to be logged.
 
     Examples:
         >>> DistillationTerm(torch.tensor([0.1, 0.3]), weight=2.0).weight
@@ -54,7 +54,7 @@ class DistillationTerm:
             The loss, and the mean on the same scale without weight and gradient: a number, or one for each teacher.
         """
         if isinstance(self.weight, Tensor):
-            # Means, but a sum and a factor that has no gradient cost less.
+            # The means, as sums times a factor without gradient, which is cheaper.
             totals, factor = self.per_example.sum(dim=-1), scale / self.per_example.size(-1)
             return loss + (totals * (self.weight * factor)).sum(dim=-1), totals.detach() * factor
         mean = self.per_example.mean()
@@ -112,7 +112,7 @@ class Teacher(Observer):
         """
         return 1.0
 
-    def loss_terms(self, batch: TrainingBatch) -> Mapping[Names, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> Mapping[str, DistillationTerm] | Mapping[Names, DistillationTerm]:
         """Terms to add to the base loss, by the name that follows `loss_` in the log; `{}` is plain fine-tuning.
 
         Terms that are computed together have the tuple of their names.

@@ -130,6 +130,8 @@ class LSTSDConfig(TeacherConfig):
 class LSTSD(MemoryTeacher):
     """Each training example is taught by its own output of the previous epoch and of the last mini-generation's end.
 
+    Both terms are computed together: `loss_terms` has them under `("short", "long")`, and one alone under its name.
+
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Eq. 1 and Algorithm 1.
 
     Args:
@@ -153,7 +155,7 @@ class LSTSD(MemoryTeacher):
         super().reset()
         self._mini_generations: MiniGenerations | None = None
         self._distils = False
-        self._lambdas: Tensor | None = None
+        self._weights_made: tuple[tuple[float, float], Tensor] | None = None
 
     def on_train_begin(self) -> str | None:
         super().on_train_begin()
@@ -180,6 +182,12 @@ class LSTSD(MemoryTeacher):
             return {}
         config, kind = self.config, batch.problem_type
         teacher_logits, written = self.memory.read(batch.indices)
+        names, weight = ("short", "long"), (config.lambda_short, config.lambda_long)
+        if all(weight):
+            weight = self._as_tensor(weight, batch.student_logits)
+        else:
+            only = 1 if config.lambda_long else 0
+            names, weight, teacher_logits, written = names[only], weight[only], teacher_logits[only], written[only]
         # The reverse direction would lift labels that student and teacher both exclude.
         floor = config.teacher_floor if config.kl_direction == "student_teacher" else 0.0
         targets = kind.targets(teacher_logits, config.temperature, floor)
@@ -188,14 +196,13 @@ class LSTSD(MemoryTeacher):
             divergences = divergences * kind.temperature(config.temperature) ** 2
         if not self.memory.is_complete:
             divergences = divergences.where(written, 0.0)
-        names, weights = ("short", "long"), (config.lambda_short, config.lambda_long)
-        if all(weights):
-            if self._lambdas is None:
-                self._lambdas = divergences.new_tensor(weights)
-            return {names: DistillationTerm(divergences, self._lambdas, agreement_with(targets, batch, written))}
-        only = int(not config.lambda_short)
-        agreement = agreement_with(targets[only], batch, written[only])
-        return {names[only]: DistillationTerm(divergences[only], weights[only], agreement)}
+        return {names: DistillationTerm(divergences, weight, agreement_with(targets, batch, written))}
+
+    def _as_tensor(self, weights: tuple[float, float], like: Tensor) -> Tensor:
+        # Made anew only for a config that was changed in between: on a GPU that waits.
+        if self._weights_made is None or self._weights_made[0] != weights:
+            self._weights_made = weights, like.new_tensor(weights)
+        return self._weights_made[1]
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The mean of both teachers' probabilities."""

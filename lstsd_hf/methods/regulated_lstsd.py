@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..observers import State, TrainingBatch
 from ..schedules import Progress
+from ..term_names import Names
 from .base import DistillationTerm
 from .lstsd import LSTSD, LSTSDConfig
 from .one_label import check_one_label, class_labels
@@ -139,7 +140,7 @@ class RegulatedLSTSD(Gate, LSTSD):
     def base_loss_weight(self, batch: TrainingBatch) -> float:
         return 0.0 if self.is_empty else 1.0
 
-    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[Names, DistillationTerm]:
         if self.config.gates or self.config.weights:
             check_one_label(batch, self.config.name)
         terms = {} if self.is_empty else LSTSD.loss_terms(self, batch)
