@@ -29,6 +29,9 @@ class TeacherEvents(TrainerCallback):
         checks: Called before each optimizer step; they raise an error if it must not be made.
         handler: The trainer's callback handler. The other callbacks get the training batches as they are without a
             teacher, so this one must be the first.
+
+    Attributes:
+        progress: Where training is, within an epoch; `None` before the first.
     """
 
     def __init__(
@@ -47,11 +50,7 @@ class TeacherEvents(TrainerCallback):
         self._epochs_begun = 0
         self._global_step = 0
         self.context = TrainingContext()
-
-    @property
-    def progress(self) -> Progress:
-        """Where training is, within an epoch."""
-        return Progress(self._epochs_begun - 1, self._global_step, self.context.plan)
+        self.progress: Progress | None = None
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if train_dataloader is not None and self._group.needs_batches:
@@ -72,6 +71,7 @@ class TeacherEvents(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._collect_log()
         self._epochs_begun += 1
+        self.progress = Progress(self._epochs_begun - 1, self._global_step, self.context.plan)
         for member in self._group:
             member.on_epoch_begin(self.progress)
 
@@ -81,6 +81,7 @@ class TeacherEvents(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._global_step = state.global_step
+        self.progress = Progress(self._epochs_begun - 1, self._global_step, self.context.plan)
         for member in self._group:
             member.on_step_end(self.progress)
 

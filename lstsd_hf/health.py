@@ -20,25 +20,29 @@ def check_gradient(names: Names, term: Any) -> None:
         term: A `DistillationTerm`.
 
     Raises:
-        TypeError: If it is something else, or not one term for each name.
+        TypeError: If it is something else.
     """
     per_example = getattr(term, "per_example", None)
     if per_example is None:
         raise TypeError(
             f"`loss_terms` must return a `DistillationTerm` for the {quoted(names)}, got {type(term).__name__}."
         )
-    if not isinstance(names, str):
-        shapes = getattr(term.weight, "shape", ()), per_example.shape[:1]
-        if shapes != ((len(names),), (len(names),)):
-            raise TypeError(
-                f"The {quoted(names)} must have a tensor `weight` of shape ({len(names)},) and `per_example` of shape "
-                f"({len(names)}, batch_size), got {type(term.weight).__name__} {tuple(shapes[0])} and "
-                f"{tuple(per_example.shape)}."
-            )
     if not per_example.requires_grad:
         raise InputError(
             f"The {quoted(names)} must have a gradient, got none: the student's logits are detached from the "
             "model. A `compute_loss` of your own must return the model's outputs as they are."
+        )
+
+
+def check_names(names: Names, term: Any) -> None:
+    """Raises a `TypeError` unless terms that are computed together are as many as their names."""
+    if isinstance(names, str):
+        return
+    count = (len(names),)
+    if getattr(term.weight, "shape", None) != count or term.per_example.shape[:1] != count:
+        raise TypeError(
+            f"The {quoted(names)} must have a tensor `weight` of shape {count} and `per_example` of shape ({count[0]}, "
+            f"batch_size), got {term.weight} and {tuple(term.per_example.shape)}."
         )
 
 
@@ -73,8 +77,8 @@ class SentToHost:
 class FiniteCheck:
     """Notices a term that is NaN or infinite although the base loss is finite, before an optimizer step is made of it.
 
-    The host does not wait for it: Trainer waits for the loss of each micro-batch anyway, and what was sent off before
-    has then arrived.
+    The host does not wait for an accelerator: Trainer waits for the loss of each micro-batch anyway, and what was sent
+    off before has then arrived.
     """
 
     def __init__(self):
@@ -85,25 +89,32 @@ class FiniteCheck:
         self._sent: list[tuple[Mapping[Names, Tensor], SentToHost]] = []
 
     def add(self, loss: Tensor, parts: Mapping[Names, Tensor]) -> None:
-        """Takes note of a micro-batch.
+        """Takes note of a micro-batch, and looks at it if nobody need wait.
 
         Args:
             loss: The loss, one number or one for each device.
             parts: The mean of each part of it, the base loss first, without gradient; see `by_name`.
+
+        Raises:
+            InputError: As `check`.
         """
-        if len(parts) > 1:
+        if len(parts) == 1:
+            return
+        if loss.is_cpu:
+            _check_parts(loss, parts)
+        else:
             self._sent.append((parts, SentToHost(loss)))
 
     def check(self) -> None:
         """Raises an `InputError` that names the term."""
         sent, self._sent = self._sent, []
         for parts, arriving in sent:
-            loss = arriving.read()
-            if not math.isfinite((loss.sum() if loss.dim() else loss).tolist()):
-                _check_parts(parts)
+            _check_parts(arriving.read(), parts)
 
 
-def _check_parts(parts: Mapping[Names, Tensor]) -> None:
+def _check_parts(loss: Tensor, parts: Mapping[Names, Tensor]) -> None:
+    if math.isfinite((loss.sum() if loss.dim() else loss).item()):
+        return
     # Where the base loss is not finite itself, training has diverged without the terms' doing.
     means = (by_name(names, part.float()) for names, part in parts.items())
     (_, base_loss), *terms = ((name, float(mean)) for group in means for name, mean in group.items())

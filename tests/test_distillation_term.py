@@ -43,7 +43,7 @@ def test_names_that_do_not_fit(make_args, names, weight):
             return {names: DistillationTerm(batch.student_logits.square().mean(-1).expand(2, -1), weight)}
 
     with pytest.raises(
-        TypeError, match=r"The terms `first` and `second`.* must have a tensor `weight` of shape \(\d,\)"
+        TypeError, match=r"The terms `first` and `second`.* must have a tensor `weight` of shape \(\d,\) and"
     ):
         make_trainer(make_args, Stacked()).train()
 
