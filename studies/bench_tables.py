@@ -47,7 +47,9 @@ def _methods(rows: list[dict[str, Any]]) -> str:
     shown = []
     for row in rows:
         low, high = row["quartiles"]
-        added = f"{row['added_ms']:.2f} ms ({low:.2f} to {high:.2f})"
+        # Rounded first: a zero has no sign.
+        added, low, high = (round(number, 2) + 0.0 for number in (row["added_ms"], low, high))
+        added = f"{added:.2f} ms ({low:.2f} to {high:.2f})"
         shown.append([f"`{row['method']}`", _ratio(row["stub_step"]), added])
     return table(["method", "over stock", "added"], shown)
 
