@@ -37,7 +37,9 @@ def teacher_log_probs(teacher_logits: Tensor, temperature: float = 1.0, floor: f
 
 
 def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL[student ‖ teacher] = Σ p (log p − log z), the direction of LSTSD's Eq. 1; with first derivatives only.
+    """KL[student ‖ teacher] = Σ p (log p − log z), the direction of LSTSD's Eq. 1.
+
+    Its gradient is exact; do not differentiate that again, as part of it is left out of the graph.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Eq. 1.
 
