@@ -113,7 +113,7 @@ class FiniteCheck:
 
 
 def _check_parts(loss: Tensor, parts: Mapping[Names, Tensor]) -> None:
-    if math.isfinite((loss.sum() if loss.dim() else loss).item()):
+    if math.isfinite((loss.sum() if loss.dim() else loss).tolist()):
         return
     # Where the base loss is not finite itself, training has diverged without the terms' doing.
     means = (by_name(names, part.float()) for names, part in parts.items())
