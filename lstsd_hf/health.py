@@ -46,15 +46,6 @@ def check_names(names: Names, term: Any) -> None:
         )
 
 
-def check_is_first_derivative(gradient: Tensor) -> None:
-    """A hook of a loss: raises an `InputError` if its backward pass is to be differentiated itself."""
-    if torch.is_grad_enabled():
-        raise InputError(
-            "The loss must be differentiated once, got `create_graph=True`: the terms of a teacher have first "
-            "derivatives only. Leave it out, or use `teacher=NoTeacherConfig()`."
-        )
-
-
 class SentToHost:
     """A number on its way to the host, which does not wait for it before it is read.
 

@@ -18,7 +18,7 @@ from .evaluation import JointEvaluationMixin
 from .events import TeacherEvents
 from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_training_batch, take_rows
 from .example_losses import ExampleLosses
-from .health import FiniteCheck, check_gradient, check_is_first_derivative, check_names
+from .health import FiniteCheck, check_gradient, check_names
 from .hyperparameter_search import SearchableTeacherMixin
 from .logs import BASE, MicroBatch, TrainingLog
 from .loss_scale import BaseLoss, base_loss_of, log_divisor, term_scale
@@ -184,8 +184,6 @@ class SelfDistillationMixin(
             if not self.distilled_steps:
                 check_names(names, term)
             loss, parts[names] = term.added_to(loss, scale)
-        if terms and self.teacher.config is not None and not self.distilled_steps:
-            loss.register_hook(check_is_first_derivative)
         if self._is_first_pass:
             divisor = log_divisor(kind, num_items_in_batch, self.current_gradient_accumulation_steps)
             self._micro_batch = MicroBatch(batch, loss, parts, terms, divisor)

@@ -19,7 +19,7 @@ from lstsd_hf.errors import InputError
 from lstsd_hf.health import SilenceDetector
 from lstsd_hf.logs import MicroBatch, TrainingLog
 from tests import helpers
-from tests.helpers import CrossEntropyTeacher, make_model
+from tests.helpers import make_model
 
 EPOCHS = 4
 CONFIG = LSTSDConfig(mini_generation_epochs=1)
@@ -148,27 +148,6 @@ def test_no_gradient(make_args):
     message = "The terms `short` and `long` must have a gradient, got none: the student's logits are detached"
     with pytest.raises(InputError, match=message):
         make_trainer(make_args, trainer_class=Both).train()
-
-
-class Differentiates(SelfDistillationMixin, Trainer):
-    """Keeps the graph of the backward pass, as optimizers that look at the curvature ask for."""
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(loss, trained, create_graph=True, allow_unused=True)
-        for parameter, gradient in zip(trained, gradients, strict=True):
-            parameter.grad = None if gradient is None else gradient.detach()
-        return loss.detach()
-
-
-def test_second_derivatives_are_refused(make_args):
-    """The graph of the methods here lacks what only they would need; a method of the user's own may have them."""
-    with pytest.raises(InputError, match="must be differentiated once, got `create_graph=True`"):
-        make_trainer(make_args, trainer_class=Differentiates).train()
-    trainer = make_trainer(make_args, CrossEntropyTeacher(1.0), trainer_class=Differentiates)
-    trainer.train()
-    assert trainer.distilled_steps == trainer.state.global_step > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
