@@ -1,13 +1,16 @@
 """Whether student and teacher agree, compared when the log asks for it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .observers import TrainingBatch
 from .problem_types import ProblemType, Regression
+
+MOST_NUMBERS_TO_KEEP = 2**12
+"""Numbers in a batch's targets up to which it is cheaper to look at many batches at once than at each."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,13 @@ class Agreement:
     written: Tensor
 
     @property
-    def shape(self) -> torch.Size:
-        """Of the answers for one batch; see `answers`."""
+    def form(self) -> Hashable:
+        """The same for what `answers` can take together."""
         return self.written.shape
+
+    def of_teacher(self, position: int) -> "Agreement":
+        """With one of several teachers."""
+        return replace(self, targets=self.targets[position], written=self.written[position])
 
     def numel(self) -> int:
         """How many numbers the targets hold."""
@@ -64,9 +71,20 @@ def answers(values: Sequence[Tensor | Agreement]) -> Tensor:
     first = values[0]
     if isinstance(first, Tensor):
         return torch.stack([value.detach() for value in values]).float()
+    logits, targets, written = stacked(values)
+    return first.problem_type.agreement(logits, targets).where(written, 0.0)
+
+
+def stacked(values: Sequence[Agreement]) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, targets and which examples have a teacher, of several batches: their axis is the first.
+
+    Args:
+        values: The batches, of the same form.
+
+    Returns:
+        Logits with an axis for several teachers, if there are any: `(num_batches, …, batch_size, num_labels)`.
+    """
     logits, targets, written = (
         torch.stack([getattr(value, name) for value in values]) for name in ("student_logits", "targets", "written")
     )
-    if first.written.dim() > 1:
-        logits = logits.unsqueeze(1)
-    return first.problem_type.agreement(logits, targets).where(written, 0.0)
+    return logits.unsqueeze(1) if values[0].written.dim() > 1 else logits, targets, written

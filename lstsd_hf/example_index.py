@@ -45,6 +45,8 @@ class IndexedDataset(Dataset):
     def __init__(self, dataset: Any, source: Any = None):
         check_has_indices(dataset)
         self.dataset = dataset
+        # Several times faster on `datasets.Dataset`.
+        self._reads_batches = hasattr(dataset, "__getitems__")
         self.source = source if source is not None else dataset
 
     def __len__(self) -> int:
@@ -60,11 +62,8 @@ class IndexedDataset(Dataset):
         return self.source[index]
 
     def __getitems__(self, indices: list[int]) -> IndexedExamples:
-        # Batched reads are several times faster on `datasets.Dataset`.
-        if hasattr(self.dataset, "__getitems__"):
-            examples = self.dataset.__getitems__(indices)
-        else:
-            examples = [self.dataset[index] for index in indices]
+        dataset = self.dataset
+        examples = dataset.__getitems__(indices) if self._reads_batches else [dataset[index] for index in indices]
         return IndexedExamples(examples, indices)
 
     def set_epoch(self, epoch: int) -> None:

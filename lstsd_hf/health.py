@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .deferred_means import DeferredMeans, means
 from .errors import InputError
 from .memory import ExampleMemory
 from .term_names import Names, by_name, quoted
@@ -22,27 +23,14 @@ def check_gradient(names: Names, term: Any) -> None:
     Raises:
         TypeError: If it is something else.
     """
-    per_example = getattr(term, "per_example", None)
-    if per_example is None:
+    if not hasattr(term, "has_gradient"):
         raise TypeError(
             f"`loss_terms` must return a `DistillationTerm` for the {quoted(names)}, got {type(term).__name__}."
         )
-    if not per_example.requires_grad:
+    if not term.has_gradient:
         raise InputError(
             f"The {quoted(names)} must have a gradient, got none: the student's logits are detached from the "
             "model. A `compute_loss` of your own must return the model's outputs as they are."
-        )
-
-
-def check_names(names: Names, term: Any) -> None:
-    """Raises a `TypeError` unless terms that are computed together are as many as their names."""
-    if isinstance(names, str):
-        return
-    count = (len(names),)
-    if getattr(term.weight, "shape", None) != count or term.per_example.shape[:1] != count:
-        raise TypeError(
-            f"The {quoted(names)} must have a tensor `weight` of shape {count} and `per_example` of shape ({count[0]}, "
-            f"batch_size), got {term.weight} and {tuple(term.per_example.shape)}."
         )
 
 
@@ -77,9 +65,9 @@ class FiniteCheck:
 
     def reset(self) -> None:
         """Forgets everything: training begins."""
-        self._sent: list[tuple[Mapping[Names, Tensor], SentToHost]] = []
+        self._sent: list[tuple[Mapping[Names, Tensor | DeferredMeans], SentToHost]] = []
 
-    def add(self, loss: Tensor, parts: Mapping[Names, Tensor]) -> None:
+    def add(self, loss: Tensor, parts: Mapping[Names, Tensor | DeferredMeans]) -> None:
         """Takes note of a micro-batch, and looks at it if nobody need wait.
 
         Args:
@@ -103,12 +91,12 @@ class FiniteCheck:
             _check_parts(arriving.read(), parts)
 
 
-def _check_parts(loss: Tensor, parts: Mapping[Names, Tensor]) -> None:
+def _check_parts(loss: Tensor, parts: Mapping[Names, Tensor | DeferredMeans]) -> None:
     if math.isfinite((loss.sum() if loss.dim() else loss).tolist()):
         return
     # Where the base loss is not finite itself, training has diverged without the terms' doing.
-    means = (by_name(names, part.float()) for names, part in parts.items())
-    (_, base_loss), *terms = ((name, float(mean)) for group in means for name, mean in group.items())
+    found = (by_name(names, means([part])[0]) for names, part in parts.items())
+    (_, base_loss), *terms = ((name, float(mean)) for group in found for name, mean in group.items())
     for name, value in terms:
         if math.isfinite(base_loss) and not math.isfinite(value):
             raise InputError(

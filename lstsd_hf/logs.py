@@ -1,23 +1,23 @@
 """What is logged beside a training loss: its parts, and how far student and teacher agree."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .agreement import Agreement, answers
+from .agreement import MOST_NUMBERS_TO_KEEP, Agreement, answers
+from .deferred_means import DeferredMeans, means
 from .distributed import gather_objects
 from .health import SilenceDetector
+from .joint_term import JointTerm
 from .methods.base import DistillationTerm
 from .observers import TrainingBatch
 from .term_names import Names, by_name
 
 BASE = "base"
 
-# Batches that wait to be added, and the size above which one is not kept.
+# That wait to be added.
 _MOST_BATCHES = 64
-_MOST_NUMBERS_TO_KEEP = 2**12
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class MicroBatch:
 
     batch: TrainingBatch
     loss: Tensor
-    parts: Mapping[Names, Tensor]
-    terms: Mapping[Names, DistillationTerm]
+    parts: Mapping[Names, Tensor | DeferredMeans]
+    terms: Mapping[Names, DistillationTerm | JointTerm]
     log_divisor: int
 
 
@@ -57,7 +57,7 @@ class TrainingLog:
         # By name and divisor, which agreements have none: sums, and of how many micro-batches.
         self._sums: dict[tuple[str, int | None], tuple[Tensor | float, int]] = {}
         # What the sums do not have yet: one addition for many micro-batches costs what it costs for one.
-        self._waiting: dict[tuple[Names, int | None], list[Tensor | Agreement]] = {}
+        self._waiting: dict[tuple[Names, int | None], list[Tensor | Agreement | DeferredMeans]] = {}
 
     def _clear_collected(self) -> None:
         # Of all processes, as numbers.
@@ -80,9 +80,8 @@ class TrainingLog:
         for names, term in done.terms.items():
             if term.agreement is not None:
                 agreement = term.agreement.detach() if isinstance(term.agreement, Tensor) else term.agreement
-                # Large batches do not wait as they are.
-                is_large = agreement.numel() > _MOST_NUMBERS_TO_KEEP
-                agreement = answers([agreement])[0].mean(dim=-1, keepdim=True) if is_large else agreement
+                if agreement.numel() > MOST_NUMBERS_TO_KEEP:
+                    agreement = answers([agreement])[0].mean(dim=-1, keepdim=True)
                 self._waiting.setdefault((names, None), []).append(agreement)
         if len(self._waiting[BASE, done.log_divisor]) == _MOST_BATCHES:
             self._add_waiting()
@@ -90,10 +89,10 @@ class TrainingLog:
     def _add_waiting(self) -> None:
         for (names, divisor), values in self._waiting.items():
             # The last batch of an epoch may be a smaller one.
-            for form in dict.fromkeys((type(value), value.shape) for value in values):
-                alike = [value for value in values if (type(value), value.shape) == form]
-                means = _at_least_fp32(torch.stack(alike)) if divisor else answers(alike).mean(dim=-1)
-                for name, mean in by_name(names, means).items():
+            for form in dict.fromkeys(map(_form, values)):
+                alike = [value for value in values if _form(value) == form]
+                found = means(alike) if divisor else answers(alike).mean(dim=-1)
+                for name, mean in by_name(names, found).items():
                     total, count = self._sums.get((name, divisor), (0.0, 0))
                     self._sums[name, divisor] = total + mean * len(alike), count + len(alike)
         self._waiting = {}
@@ -159,5 +158,6 @@ class TrainingLog:
         return parts, agreements
 
 
-def _at_least_fp32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
+def _form(value: Tensor | Agreement | DeferredMeans) -> Hashable:
+    """The same for what can be added up together."""
+    return type(value), value.shape if isinstance(value, Tensor) else value.form

@@ -1,7 +1,7 @@
-"""Divergences between a student and a stored teacher, one value for each example.
+"""Divergences between a student and a stored teacher, one value for each example, or their sum.
 
-Pure functions on tensors: no state, no reduction over the batch (only the trainer knows by what the base loss was
-divided), and no dependency but torch.
+Pure functions on tensors: no state, no mean over the batch (only the trainer knows by what the base loss was divided),
+and no dependency but torch.
 
 A label of logit -inf is excluded: its probability is 0. A label that student and teacher both exclude contributes
 nothing to a divergence or its gradient. Where only the one that is compared against excludes it, a KL is infinite.
@@ -56,6 +56,33 @@ def kl_student_teacher(student_logits: Tensor, teacher_log_probs: Tensor, temper
     """
     student_log_probs = _log_softmax(student_logits, temperature)
     return _expectation(student_log_probs.exp(), student_log_probs - teacher_log_probs)
+
+
+def total_kl_student_teacher(
+    student_logits: Tensor, teacher_log_probs: Tensor, shares: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Σ of share · KL[student ‖ teacher] over the examples and several teachers, with the cost of one teacher.
+
+    Where the shares add up to 1 the teachers count as one, which is their geometric mean up to a constant:
+    Σ s KL[p ‖ z] = Σ p (log p − Σ s log z).
+
+    Args:
+        student_logits: Logits of shape `(batch_size, num_labels)`, with gradient.
+        teacher_log_probs: Log-probabilities of the teachers, `(num_teachers, batch_size, num_labels)`.
+        shares: Positive, with a sum of 1, `(num_teachers, 1, 1)`.
+        temperature: Softmax temperature of the student.
+
+    Returns:
+        One number.
+
+    Examples:
+        >>> teachers = teacher_log_probs(torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]]]))
+        >>> float(total_kl_student_teacher(torch.tensor([[0.0, 0.0]]), teachers, torch.tensor([[[0.5]], [[0.5]]])))
+        0.0
+    """
+    student_log_probs = _log_softmax(student_logits, temperature)
+    values = student_log_probs - (teacher_log_probs * shares).sum(dim=0)
+    return _weighted(student_log_probs.exp(), values).sum()
 
 
 def kl_teacher_student(student_logits: Tensor, teacher_log_probs: Tensor, temperature: float = 1.0) -> Tensor:
@@ -128,7 +155,11 @@ def _expectation(probs: Tensor, values: Tensor) -> Tensor:
 
     Values where `probs` is 0 may be infinite or NaN (0 · log 0); a product would pass that on. They are overwritten.
     """
-    return (probs * values.masked_fill_(probs.detach().logical_not(), 0.0)).sum(dim=-1)
+    return _weighted(probs, values).sum(dim=-1)
+
+
+def _weighted(probs: Tensor, values: Tensor) -> Tensor:
+    return probs * values.masked_fill_(probs.detach().logical_not(), 0.0)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:

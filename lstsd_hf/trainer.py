@@ -13,12 +13,13 @@ from transformers.trainer_utils import has_length
 from transformers.utils import find_labels
 
 from .context import TrainingContext
+from .deferred_means import DeferredMeans
 from .dynamics.trainer import RecordedTrainingMixin, with_recorder
 from .evaluation import JointEvaluationMixin
 from .events import TeacherEvents
 from .example_index import EXAMPLE_INDEX, check_has_indices, check_rows, split_training_batch, take_rows
 from .example_losses import ExampleLosses
-from .health import FiniteCheck, check_gradient, check_names
+from .health import FiniteCheck, check_gradient
 from .hyperparameter_search import SearchableTeacherMixin
 from .logs import BASE, MicroBatch, TrainingLog
 from .loss_scale import BaseLoss, base_loss_of, log_divisor, term_scale
@@ -173,7 +174,7 @@ class SelfDistillationMixin(
             inputs, indices, labels, logits, problem_type, self._events.progress, self._student.forward
         )
         num_items_in_batch = kwargs.get("num_items_in_batch")
-        parts: dict[Names, Tensor] = {BASE: base_loss.detach()}
+        parts: dict[Names, Tensor | DeferredMeans] = {BASE: base_loss.detach()}
         kind = self._base_loss_kind = measured(self._base_loss_kind, base_loss, outputs, batch, num_items_in_batch)
         scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
         terms = self.teacher.loss_terms(batch)
@@ -181,8 +182,6 @@ class SelfDistillationMixin(
         loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale)
         for names, term in terms.items():
             check_gradient(names, term)
-            if not self.distilled_steps:
-                check_names(names, term)
             loss, parts[names] = term.added_to(loss, scale)
         if self._is_first_pass:
             divisor = log_divisor(kind, num_items_in_batch, self.current_gradient_accumulation_steps)

@@ -192,19 +192,6 @@ class NoKwargsModel(nn.Module):
         return self.model(input_ids=input_ids, labels=labels)
 
 
-def one_by_one(terms):
-    """Terms by name, also those that were computed together; without agreements."""
-    separate = {}
-    for names, term in terms.items():
-        if isinstance(names, str):
-            separate[names] = term
-            continue
-        assert term.weight.shape == (len(names),)
-        for name, *parts in zip(names, term.per_example, term.weight.tolist(), strict=True):
-            separate[name] = DistillationTerm(*parts)
-    return separate
-
-
 class CrossEntropyTeacher(Teacher):
     """Distils the base loss itself, so that with weight 1 every gradient must double."""
 

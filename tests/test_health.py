@@ -159,7 +159,7 @@ def test_the_agreement_of_a_large_batch(dtype):
     assert log.drain(1, 2)["teacher_agreement_late"] == 0.25
 
 
-def test_terms_that_are_computed_together_are_logged_one_by_one():
+def test_terms_that_are_computed_together_are_logged_separate():
     """Over two batches of which the last one is smaller, and of which each mean counts alike."""
     log = TrainingLog()
     weight = torch.tensor([1.0, 2.0])

@@ -25,6 +25,7 @@ from lstsd_hf import (
 from lstsd_hf.context import TrainingContext
 from lstsd_hf.errors import InputError
 from lstsd_hf.memory import IN_MEMORY, TableStorage
+from lstsd_hf.methods.base import separate
 from lstsd_hf.reference import ReferenceTeachers
 from tests import helpers
 from tests.helpers import (
@@ -35,7 +36,6 @@ from tests.helpers import (
     grouped_by_length,
     make_examples,
     make_model,
-    one_by_one,
 )
 
 LENGTH, SHORT, LONG = 2, 2.0, 1.0
@@ -74,7 +74,7 @@ class Account:
         student = batch.student_logits.detach().double()
         assert batch.student_logits.dtype == torch.float32
         assert bool(terms) == (self.epoch >= LENGTH)
-        separate = one_by_one(terms)
+        apart = separate(terms)
         for name, table in (("short", self.teachers.short), ("long", self.teachers.long)) if terms else ():
             expected = [
                 torch.distributions.kl_divergence(
@@ -85,7 +85,7 @@ class Account:
                 else torch.zeros((), dtype=torch.float64)
                 for index, row in zip(batch.indices.tolist(), student, strict=True)
             ]
-            found = separate[name].per_example.detach().double()
+            found = apart[name].per_example.detach().double()
             torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-6)
             self.largest = max(self.largest, float(found.max()))
         for index, row in zip(batch.indices.tolist(), batch.student_logits.detach(), strict=True):

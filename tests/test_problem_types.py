@@ -9,6 +9,7 @@ from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer, TeacherMemory
 from lstsd_hf.errors import InputError
+from lstsd_hf.methods.base import separate
 from lstsd_hf.problem_types import PROBLEM_TYPES
 from lstsd_hf.reference import ReferenceTeachers
 from tests import helpers
@@ -20,7 +21,6 @@ from tests.helpers import (
     assert_same_weights,
     make_data,
     make_model,
-    one_by_one,
 )
 
 EPOCHS, STEPS = 6, 4
@@ -47,7 +47,7 @@ class Recorder(TrainerCallback):
             terms = terms_of(batch)
             entry = copy.copy(batch.__dict__) | {"student_logits": batch.student_logits.detach().clone()}
             self.batches.append(
-                entry | {"terms": {k: (v.per_example.detach(), v.weight) for k, v in one_by_one(terms).items()}}
+                entry | {"terms": {k: (v.per_example.detach(), v.weight) for k, v in separate(terms).items()}}
             )
             return terms
 

@@ -132,7 +132,7 @@ def test_gradient_reaches_the_student_and_never_the_teacher(tiny_model, make_arg
     terms = teacher.loss_terms(
         SimpleNamespace(indices=torch.arange(4), student_logits=logits, problem_type=SingleLabel())
     )
-    sum(term.per_example.sum() for term in terms.values()).backward()
+    sum(term.added_to(torch.tensor(0.0), 1.0)[0] for term in terms.values()).backward()
     assert (logits.grad.abs().sum(dim=-1) > 0).all()
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 
 from ..agreement import Agreement
 from ..errors import InputError
+from ..joint_term import JointTerm
 from ..label_errors import LabelErrorCandidate, rank_label_errors
 from ..memory import ConstantMemory, ExampleMemory, ShardedMemory
 from ..model_copy import ModelCopy
@@ -24,9 +25,6 @@ from .config import TeacherConfig
 class DistillationTerm:
     """One weighted part of the loss, unreduced: only the trainer knows by what the base loss was divided.
 
-    Terms of several teachers may be computed together, which is faster: `per_example`, at least fp32, and `agreement`
-    are then `(num_teachers, batch_size)`, and `weight` is a tensor `(num_teachers,)`.
-
     Attributes:
         per_example: Divergence of each example, `(batch_size,)`, with gradient to the student only. A method that
             looks at other examples than the batch's, as DLB does, has one for each of those.
@@ -40,8 +38,13 @@ class DistillationTerm:
     """
 
     per_example: Tensor
-    weight: float | Tensor
+    weight: float
     agreement: Tensor | Agreement | None = None
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether it depends on the student."""
+        return self.per_example.requires_grad
 
     def added_to(self, loss: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         """A loss with the weighted mean of the term.
@@ -51,16 +54,23 @@ class DistillationTerm:
             scale: The factor between a mean over the micro-batch and the loss's scale.
 
         Returns:
-            The loss, and the mean on the same scale without weight and gradient: a number, or one for each teacher.
+            The loss, and the mean on the same scale without weight and gradient.
         """
-        if isinstance(self.weight, Tensor):
-            # The means, as sums times a factor without gradient, which is cheaper.
-            totals, factor = self.per_example.sum(dim=-1), scale / self.per_example.size(-1)
-            return loss + (totals * (self.weight * factor)).sum(dim=-1), totals.detach() * factor
         mean = self.per_example.mean()
         if not (isinstance(scale, float) and scale == 1):
             mean = mean * scale
         return torch.add(loss, mean, alpha=self.weight), mean.detach()
+
+
+def separate(terms: Mapping[Names, DistillationTerm | JointTerm]) -> dict[str, DistillationTerm]:
+    """Terms by name, one for each teacher; to be weighted or changed one by one."""
+    apart: dict[str, DistillationTerm] = {}
+    for names, term in terms.items():
+        if isinstance(term, JointTerm):
+            apart |= {name: DistillationTerm(*parts) for name, parts in zip(names, term.separate(), strict=True)}
+        else:
+            apart[names] = term
+    return apart
 
 
 class Teacher(Observer):
@@ -112,11 +122,8 @@ class Teacher(Observer):
         """
         return 1.0
 
-    def loss_terms(self, batch: TrainingBatch) -> Mapping[str, DistillationTerm] | Mapping[Names, DistillationTerm]:
-        """Terms to add to the base loss, by the name that follows `loss_` in the log; `{}` is plain fine-tuning.
-
-        Terms that are computed together have the tuple of their names.
-        """
+    def loss_terms(self, batch: TrainingBatch) -> Mapping[str, DistillationTerm] | Mapping[Names, JointTerm]:
+        """Terms to add to the base loss, by the name that follows `loss_` in the log; `{}` is plain fine-tuning."""
         return {}
 
     # ---- Data ----

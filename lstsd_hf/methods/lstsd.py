@@ -8,9 +8,11 @@ from torch import Tensor
 from ..agreement import agreement_with
 from ..errors import InputError
 from ..health import check_coverage
+from ..joint_term import JointTerm, shares_of
 from ..losses import KL_DIRECTIONS
 from ..memory import TeacherMemory
 from ..observers import TrainingBatch
+from ..problem_types import SingleLabel
 from ..schedules import MiniGenerations, Progress, TrainingPlan
 from ..term_names import Names
 from .base import DistillationTerm
@@ -130,7 +132,8 @@ class LSTSDConfig(TeacherConfig):
 class LSTSD(MemoryTeacher):
     """Each training example is taught by its own output of the previous epoch and of the last mini-generation's end.
 
-    Both terms are computed together: `loss_terms` has them under `("short", "long")`, and one alone under its name.
+    `loss_terms` may have its terms as one, see `JointTerm`; `lstsd_hf.methods.base.separate` has one for each
+    teacher.
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739, Eq. 1 and Algorithm 1.
 
@@ -155,7 +158,7 @@ class LSTSD(MemoryTeacher):
         super().reset()
         self._mini_generations: MiniGenerations | None = None
         self._distils = False
-        self._weights_made: tuple[tuple[float, float], Tensor] | None = None
+        self._shares: tuple[tuple[float, ...], Tensor] | None = None
 
     def on_train_begin(self) -> str | None:
         super().on_train_begin()
@@ -177,32 +180,37 @@ class LSTSD(MemoryTeacher):
         if self._distils:
             check_coverage(self.memory)
 
-    def loss_terms(self, batch: TrainingBatch) -> dict[Names, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm] | dict[Names, JointTerm]:
         if not self._distils:
             return {}
         config, kind = self.config, batch.problem_type
         teacher_logits, written = self.memory.read(batch.indices)
-        names, weight = ("short", "long"), (config.lambda_short, config.lambda_long)
-        if all(weight):
-            weight = self._as_tensor(weight, batch.student_logits)
-        else:
-            only = 1 if config.lambda_long else 0
-            names, weight, teacher_logits, written = names[only], weight[only], teacher_logits[only], written[only]
+        names, weights = ("short", "long"), (config.lambda_short, config.lambda_long)
+        if not all(weights):
+            only = slice(1, 2) if config.lambda_long else slice(0, 1)
+            names, weights, teacher_logits, written = names[only], weights[only], teacher_logits[only], written[only]
+        is_papers = config.kl_direction == "student_teacher"
         # The reverse direction would lift labels that student and teacher both exclude.
-        floor = config.teacher_floor if config.kl_direction == "student_teacher" else 0.0
-        targets = kind.targets(teacher_logits, config.temperature, floor)
-        divergences = kind.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
-        if config.t_squared:
-            divergences = divergences * kind.temperature(config.temperature) ** 2
-        if not self.memory.is_complete:
-            divergences = divergences.where(written, 0.0)
-        return {names: DistillationTerm(divergences, weight, agreement_with(targets, batch, written))}
+        targets = kind.targets(teacher_logits, config.temperature, config.teacher_floor if is_papers else 0.0)
+        factor = kind.temperature(config.temperature) ** 2 if config.t_squared else 1.0
+        if is_papers and kind.name == SingleLabel.name and self.memory.is_complete:
+            shares, agreement = self._shares_of(weights, batch.student_logits), agreement_with(targets, batch, written)
+            term = JointTerm(
+                batch.student_logits, targets, weights, shares, agreement, config.temperature, factor=factor
+            )
+            return {names: term}
+        divergences = factor * kind.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
+        divergences = divergences.where(written, 0.0)
+        return {
+            names[i]: DistillationTerm(divergences[i], weights[i], agreement_with(targets[i], batch, written[i]))
+            for i in range(len(names))
+        }
 
-    def _as_tensor(self, weights: tuple[float, float], like: Tensor) -> Tensor:
-        # Made anew only for a config that was changed in between: on a GPU that waits.
-        if self._weights_made is None or self._weights_made[0] != weights:
-            self._weights_made = weights, like.new_tensor(weights)
-        return self._weights_made[1]
+    def _shares_of(self, weights: tuple[float, ...], like: Tensor) -> Tensor:
+        # Made anew only for a config that was changed in between.
+        if self._shares is None or self._shares[0] != weights:
+            self._shares = weights, shares_of(weights, like)
+        return self._shares[1]
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The mean of both teachers' probabilities."""

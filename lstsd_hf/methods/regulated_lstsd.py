@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..joint_term import JointTerm
 from ..observers import State, TrainingBatch
 from ..schedules import Progress
 from ..term_names import Names
-from .base import DistillationTerm
+from .base import DistillationTerm, separate
 from .lstsd import LSTSD, LSTSDConfig
 from .one_label import check_one_label, class_labels
 from .participation import Gate, needs_training, significance
@@ -140,14 +141,14 @@ class RegulatedLSTSD(Gate, LSTSD):
     def base_loss_weight(self, batch: TrainingBatch) -> float:
         return 0.0 if self.is_empty else 1.0
 
-    def loss_terms(self, batch: TrainingBatch) -> dict[Names, DistillationTerm]:
+    def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm] | dict[Names, JointTerm]:
         if self.config.gates or self.config.weights:
             check_one_label(batch, self.config.name)
         terms = {} if self.is_empty else LSTSD.loss_terms(self, batch)
         if self._weights is None:
             return terms
         weights = self._weights[batch.indices].to(batch.student_logits.dtype)
-        return {name: replace(term, per_example=term.per_example * weights) for name, term in terms.items()}
+        return {name: replace(term, per_example=term.per_example * weights) for name, term in separate(terms).items()}
 
     def observe(self, batch: TrainingBatch) -> None:
         self.count(batch)

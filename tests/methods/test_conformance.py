@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from lstsd_hf import METHODS, LSTSDTrainer, SelfDistillationMixin
 from lstsd_hf.checkpoint import check_same_run, describe_teacher
 from lstsd_hf.errors import InputError
+from lstsd_hf.methods.base import separate
 from tests import helpers
 from tests.helpers import (
     CONFIGS,
@@ -26,7 +27,6 @@ from tests.helpers import (
     every_method,
     make_examples,
     make_model,
-    one_by_one,
     weights,
 )
 
@@ -109,7 +109,7 @@ def test_the_term_has_gradient_for_the_student_and_none_for_the_teacher(make_arg
 
     def spy(batch):
         terms = loss_terms(batch)
-        for name, term in one_by_one(terms).items():
+        for name, term in separate(terms).items():
             assert term.per_example.dim() == 1, name
             parameters = [p for p in trainer.model.parameters() if p.requires_grad]
             gradients = torch.autograd.grad(term.per_example.mean(), parameters, retain_graph=True, allow_unused=True)
@@ -564,7 +564,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(make_args, config_class):
         if isinstance(weight, torch.Tensor):  # one for each example: the log has the mean of their losses without it
             losses = torch.nn.functional.cross_entropy(batch.student_logits, batch.labels, reduction="none").detach()
             weight = (weight * losses).mean() / losses.mean()
-        weights_of.append({"base": float(weight)} | {name: term.weight for name, term in one_by_one(terms).items()})
+        weights_of.append({"base": float(weight)} | {name: term.weight for name, term in separate(terms).items()})
         return terms
 
     teacher.loss_terms = spy
@@ -588,6 +588,6 @@ def test_a_teacher_moves_the_student(make_args, config_class):
     trainer.train()
     stock = make_trainer(make_args, None, Trainer)
     stock.train()
-    assert any(term.weight > 0 for terms in seen for term in one_by_one(terms).values())
+    assert any(term.weight > 0 for terms in seen for term in separate(terms).values())
     pairs = zip(weights(trainer.model).values(), weights(stock.model).values(), strict=True)
     assert any(not torch.allclose(own, other, atol=1e-5) for own, other in pairs)

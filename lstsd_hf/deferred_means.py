@@ -1,0 +1,53 @@
+"""Means of divergences that are computed when the log asks for them."""
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .agreement import Agreement, stacked
+from .losses import kl_student_teacher
+
+
+class DeferredMeans(NamedTuple):
+    """What tells the mean of KL[student ‖ teacher] over a batch, for each of several teachers.
+
+    The log computes the means of many batches at once, which costs what it costs for one.
+
+    Attributes:
+        agreement: Student and teachers.
+        temperature: Softmax temperature of the student.
+        factor: On the means: a number, or a tensor with one or one for each device.
+    """
+
+    agreement: Agreement
+    temperature: float
+    factor: float | Tensor
+
+    @property
+    def form(self) -> Hashable:
+        """The same for what `means` can take together."""
+        factor = self.factor.shape if isinstance(self.factor, Tensor) else self.factor
+        return self.agreement.form, self.temperature, factor
+
+
+def means(parts: Sequence[Tensor | DeferredMeans]) -> Tensor:
+    """The means in some batches of the same form, at least fp32.
+
+    Args:
+        parts: For each batch a `DeferredMeans`, or the means themselves, a tensor without gradient.
+
+    Returns:
+        `(num_batches, …)`: of several teachers the last axis is theirs, and one before it the devices'.
+    """
+    first = parts[0]
+    if isinstance(first, Tensor):
+        found = torch.stack(parts)
+        return found if found.dtype == torch.float64 else found.float()
+    logits, targets, _ = stacked([part.agreement for part in parts])
+    found = kl_student_teacher(logits, targets, first.temperature).mean(dim=-1)
+    if not isinstance(first.factor, Tensor):
+        return found * first.factor
+    factors = torch.stack([part.factor for part in parts]).reshape(len(parts), -1)
+    return found.unsqueeze(1) * factors.unsqueeze(2)
