@@ -35,7 +35,7 @@ from .commands import (
 )
 from .gpu_cells import gpu_base, gpu_core, gpu_large, gpu_more, gpu_noisy, gpu_short, gpu_stopped, gpu_trials, gpu_tuned
 from .image_cells import v1, v2, v_epochs, v_noise
-from .judgement_cells import judged, judged_controls, judged_l3, judged_lengths, judged_prototype
+from .judgement_cells import judged, judged_constant, judged_controls, judged_l3, judged_lengths, judged_prototype
 from .neighbour_cells import gated, kd, kd_from_12_layers, savings, targets, teachers
 from .scale_cells import speeds, storages
 
@@ -188,7 +188,7 @@ CELLS: dict[str, Callable[[], Iterator[Command]]] = {
     cell.__name__: cell
     for cell in (
         *(a1, short, stopped, a3, figure2, a4, a2, a2_matched, a2_tuned, a2_rates, a2_fitting, defaults, b1, b2),
-        *(v1, v2, v_noise, v_epochs, judged, judged_controls, judged_lengths),
+        *(v1, v2, v_noise, v_epochs, judged, judged_controls, judged_lengths, judged_constant),
         *(judged_prototype, judged_l3),
         *(l3, l3_short, dynamics, targets, teachers, kd, kd_from_12_layers, gated, savings),
         *(gpu_core, gpu_short, gpu_trials, gpu_tuned, gpu_more, gpu_large, gpu_noisy, gpu_stopped, gpu_base),

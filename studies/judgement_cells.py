@@ -1,6 +1,7 @@
 """The protocol's cells for the judgement of `anchored`, J."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from .commands import FIVE, L3, L3_DEFAULTS, LSTSD_DEFAULTS, MATCHED, MLP, RATES, TASKS, TEN, Command
 
@@ -9,6 +10,7 @@ NEW_TASKS = ("rte", "trec")
 ASYMMETRIC = "--label_noise_kind asymmetric"
 LONG = f"{MLP} --learning_rate 1e-3 --num_train_epochs 30"
 SHORT = f"{MLP} --learning_rate 1e-3 --num_train_epochs 3"
+CONSTANT = "--lr_scheduler_type constant_with_warmup --warmup_steps 100"
 L3_BATCHES = L3.replace("train_batch_size 16", "train_batch_size 32")
 
 
@@ -51,6 +53,17 @@ def judged_controls() -> Iterator[Command]:
         for task in TASKS:
             yield Command("judged", task, LONG, f"{LSTSD_DEFAULTS} --mini_generation_epochs 6", TEN, rate)
             yield Command("judged", task, LONG, "elr sat", range(6, 11), rate)
+
+
+def judged_constant() -> Iterator[Command]:
+    """The candidate with a rate that does not depend on the length; other lengths first."""
+    for task, rate in (("trec", 0.2), ("sst2", 0.2), ("mrpc", 0.0), ("cola", 0.0), ("trec", 0.0)):
+        for epochs in (10, 30, 60):
+            settings = f"{MLP} --learning_rate 1e-3 --num_train_epochs {epochs} {CONSTANT}"
+            records = "judged_constant" if epochs == 30 else f"judged_constant_{epochs}"
+            yield Command(records, task, settings, "vanilla anchored", FIVE, rate)
+    for command in judged():
+        yield replace(command, records="judged_constant", settings=f"{command.settings} {CONSTANT}")
 
 
 def judged_prototype() -> Iterator[Command]:
