@@ -71,20 +71,20 @@ def answers(values: Sequence[Tensor | Agreement]) -> Tensor:
     first = values[0]
     if isinstance(first, Tensor):
         return torch.stack([value.detach() for value in values]).float()
-    logits, targets, written = stacked(values)
-    return first.problem_type.agreement(logits, targets).where(written, 0.0)
+    agree = first.problem_type.agreement(*stacked(values))
+    return agree.where(torch.stack([value.written for value in values]), 0.0)
 
 
-def stacked(values: Sequence[Agreement]) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, targets and which examples have a teacher, of several batches: their axis is the first.
+def stacked(values: Sequence[Agreement]) -> tuple[Tensor, Tensor]:
+    """The logits and the targets of several batches: their axis is the first.
 
     Args:
         values: The batches, of the same form.
 
     Returns:
-        Logits with an axis for several teachers, if there are any: `(num_batches, …, batch_size, num_labels)`.
+        Logits `(num_batches, …, batch_size, num_labels)`, with an axis of 1 for several teachers, and targets.
     """
-    logits, targets, written = (
-        torch.stack([getattr(value, name) for value in values]) for name in ("student_logits", "targets", "written")
+    logits, targets = (
+        torch.stack([getattr(value, name) for value in values]) for name in ("student_logits", "targets")
     )
-    return logits.unsqueeze(1) if values[0].written.dim() > 1 else logits, targets, written
+    return logits.unsqueeze(1) if values[0].written.dim() > 1 else logits, targets

@@ -28,8 +28,7 @@ class DeferredMeans(NamedTuple):
     @property
     def form(self) -> Hashable:
         """The same for what `means` can take together."""
-        factor = self.factor.shape if isinstance(self.factor, Tensor) else self.factor
-        return self.agreement.form, self.temperature, factor
+        return self.agreement.form, self.temperature, getattr(self.factor, "shape", None)
 
 
 def means(parts: Sequence[Tensor | DeferredMeans]) -> Tensor:
@@ -45,9 +44,10 @@ def means(parts: Sequence[Tensor | DeferredMeans]) -> Tensor:
     if isinstance(first, Tensor):
         found = torch.stack(parts)
         return found if found.dtype == torch.float64 else found.float()
-    logits, targets, _ = stacked([part.agreement for part in parts])
+    logits, targets = stacked([part.agreement for part in parts])
     found = kl_student_teacher(logits, targets, first.temperature).mean(dim=-1)
-    if not isinstance(first.factor, Tensor):
-        return found * first.factor
-    factors = torch.stack([part.factor for part in parts]).reshape(len(parts), -1)
-    return found.unsqueeze(1) * factors.unsqueeze(2)
+    factors = [part.factor for part in parts]
+    if isinstance(first.factor, Tensor):
+        return found.unsqueeze(1) * torch.stack(factors).reshape(len(parts), -1, 1)
+    # One number for all does not wait for an accelerator.
+    return found * (first.factor if len({*factors}) == 1 else found.new_tensor(factors)[:, None])

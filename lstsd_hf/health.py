@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .deferred_means import DeferredMeans, means
 from .errors import InputError
+from .joint_term import JointTerm
 from .memory import ExampleMemory
 from .term_names import Names, by_name, quoted
 
@@ -18,15 +19,14 @@ def check_gradient(names: Names, term: Any) -> None:
 
     Args:
         names: Name of the term, or of terms that are computed together.
-        term: A `DistillationTerm`.
+        term: A `DistillationTerm`, or with several names a `JointTerm`.
 
     Raises:
         TypeError: If it is something else.
     """
-    if not hasattr(term, "has_gradient"):
-        raise TypeError(
-            f"`loss_terms` must return a `DistillationTerm` for the {quoted(names)}, got {type(term).__name__}."
-        )
+    kind = "DistillationTerm" if isinstance(names, str) else "JointTerm"
+    if not hasattr(term, "has_gradient") or isinstance(term, JointTerm) == isinstance(names, str):
+        raise TypeError(f"`loss_terms` must return a `{kind}` for the {quoted(names)}, got {type(term).__name__}.")
     if not term.has_gradient:
         raise InputError(
             f"The {quoted(names)} must have a gradient, got none: the student's logits are detached from the "
@@ -72,7 +72,7 @@ class FiniteCheck:
 
         Args:
             loss: The loss, one number or one for each device.
-            parts: The mean of each part of it, the base loss first, without gradient; see `by_name`.
+            parts: The mean of each part of it or what tells it, the base loss first, without gradient.
 
         Raises:
             InputError: As `check`.

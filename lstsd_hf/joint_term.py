@@ -1,6 +1,7 @@
 """The terms of several teachers as one."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,14 +11,11 @@ from .deferred_means import DeferredMeans
 from .losses import kl_student_teacher, total_kl_student_teacher
 
 
-def shares_of(weights: tuple[float, ...], like: Tensor) -> Tensor:
-    """The shares of several weights in their sum, `(num_teachers, 1, 1)`; making them waits for an accelerator.
-
-    Args:
-        weights: Positive.
-        like: A tensor of the kind wanted.
-    """
-    return (like.new_tensor(weights) / sum(weights))[:, None, None]
+# Copying numbers to an accelerator waits, so they are copied once.
+@lru_cache(maxsize=64)
+def _shares_of(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The shares of several weights in their sum, `(num_teachers, 1, 1)`."""
+    return (torch.tensor(weights, dtype=dtype, device=device) / sum(weights))[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,6 @@ class JointTerm:
         student_logits: Logits `(batch_size, num_labels)`, with gradient.
         targets: Log-probabilities of the teachers, `(num_teachers, batch_size, num_labels)`.
         weights: λ of each teacher, positive.
-        shares: Of each in their sum, see `shares_of`.
         agreement: Student and teachers, for the log.
         temperature: Softmax temperature of the student.
         factor: On each divergence.
@@ -40,7 +37,6 @@ class JointTerm:
     student_logits: Tensor
     targets: Tensor
     weights: tuple[float, ...]
-    shares: Tensor
     agreement: Agreement
     temperature: float = 1.0
     factor: float = 1.0
@@ -56,14 +52,18 @@ class JointTerm:
 
     def added_to(self, loss: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor | DeferredMeans]:
         """As `DistillationTerm.added_to`; with a mean for each teacher."""
+        logits, targets = self.student_logits, self.targets
         scale = scale * self.factor
+        weight = scale * (sum(self.weights) / len(logits))
+        shares = _shares_of(self.weights, logits.dtype, logits.device)
         means: Tensor | DeferredMeans
-        if self.targets.numel() > MOST_NUMBERS_TO_KEEP:
-            totals = kl_student_teacher(self.student_logits, self.targets, self.temperature).sum(dim=-1)
-            total, means = (totals * self.shares.flatten()).sum(), totals.detach() * (scale / len(self.student_logits))
+        if targets.numel() > MOST_NUMBERS_TO_KEEP:
+            totals = kl_student_teacher(logits, targets, self.temperature).sum(dim=-1)
+            total, means = (totals * shares.flatten()).sum(), totals.detach() * (scale / len(logits))
         else:
-            total = total_kl_student_teacher(self.student_logits, self.targets, self.shares, self.temperature)
+            total = total_kl_student_teacher(logits, targets, shares, self.temperature)
             means = DeferredMeans(self.agreement, self.temperature, scale)
-        weight = scale * (sum(self.weights) / len(self.student_logits))
-        loss = loss + total * weight if isinstance(weight, Tensor) else torch.add(loss, total, alpha=weight)
-        return loss, means
+        if isinstance(weight, Tensor):
+            # With several devices there is a weight for each, (num_devices, 1).
+            return loss + total * (weight.flatten() if weight.dim() else weight), means
+        return torch.add(loss, total, alpha=weight), means

@@ -27,7 +27,7 @@ class MicroBatch:
     Attributes:
         batch: What teacher and observers see of it.
         loss: Base loss and terms with their weights.
-        parts: The base loss, and each term's mean on the base loss's scale, without its weight; detached.
+        parts: The base loss, and what `added_to` says of each term's mean, without its weight; detached.
         terms: The teacher's terms.
         log_divisor: By what Trainer divides the micro-batch's loss when it sums up for the log.
     """
@@ -89,8 +89,10 @@ class TrainingLog:
     def _add_waiting(self) -> None:
         for (names, divisor), values in self._waiting.items():
             # The last batch of an epoch may be a smaller one.
-            for form in dict.fromkeys(map(_form, values)):
-                alike = [value for value in values if _form(value) == form]
+            by_form: dict[Hashable, list[Tensor | Agreement | DeferredMeans]] = {}
+            for value in values:
+                by_form.setdefault(_form(value), []).append(value)
+            for alike in by_form.values():
                 found = means(alike) if divisor else answers(alike).mean(dim=-1)
                 for name, mean in by_name(names, found).items():
                     total, count = self._sums.get((name, divisor), (0.0, 0))
@@ -131,11 +133,11 @@ class TrainingLog:
             return
         parts, agreements = self._totals()
         everyone = gather_objects((parts, agreements))
-        means = {
+        averages = {
             name: sum(theirs.get(name, 0.0) for theirs, _ in everyone) / len(everyone)
             for name in dict.fromkeys(name for theirs, _ in everyone for name in theirs)
         }
-        for name, mean in means.items():
+        for name, mean in averages.items():
             self._means[name] = self._means.get(name, 0.0) + mean
         for name, (total, count) in (item for _, theirs in everyone for item in theirs.items()):
             totals, counts = self._agreed.get(name, (0.0, 0))
@@ -143,7 +145,7 @@ class TrainingLog:
         num_steps = global_step - (self._collected_step or 0)
         self._clear()
         self._collected_step = global_step
-        self._silence.check({name: mean for name, mean in means.items() if name != BASE}, num_steps, steps_per_epoch)
+        self._silence.check({name: mean for name, mean in averages.items() if name != BASE}, num_steps, steps_per_epoch)
 
     def _totals(self) -> tuple[dict[str, float], dict[str, tuple[float, int]]]:
         """The sums of the parts, and those of the agreements with their number of micro-batches."""

@@ -7,7 +7,8 @@ Names = str | tuple[str, ...]
 
 def quoted(names: Names) -> str:
     """The names for a message."""
-    return f"term `{names}`" if isinstance(names, str) else f"terms {' and '.join(f'`{name}`' for name in names)}"
+    names = (names,) if isinstance(names, str) else names
+    return f"term{'s' * (len(names) > 1)} {' and '.join(f'`{name}`' for name in names)}"
 
 
 def by_name(names: Names, means: Tensor) -> dict[str, Tensor]:

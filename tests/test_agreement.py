@@ -63,7 +63,7 @@ def test_a_large_batch_and_one_of_a_single_example():
     )
     log = TrainingLog()
     for step, agreement in enumerate([large, single]):
-        term = DistillationTerm(torch.zeros(2, 1), torch.ones(2), agreement)
+        term = SimpleNamespace(agreement=agreement)
         parts = {"base": torch.tensor(1.0), NAMES: torch.ones(2)}
         log.add(MicroBatch(None, None, parts, {NAMES: term}, 1), step)
     logged = log.drain(2, 2)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lstsd_hf import DistillationTerm, LSTSDConfig
-from lstsd_hf.agreement import Agreement, answers
+from lstsd_hf import DistillationTerm, LSTSDConfig, Teacher
+from lstsd_hf.agreement import agreement_with, answers
 from lstsd_hf.deferred_means import DeferredMeans, means
-from lstsd_hf.joint_term import JointTerm, shares_of
+from lstsd_hf.joint_term import JointTerm
 from lstsd_hf.logs import MicroBatch, TrainingLog
 from lstsd_hf.losses import kl_student_teacher, teacher_log_probs, total_kl_student_teacher
 from lstsd_hf.methods.base import separate
@@ -31,8 +31,9 @@ def joint_term(seed=0, batch_size=5, temperature=1.5, factor=2.25, floor=1e-4, w
     student = torch.randn(batch_size, 3, generator=generator, dtype=torch.float64).requires_grad_()
     teachers = 3 * torch.randn(2, batch_size, 3, generator=generator, dtype=torch.float64)
     targets = SINGLE.targets(teachers, temperature, floor)
-    agreement = Agreement(SINGLE, student.detach().clone(), targets, torch.ones(2, batch_size, dtype=torch.bool))
-    return JointTerm(student, targets, weights, shares_of(weights, student), agreement, temperature, factor)
+    batch = SimpleNamespace(problem_type=SINGLE, student_logits=student)
+    agreement = agreement_with(targets, batch, torch.ones(2, batch_size, dtype=torch.bool))
+    return JointTerm(student, targets, weights, agreement, temperature, factor)
 
 
 def per_teacher(term):
@@ -49,8 +50,10 @@ def test_joint_terms_are_the_sum_of_terms_alone(scale, loss, batch_size):
     for single in separate({NAMES: term}).values():
         alone, mean = single.added_to(alone, scale)
         own_means.append(mean.mean())
+    assert together.dim() <= 1
     same(together.mean(), alone.mean())
     assert isinstance(deferred, Tensor if batch_size > 5 else DeferredMeans)
+    assert not getattr(deferred, "requires_grad", False)
     same(means([deferred]).reshape(-1, 2).mean(dim=0), torch.stack(own_means))
     gradients = [torch.autograd.grad(value.mean(), term.student_logits)[0] for value in (together, alone)]
     assert gradients[0].abs().max() > 5e-3 / batch_size
@@ -59,12 +62,13 @@ def test_joint_terms_are_the_sum_of_terms_alone(scale, loss, batch_size):
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "t_squared": True, "lambda_short": 3.0}])
 def test_lstsd_has_them_where_every_example_has_both_teachers(make_args, options):
-    trainer = make_trainer(make_args, LSTSDConfig(mini_generation_epochs=1, **options), num_train_epochs=2)
+    trainer = make_trainer(make_args, LSTSDConfig(mini_generation_epochs=2, **options), num_train_epochs=3)
     trainer.train()
     teacher = trainer.teacher
     logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     batch = SimpleNamespace(indices=torch.arange(4), student_logits=logits, problem_type=SINGLE)
     assert teacher.memory.is_complete
+    assert not teacher.memory.short_term_logits.equal(teacher.memory.long_term_logits)
     (joint,) = teacher.loss_terms(batch).values()
     teacher.memory.is_complete = False
     apart = teacher.loss_terms(batch)
@@ -78,6 +82,12 @@ def test_lstsd_has_them_where_every_example_has_both_teachers(make_args, options
     same(together, sum(0.5 * term.weight * term.per_example.mean() for term in apart.values()))
 
 
+def test_a_term_with_other_weights():
+    term = replace(joint_term(), weights=(0.5, 3.0))
+    expected = sum(weight * divergences.mean() for divergences, weight, _ in term.separate())
+    same(term.added_to(torch.tensor(0.0), 1.0)[0], expected)
+
+
 @pytest.mark.parametrize("factor", [0.5, torch.tensor(0.5), torch.full((2, 1), 0.5)])
 def test_the_means_of_many_batches_are_those_of_each(factor):
     terms = [joint_term(seed) for seed in range(3)]
@@ -89,7 +99,10 @@ def test_the_means_of_many_batches_are_those_of_each(factor):
 
 def test_the_log_adds_up_batches_of_every_kind():
     """Larger and smaller ones, at other temperatures and on other scales."""
-    options = [{}, {}, {"batch_size": 2}, {"temperature": 1.0}, {"factor": 1.0}, {"temperature": 3.0, "batch_size": 1}]
+    options = [
+        *({}, {}, {"batch_size": 2}, {"factor": 1.0}, {"temperature": 1.0}, {"factor": 3.0}),
+        {"temperature": 3.0, "batch_size": 1},
+    ]
     terms = [joint_term(seed, **chosen) for seed, chosen in enumerate(options)]
     log = TrainingLog()
     for step, term in enumerate(terms):
@@ -99,6 +112,15 @@ def test_the_log_adds_up_batches_of_every_kind():
     logged = log.drain(len(terms), len(terms))
     expected = 0.5 * torch.stack([per_teacher(term).mean(dim=-1) for term in terms]).mean(dim=0)
     same(torch.tensor([logged[f"loss_{name}"] for name in NAMES]), expected)
+
+
+def test_several_names_need_joint_terms(make_args):
+    class Stacked(Teacher):
+        def loss_terms(self, batch):
+            return {NAMES: DistillationTerm(batch.student_logits.square().mean(-1).expand(2, -1), 1.0)}
+
+    with pytest.raises(TypeError, match="must return a `JointTerm` for the terms `short` and `long`, got Distillation"):
+        make_trainer(make_args, Stacked()).train()
 
 
 def test_what_waits_for_the_log_keeps_no_graph():
@@ -135,10 +157,10 @@ def test_the_total_is_infinite_where_one_teacher_alone_excludes_a_label():
 
 
 def test_derivatives_of_the_total():
-    term = joint_term()
+    term, shares = joint_term(), torch.tensor([0.625, 0.375], dtype=torch.float64)[:, None, None]
 
     def total(logits):
-        return total_kl_student_teacher(logits, term.targets, term.shares, term.temperature)
+        return total_kl_student_teacher(logits, term.targets, shares, term.temperature)
 
     assert torch.autograd.gradcheck(total, (term.student_logits,))
     # As optimizers that look at the curvature ask for.
@@ -147,14 +169,17 @@ def test_derivatives_of_the_total():
 
 @pytest.mark.parametrize("changed", [{"lambda_short": 0.25}, {"lambda_long": 0.0}])
 def test_weights_that_are_changed_in_between_act_at_once(make_args, changed):
-    trainer = make_trainer(make_args, LSTSDConfig(mini_generation_epochs=1), num_train_epochs=3)
+    trainer = make_trainer(make_args, LSTSDConfig(mini_generation_epochs=2), num_train_epochs=5)
     teacher, found = trainer.teacher, []
     loss_terms = teacher.loss_terms
 
     def spy(batch):
         terms = loss_terms(batch)
-        found.append({name: term.weight for name, term in separate(terms).items()})
-        if len(found) == 6:  # in the middle of the second epoch
+        apart = separate(terms)
+        found.append({name: term.weight for name, term in apart.items()})
+        together = sum(term.added_to(torch.tensor(0.0), 1.0)[0] for term in terms.values())
+        same(together, sum(term.weight * term.per_example.mean() for term in apart.values()))
+        if len(found) == 14:  # in the middle of the fourth epoch, whose teachers differ
             teacher.config = replace(teacher.config, **changed)
         return terms
 
@@ -162,6 +187,4 @@ def test_weights_that_are_changed_in_between_act_at_once(make_args, changed):
     trainer.train()
     before = {"short": 1.0, "long": 1.0}
     after = {name: weight for name in before if (weight := changed.get(f"lambda_{name}", 1.0))}
-    assert found[:6] == [{}] * 4 + [before] * 2
-    assert found[6:] == [after] * (len(found) - 6)
-    assert len(found) == 12
+    assert found == [{}] * 8 + [before] * 6 + [after] * 6

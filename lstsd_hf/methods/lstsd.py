@@ -8,7 +8,7 @@ from torch import Tensor
 from ..agreement import agreement_with
 from ..errors import InputError
 from ..health import check_coverage
-from ..joint_term import JointTerm, shares_of
+from ..joint_term import JointTerm
 from ..losses import KL_DIRECTIONS
 from ..memory import TeacherMemory
 from ..observers import TrainingBatch
@@ -158,7 +158,6 @@ class LSTSD(MemoryTeacher):
         super().reset()
         self._mini_generations: MiniGenerations | None = None
         self._distils = False
-        self._shares: tuple[tuple[float, ...], Tensor] | None = None
 
     def on_train_begin(self) -> str | None:
         super().on_train_begin()
@@ -193,24 +192,18 @@ class LSTSD(MemoryTeacher):
         # The reverse direction would lift labels that student and teacher both exclude.
         targets = kind.targets(teacher_logits, config.temperature, config.teacher_floor if is_papers else 0.0)
         factor = kind.temperature(config.temperature) ** 2 if config.t_squared else 1.0
+        agreement = agreement_with(targets, batch, written)
         if is_papers and kind.name == SingleLabel.name and self.memory.is_complete:
-            shares, agreement = self._shares_of(weights, batch.student_logits), agreement_with(targets, batch, written)
-            term = JointTerm(
-                batch.student_logits, targets, weights, shares, agreement, config.temperature, factor=factor
-            )
-            return {names: term}
-        divergences = factor * kind.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
-        divergences = divergences.where(written, 0.0)
+            return {names: JointTerm(batch.student_logits, targets, weights, agreement, config.temperature, factor)}
+        divergences = kind.divergence(config.kl_direction, batch.student_logits, targets, config.temperature)
+        if config.t_squared:
+            divergences = divergences * factor
+        if not self.memory.is_complete:
+            divergences = divergences.where(written, 0.0)
         return {
-            names[i]: DistillationTerm(divergences[i], weights[i], agreement_with(targets[i], batch, written[i]))
-            for i in range(len(names))
+            name: DistillationTerm(divergences[i], weights[i], agreement and agreement.of_teacher(i))
+            for i, name in enumerate(names)
         }
-
-    def _shares_of(self, weights: tuple[float, ...], like: Tensor) -> Tensor:
-        # Made anew only for a config that was changed in between.
-        if self._shares is None or self._shares[0] != weights:
-            self._shares = weights, shares_of(weights, like)
-        return self._shares[1]
 
     def remembered_probabilities(self) -> tuple[Tensor, Tensor] | None:
         """The mean of both teachers' probabilities."""
