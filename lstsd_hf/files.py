@@ -27,6 +27,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether it is a temporary path of `replacing`, which a killed process leaves behind."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A new temporary folder beside `path` to fill; renamed to `path` if the block succeeds, else removed.

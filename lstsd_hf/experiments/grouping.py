@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..runner.results import headline
+from ..runner.results import headline, without_times
+from .records import rounded
 
 BASELINE = "vanilla"
 # Options of the data in a run's config, where they are not the default.
@@ -144,15 +145,21 @@ def _group(label: str, members: list[tuple[Path, dict[str, Any]]]) -> Group:
     for folder, result in members:
         if result["seed"] in seeds:
             same = kept[result["seed"]]
-            if result["config"] != same["config"] and headline(result) == headline(same):
+            if result["config"] != same["config"] and _scores(result) == _scores(same):
                 # Once looked at, and once not.
                 continue
+            hashes = " and ".join(dict.fromkeys([same["config_hash"], result["config_hash"]]))
             raise InputError(
-                f"Runs that are averaged must differ in the seed, but {seeds[result['seed']]} and {folder} hold the "
-                f"same run ({result['config_hash']}) with seed {result['seed']}. Move one of them elsewhere."
+                f"Runs that are averaged must differ in the seed, but {seeds[result['seed']]} and {folder} both hold a "
+                f"run of this setting ({hashes}) with seed {result['seed']}. Move one of them elsewhere."
             )
         seeds[result["seed"]], kept[result["seed"]] = folder, result
     return Group(label, kept, seeds)
+
+
+def _scores(result: dict[str, Any]) -> dict[str, float]:
+    """What a run is judged by, to as many digits as records keep."""
+    return rounded(without_times(headline(result)))
 
 
 def _labels(methods: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,16 +1,19 @@
 """Finished runs in a small file, a line for each setting, to keep beside code and to make tables from."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from transformers import TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import InputError
 from ..files import replacing
-from ..runner.results import RESULTS_NAME, SCHEMA_VERSION
+from ..runner.results import RESULTS_NAME, check_version, read_result, without_times
 
 SWEEPS_FOLDER = "sweeps"
 _DIGITS, _COURSE_DIGITS = 6, 4
@@ -41,16 +44,10 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
                     f"{source} must be a file of records as `collect` writes them, got another one ({error!r}). Give "
                     "such a file, or a folder with runs."
                 ) from error
+            for _, result in runs:
+                check_version(result["schema_version"], source)
         else:
-            paths = sorted(source.rglob(RESULTS_NAME))
-            runs = [(path.parent, json.loads(path.read_text())) for path in paths]
-        for place, result in runs:
-            if result["schema_version"] != SCHEMA_VERSION:
-                path = place if place.is_file() else place / RESULTS_NAME
-                raise InputError(
-                    f"`schema_version` of {path} must be {SCHEMA_VERSION}, got {result['schema_version']}: another "
-                    "version of lstsd_hf wrote it. Run it again with --overwrite, or move it elsewhere."
-                )
+            runs = [(path.parent, read_result(path)) for path in sorted(_result_files(source))]
         if not runs:
             raise InputError(
                 f"{source} must contain finished runs ({RESULTS_NAME}, or a line for each setting), found none. Run "
@@ -60,12 +57,20 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
+def _result_files(folder: Path) -> Iterator[Path]:
+    """The results in a folder; runs that are under way may remove checkpoints meanwhile."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != SWEEPS_FOLDER and not name.startswith(PREFIX_CHECKPOINT_DIR)]
+        if RESULTS_NAME in files:
+            yield Path(place) / RESULTS_NAME
+
+
 def collect(runs: Path, output: Path) -> int:
     """Adds the finished runs of a folder to a file of records, and its searches to one beside it.
 
     A line holds a setting, without training arguments that have their defaults, and its runs by seed: the scores of
     the last epoch and, to four digits, the course of the headline metric. A run that is already there is replaced;
-    none is ever dropped.
+    none is ever dropped, also where several processes collect into the same file.
 
     Args:
         runs: Folder with runs, or file with a result in each line.
@@ -77,6 +82,12 @@ def collect(runs: Path, output: Path) -> int:
     Raises:
         InputError: If there are no finished runs.
     """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(output.with_name(f".{output.name}.lock")):
+        return _collect(runs, output)
+
+
+def _collect(runs: Path, output: Path) -> int:
     sources = [output, runs] if output.exists() else [runs]
     key = ("task", "method", "config_hash", "data", "seed")
     merged = {_key(result, key): result for _, result in read_results(sources)}
@@ -92,19 +103,17 @@ def collect(runs: Path, output: Path) -> int:
         path = output.with_suffix(".sweeps.jsonl")
         earlier = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         studies = {_key(item, ("task", "method", "study", "budget")): item for item in [*earlier, *searches]}
-        _write([_rounded(studies[name]) for name in sorted(studies)], path)
+        _write([rounded(studies[name]) for name in sorted(studies)], path)
     return len(merged)
 
 
 def _record(result: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a run beside its setting and seed."""
     kept = {name: result[name] for name in (*_OF_A_RUN, "best_model", "other_splits") if name in result}
-    kept["last_epoch"] = {
-        name: value for name, value in result["last_epoch"].items() if not name.endswith(("_runtime", "_per_second"))
-    }
+    kept["last_epoch"] = without_times(result["last_epoch"])
     names = ("epoch", f"eval_{result['metrics'][0]}")
     course = {name: [epoch[name] for epoch in result["epochs"]] for name in names}
-    return _rounded(kept) | {"course": _rounded(course, _COURSE_DIGITS)}
+    return rounded(kept) | {"course": rounded(course, _COURSE_DIGITS)}
 
 
 def _runs(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -143,16 +152,15 @@ def _key(item: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def _write(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
 
 
-def _rounded(value: Any, digits: int = _DIGITS) -> Any:
+def rounded(value: Any, digits: int = _DIGITS) -> Any:
     """The same with numbers of so many significant digits, whole ones as integers."""
     if isinstance(value, float):
         shown = float(f"{value:.{digits}g}")
         return int(shown) if shown.is_integer() else shown
     if isinstance(value, Mapping):
-        return {name: _rounded(item, digits) for name, item in value.items()}
-    return [_rounded(item, digits) for item in value] if isinstance(value, list) else value
+        return {name: rounded(item, digits) for name, item in value.items()}
+    return [rounded(item, digits) for item in value] if isinstance(value, list) else value

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import replacing
+from ..runner.results import judged_by
 from .grouping import Section
 from .published import published_score
 from .statistics import PairedDifference, holm, mean_and_std, paired_difference
@@ -20,8 +21,8 @@ class Row:
     Attributes:
         label: Method.
         seeds: How many.
-        last: Mean and standard deviation of the headline metric in the last epoch.
-        difference: To the baseline, of the last epoch, paired by seed; `None` for the baseline itself or without it.
+        last: Mean and standard deviation of the headline metric in the last epoch; see `headline` in `runner.results`.
+        difference: To the baseline, of the same, paired by seed; `None` for the baseline itself or without it.
         adjusted_p: Its p-value, adjusted for the number of comparisons in the section.
         nll: Mean and standard deviation of the negative log-likelihood in nats.
         ece: Mean and standard deviation of the expected calibration error.
@@ -92,7 +93,8 @@ def to_markdown(sections: Sequence[Section]) -> str:
 
 
 def _section_markdown(section: Section) -> str:
-    columns = ("method", "seeds", "last epoch", "− vanilla [95 % CI]", "p (Holm)", "NLL", "ECE")
+    of_epoch = judged_by(section.groups[0].first).removeprefix("the ")
+    columns = ("method", "seeds", of_epoch, "− vanilla [95 % CI]", "p (Holm)", "NLL", "ECE")
     columns += ("also scored", "s/epoch", "paper")
     lines = [f"## {section.title}", "", f"{section.metric}, in % (a correlation × 100)", ""]
     lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
@@ -113,12 +115,13 @@ def _section_markdown(section: Section) -> str:
             "–" if row.paper is None else f"{row.paper:.2f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
+    note = (
         "Mean ± standard deviation over seeds. Differences and the two-sided paired t-test are by seed, p adjusted for "
-        f"{sum(row.difference is not None for row in rows)} comparison(s) (Holm). "
-        "Paper: single runs on the dev set, with BERT-base or its CNN, 50 epochs.",
-    ]
+        f"{sum(row.difference is not None for row in rows)} comparison(s) (Holm)."
+    )
+    if any(row.paper is not None for row in rows):
+        note += " Paper: single runs on the dev set, with BERT-base or its CNN, 50 epochs."
+    lines += ["", note]
     return "\n".join(lines)
 
 
@@ -150,7 +153,7 @@ def _number(value: float, digits: int) -> str:
 
 
 CSV_COLUMNS = (
-    *("section", "method", "seeds", "metric", "last_mean", "last_std", "difference"),
+    *("section", "method", "seeds", "metric", "last_mean", "last_std", "pairs", "difference"),
     *("difference_low", "difference_high", "p_value", "p_adjusted", "nll_mean", "nll_std", "ece_mean", "ece_std"),
     *("seconds_per_epoch", "paper"),
 )
@@ -164,7 +167,14 @@ def to_csv(sections: Sequence[Section]) -> str:
     for section in sections:
         for row in section_rows(section):
             difference = row.difference or PairedDifference(0, math.nan, math.nan, math.nan, math.nan)
-            numbers = [*row.last, difference.mean, difference.low, difference.high, difference.p_value]
+            numbers = [
+                *row.last,
+                difference.count or math.nan,
+                difference.mean,
+                difference.low,
+                difference.high,
+                difference.p_value,
+            ]
             numbers += [row.adjusted_p, *row.nll, *row.ece, row.seconds_per_epoch]
             numbers.append(math.nan if row.paper is None else row.paper)
             cells = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]

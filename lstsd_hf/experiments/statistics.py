@@ -9,6 +9,9 @@ from scipy import stats
 
 from ..errors import InputError
 
+# Records keep six digits of a score. Rounding alone may spread differences by so much of the score.
+_RESOLUTION = 1e-5
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -60,11 +63,11 @@ def paired_difference(
     mean = float(differences.mean())
     if len(seeds) < 2:
         return PairedDifference(1, mean, math.nan, math.nan, math.nan)
-    error = float(differences.std(ddof=1)) / math.sqrt(len(seeds))
-    # Equal differences, up to rounding: there is no spread to test against.
-    if error <= 1e-9 * max(1.0, float(np.abs(differences).max())):
+    spread = float(differences.std(ddof=1))
+    # Equal differences, up to the digits of records: there is no spread to test against.
+    if spread <= _RESOLUTION * max(abs(each[seed]) for each in (scores, baseline) for seed in seeds):
         return PairedDifference(len(seeds), mean, math.nan, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(seeds) - 1)) * error
+    half = float(stats.t.ppf((1 + confidence) / 2, len(seeds) - 1)) * spread / math.sqrt(len(seeds))
     p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return PairedDifference(len(seeds), mean, mean - half, mean + half, p_value)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..files import replacing
 
 SCHEMA_VERSION = 3
@@ -23,6 +24,51 @@ PACKAGES = ("lstsd-hf", "transformers", "torch", "accelerate", "datasets", "toke
 def results_schema() -> dict[str, Any]:
     """The JSON schema of `results.json`."""
     return json.loads(resources.files(__package__).joinpath("results.schema.json").read_text())
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The content of a `results.json`.
+
+    Raises:
+        InputError: If it is another file, damaged, or of another version of the package.
+    """
+    try:
+        result = json.loads(path.read_text())
+    except ValueError as error:
+        raise _not_a_result(path, f"a damaged file ({error})") from error
+    if not isinstance(result, dict):
+        raise _not_a_result(path, f"a {type(result).__name__}")
+    check_version(result.get("schema_version", SCHEMA_VERSION), path)
+    for name in results_schema()["required"]:
+        if name not in result:
+            raise _not_a_result(path, f"a file without `{name}`")
+    return result
+
+
+def _not_a_result(path: Path, found: str) -> InputError:
+    return InputError(
+        f"{path} must be a result as run_glue.py writes it, got {found}. Run it again with --overwrite, or move it "
+        "elsewhere."
+    )
+
+
+def check_version(version: Any, path: Path) -> None:
+    """Raises an `InputError` unless a result is of this version of the schema.
+
+    Args:
+        version: Its version.
+        path: Where it is.
+    """
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"`schema_version` of {path} must be {SCHEMA_VERSION}, got {version}: another version of lstsd_hf wrote "
+            "it. Run it again with --overwrite, or move it elsewhere."
+        )
+
+
+def without_times(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores without how long it took to have them."""
+    return {name: value for name, value in scores.items() if not name.endswith(("_runtime", "_per_second"))}
 
 
 def package_versions() -> dict[str, str]:

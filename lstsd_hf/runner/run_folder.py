@@ -10,7 +10,8 @@ from transformers.trainer import SCHEDULER_NAME
 
 from ..checkpoint import newest_whole_checkpoint
 from ..errors import InputError
-from .results import RESULTS_NAME, write_json
+from ..files import is_temporary
+from .results import RESULTS_NAME, read_result, write_json
 from .run import Run
 
 RUN_NAME = "run.json"
@@ -23,7 +24,7 @@ def is_finished(run: Run, folder: Path) -> bool:
     paths = folder / RESULTS_NAME, folder / RUN_NAME
     if not all(path.exists() for path in paths) or json.loads(paths[1].read_text()) != run.state:
         return False
-    submitted = json.loads(paths[0].read_text()).get("submissions", {})
+    submitted = read_result(paths[0]).get("submissions", {})
     return all(submitted.get(name) == digest and (folder / name).exists() for name, digest in run.submissions.items())
 
 
@@ -67,7 +68,7 @@ def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str
 
 def check_is_for_runs(folder: Path) -> None:
     """Raises an `InputError` if a folder has files of something else."""
-    if folder.exists() and not (folder / RUN_NAME).exists() and any(folder.iterdir()):
+    if folder.exists() and not (folder / RUN_NAME).exists() and _has_content(folder):
         raise InputError(f"`output_dir` must be new, empty or of an earlier run, got {folder}. Choose another.")
 
 
@@ -78,8 +79,13 @@ def _check_is_run(folder: Path) -> None:
             f"{folder} holds other runs, such as {others[0]}, so --overwrite does not delete it. Choose another "
             "--output_dir, or move them."
         )
-    if not (folder / RUN_NAME).exists() and any(folder.iterdir()):
+    if not (folder / RUN_NAME).exists() and _has_content(folder):
         raise InputError(f"{folder} holds no run of this program, so --overwrite does not delete it. Choose another.")
+
+
+def _has_content(folder: Path) -> bool:
+    """Whether there is more than what a killed process was about to write."""
+    return any(not is_temporary(path) for path in folder.iterdir())
 
 
 def _what_differs(run: Run, folder: Path) -> str:

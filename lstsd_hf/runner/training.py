@@ -1,7 +1,6 @@
 """One training run from data to `results.json`."""
 
 import copy
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from .cross_validation import judge_labels
 from .held_out import KeepsBest
 from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
-from .results import PREDICTIONS_NAME, RESULTS_NAME, write_json, write_predictions
+from .results import PREDICTIONS_NAME, RESULTS_NAME, read_result, write_json, write_predictions
 from .run import Run
 from .run_folder import is_finished, prepare_folder
 from .tasks import Task
@@ -42,7 +41,7 @@ def execute(run: Run, folder: Path, *, resume: bool, overwrite: bool, cache: Pat
         InputError: If the folder holds a run and neither was asked for, or one that cannot be continued.
     """
     if resume and is_finished(run, folder):
-        return json.loads((folder / RESULTS_NAME).read_text())
+        return read_result(folder / RESULTS_NAME)
     checkpoint = prepare_folder(run, folder, resume, overwrite)
     run.args.output_dir = str(folder)
     start = time.perf_counter()

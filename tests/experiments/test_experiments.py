@@ -255,6 +255,14 @@ def test_differences_that_cannot_be_tested():
     assert gain.mean == pytest.approx(0.9)
     assert math.isnan(gain.low)
     assert math.isnan(gain.p_value)
+    # As records keep them: 2 of 277 examples more for every seed.
+    plain = {seed: 100 * float(f"{right / 277:.6g}") for seed, right in enumerate((147, 151, 160))}
+    taught = {seed: 100 * float(f"{right / 277:.6g}") for seed, right in enumerate((149, 153, 162))}
+    assert len({taught[seed] - plain[seed] for seed in plain}) > 1
+    assert math.isnan(paired_difference(taught, plain).p_value)
+    # One example of 872 in one of ten runs is a spread.
+    scores = {seed: 75.0 + (100 / 872 if seed == 3 else 0.0) for seed in range(10)}
+    assert paired_difference(scores, dict.fromkeys(range(10), 74.0)).p_value < 1e-3
     with pytest.raises(InputError, match=r"only be paired over common seeds, got \[1\] and \[2\]"):
         paired_difference({1: 3.0}, {2: 3.0})
 
@@ -274,6 +282,7 @@ def fake_run(folder, method, seed, accuracy, **changes):
     path.mkdir()
     options = changes.pop("options", {})
     epoch = {"epoch": 1.0, "eval_loss": 0.5, "eval_accuracy": accuracy, "eval_nll": 0.5, "eval_ece": 0.1}
+    epoch["eval_runtime"] = len(list(folder.iterdir())) / 7  # no two are alike
     result = {
         "schema_version": 3,
         "config_hash": f"{method}-{options}-{changes.get('more')}",
@@ -293,6 +302,8 @@ def fake_run(folder, method, seed, accuracy, **changes):
         },
         "epochs": [epoch],
         "last_epoch": epoch,
+        "best_epoch": 1.0,
+        "resumed": False,
         "distilled_steps": 3,
         "coverage": None,
         "label_errors": None,
@@ -383,7 +394,9 @@ def test_searched_runs_and_runs_from_folders_and_files_stand_together(tmp_path):
         ("vanilla", [1, 2]),
         ("vanilla (searched=True, learning_rate=5e-05, dropout=0.3)", [1, 2]),
     ]
-    with pytest.raises(InputError, match=r"kept\.jsonl and .*kept.* hold the same run \(vanilla-.*\) with seed 1"):
+    with pytest.raises(
+        InputError, match=r"kept\.jsonl and .*kept.* both hold a run of this setting \(vanilla-.*\) with seed 1"
+    ):
         group_runs(read_results([tmp_path / "kept.jsonl", tmp_path / "kept"]))
 
 
@@ -406,8 +419,47 @@ def test_what_only_looks_on_makes_no_other_section(tmp_path):
     (section,) = group_runs(read_results([tmp_path]))
     assert [(group.label, [*group.results]) for group in section.groups] == [("vanilla", [1]), ("lstsd", [1])]
     fake_run(tmp_path, "vanilla", 1, 0.6)
-    with pytest.raises(InputError, match="hold the same run"):
+    with pytest.raises(InputError, match="both hold a run of this setting"):
         group_runs(read_results([tmp_path]))
+
+
+def test_several_processes_collect_into_one_file(tmp_path):
+    for place in ("a", "b", "c"):
+        (tmp_path / place).mkdir()
+        for seed in range(4):
+            fake_run(tmp_path / place, "vanilla", seed, 0.7, options={"of": place})
+    code = "import sys; from lstsd_hf.experiments.__main__ import main; main(['collect', sys.argv[1], 'all.jsonl'])"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, place], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        for place in ("a", "b", "c")
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert len(read_results([tmp_path / "all.jsonl"])) == 12
+
+
+def test_what_is_under_way_is_left_alone(tmp_path):
+    """Checkpoints come and go; the trials of a search are no runs."""
+    fake_run(tmp_path, "vanilla", 1, 0.7)
+    for place in ("vanilla-1-0/checkpoint-10", "sweeps/rte/trial-3"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "results.json").write_text("{}")
+    assert len(read_results([tmp_path])) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "must be a result as run_glue.py writes it, got a damaged file"),
+        ("[1]", "must be a result as run_glue.py writes it, got a list"),
+        ('{"schema_version": 3}', "must be a result as run_glue.py writes it, got a file without `task`"),
+        ('{"schema_version": 2}', r"`schema_version` of .* must be 3, got 2"),
+    ],
+)
+def test_a_damaged_or_foreign_result(tmp_path, content, message):
+    folder = fake_run(tmp_path, "vanilla", 1, 0.7)
+    (folder / "results.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_results([tmp_path])
 
 
 def test_runs_of_different_settings_are_never_averaged(tmp_path):
@@ -442,7 +494,9 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(tmp_path, changes, m
 def test_the_same_run_twice_is_refused(tmp_path):
     fake_run(tmp_path, "vanilla", 1, 0.7)
     fake_run(tmp_path, "vanilla", 1, 0.9)
-    with pytest.raises(InputError, match=r"hold the same run \(.*\) with seed 1\. Move one of them elsewhere"):
+    with pytest.raises(
+        InputError, match=r"both hold a run of this setting \(.*\) with seed 1\. Move one of them elsewhere"
+    ):
         group_runs(read_results([tmp_path]))
 
 

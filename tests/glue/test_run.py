@@ -108,6 +108,13 @@ def test_a_finished_run_in_a_folder_of_ones_own_is_not_overwritten(workplace, op
     assert (workplace / "mine" / "results.json").stat().st_mtime_ns == written
 
 
+def test_what_a_process_killed_at_its_first_file_left_is_in_nobodys_way(workplace, options):
+    (workplace / "mine").mkdir()
+    (workplace / "mine" / ".run.json.123.tmp").write_text('{"meth')
+    cli.main(["--method", "vanilla", *options, "--output_dir", "mine"])
+    assert (workplace / "mine" / "results.json").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(workplace, options):
     (workplace / "mine").mkdir()
     (workplace / "mine" / "thesis.txt").write_text("years of work")
