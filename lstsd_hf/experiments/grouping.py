@@ -131,11 +131,13 @@ def _method(config: dict[str, Any]) -> dict[str, Any]:
 def _check_same_data(members: list[tuple[Path, dict[str, Any]]]) -> None:
     (first_folder, first), *rest = members
     for folder, result in rest:
-        for name in ("data", "versions", "metrics"):
-            if result[name] != first[name]:
+        # Only models in folders have a digest.
+        for name in ("data", "versions", "metrics", "model_digest"):
+            here, there = result.get(name), first.get(name)
+            if here != there:
                 raise InputError(
-                    f"Runs that are averaged or compared must have the same `{name}`, but it is {first[name]} in "
-                    f"{first_folder} and {result[name]} in {folder}. Move one of them elsewhere, or run it again."
+                    f"Runs that are averaged or compared must have the same `{name}`, but it is {there} in "
+                    f"{first_folder} and {here} in {folder}. Move one of them elsewhere, or run it again."
                 )
 
 

@@ -18,6 +18,8 @@ from ..runner.results import RESULTS_NAME, check_version, read_result, without_t
 SWEEPS_FOLDER = "sweeps"
 _DIGITS, _COURSE_DIGITS = 6, 4
 _OF_A_SETTING = ("schema_version", "task", "method", "model", "data", "config", "config_hash", "metrics", "versions")
+# Only of models in folders.
+_MODEL_DIGEST = "model_digest"
 _OF_A_RUN = ("last_epoch", "distilled_steps", "coverage", "seconds", "seconds_per_epoch", "label_errors", "device")
 
 
@@ -93,8 +95,8 @@ def _collect(runs: Path, output: Path) -> int:
     merged = {_key(result, key): result for _, result in read_results(sources)}
     lines: dict[str, dict[str, Any]] = {}
     for result in sorted(merged.values(), key=lambda result: (_key(result, key[:-1]), result["seed"])):
-        setting = {name: result[name] for name in _OF_A_SETTING}
-        line = lines.setdefault(_key(setting, _OF_A_SETTING), setting | {"runs": {}})
+        setting = {name: result[name] for name in (*_OF_A_SETTING, _MODEL_DIGEST) if name in result}
+        line = lines.setdefault(_key(setting, setting), setting | {"runs": {}})
         line["runs"][str(result["seed"])] = _record(result)
     _write(lines.values(), output)
     searches = [json.loads(path.read_text()) for path in sorted((runs / SWEEPS_FOLDER).glob("*.json"))]

@@ -26,7 +26,8 @@ class Row:
         adjusted_p: Its p-value, adjusted for the number of comparisons in the section.
         nll: Mean and standard deviation of the negative log-likelihood in nats.
         ece: Mean and standard deviation of the expected calibration error.
-        others: The same of scores beside the prediction proper (an averaged model, a last snapshot), by name.
+        others: The same of scores beside the prediction proper (an averaged model, a last snapshot, MNLI's mismatched
+            split), by name.
         seconds_per_epoch: Mean training time.
         paper: The paper's score for this method, task and kind of model.
     """
@@ -64,6 +65,11 @@ def section_rows(section: Section) -> list[Row]:
             for name in first["last_epoch"]
             if name.endswith(f"_{section.metric}") and name != metric
         }
+        for split in first.get("other_splits", {}):
+            scores = {seed: result["other_splits"][split][metric] for seed, result in group.results.items()}
+            # Of the model that the run ended with, which the other scores need not be.
+            name = f"{split.removeprefix('validation_')}{' (saved model)' if 'best_model' in first else ''}"
+            others[name] = mean_and_std(list(percent(scores).values()))
         seconds = [result["seconds_per_epoch"] for result in group.results.values() if result["seconds_per_epoch"]]
         rows.append(
             Row(

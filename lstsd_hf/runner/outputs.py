@@ -76,6 +76,7 @@ def results_of(run: Run, trainer: RunTrainer, seconds: float, resumed: bool) -> 
         "task": run.task.name,
         "method": run.teacher.name,
         "model": run.model_name_or_path,
+        **({"model_digest": run.model_digest} if run.model_digest else {}),
         "data": {
             "source": run.data_source,
             "generated": run.data_source == "synthetic",

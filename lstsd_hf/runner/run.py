@@ -163,7 +163,7 @@ class Run(ABC):
     @property
     def state(self) -> dict[str, Any]:
         """What tells this run from others in the same folder; JSON."""
-        digests = {"teacher_digest": self.taught.source_digest(), "model_digest": self._model_digest}
+        digests = {"teacher_digest": self.taught.source_digest(), "model_digest": self.model_digest}
         return {
             "config": self.config,
             "seed": self.args.seed,
@@ -173,7 +173,7 @@ class Run(ABC):
         }
 
     @cached_property
-    def _model_digest(self) -> str | None:
+    def model_digest(self) -> str | None:
         return saved_model_digest(Path(self.model_name_or_path))
 
     @cached_property

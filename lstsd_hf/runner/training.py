@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .cross_validation import judge_labels
 from .held_out import KeepsBest
 from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
-from .results import PREDICTIONS_NAME, RESULTS_NAME, read_result, write_json, write_predictions
+from .results import PREDICTIONS_NAME, RESULTS_NAME, read_result, without_times, write_json, write_predictions
 from .run import Run
 from .run_folder import is_finished, prepare_folder
 from .tasks import Task
@@ -127,15 +127,11 @@ def _is_scored(trainer: RunTrainer) -> bool:
 
 
 def _scores(trainer: RunTrainer, split) -> dict[str, float]:
-    return _without_times(trainer.predict(split, metric_key_prefix="eval").metrics)
+    return without_times(trainer.predict(split, metric_key_prefix="eval").metrics)
 
 
 def _predict_again(trainer: RunTrainer) -> dict[str, float]:
     """The scores of the model as it is now, whose predictions are kept; without a log entry."""
     output = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
     trainer.last_evaluation = output.predictions, output.label_ids
-    return _without_times(output.metrics)
-
-
-def _without_times(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if not name.endswith(("_runtime", "_per_second"))}
+    return without_times(output.metrics)

@@ -423,6 +423,23 @@ def test_what_only_looks_on_makes_no_other_section(tmp_path):
         group_runs(read_results([tmp_path]))
 
 
+@pytest.mark.parametrize("changes", [{}, {"best_model": {"step": 3}}])
+def test_other_splits_stand_beside(tmp_path, changes):
+    for seed, score in enumerate((0.5, 0.75)):
+        other = {"validation_mismatched": {"eval_accuracy": score, "eval_loss": 0.5}}
+        fake_run(tmp_path, "vanilla", seed, 0.8, other_splits=other, **changes)
+    (row,) = section_rows(group_runs(read_results([tmp_path]))[0])
+    name = "mismatched (saved model)" if changes else "mismatched"
+    assert row.others == {name: (62.5, pytest.approx(25 / math.sqrt(2)))}
+
+
+def test_records_keep_the_digest_of_a_model_in_a_folder(tmp_path):
+    for seed in (1, 2):
+        fake_run(tmp_path, "vanilla", seed, 0.7, model_digest="454a0fd668")
+    collect(tmp_path, tmp_path / "kept.jsonl")
+    assert {result["model_digest"] for _, result in read_results([tmp_path / "kept.jsonl"])} == {"454a0fd668"}
+
+
 def test_several_processes_collect_into_one_file(tmp_path):
     for place in ("a", "b", "c"):
         (tmp_path / place).mkdir()
@@ -477,6 +494,7 @@ def test_runs_of_different_settings_are_never_averaged(tmp_path):
     ("changes", "message"),
     [
         ({"versions": {"torch": "3"}}, "must have the same `versions`, but it is {'torch': '2'} in"),
+        ({"model_digest": "d156b9d545"}, "must have the same `model_digest`, but it is None in"),
         (
             {"data": {"source": "tsv", "generated": False, "train_examples": 11, "validation_examples": 5}},
             "must have the same `data`, but it is",

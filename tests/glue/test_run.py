@@ -501,6 +501,10 @@ def test_another_model_in_the_same_folder_is_another_run(workplace, options, enc
     command = ["--method", "vanilla", *options, "--num_train_epochs", "1", "--model_name_or_path", str(model)]
     cli.main(command)
     cli.main(command)  # finished before
+    (path,) = workplace.rglob("results.json")
+    results = json.loads(path.read_text())
+    jsonschema.validate(results, results_schema())
+    assert results["model_digest"] == json.loads((path.parent / "run.json").read_text())["model_digest"]
     (model / "README.md").write_text("A note.")
     cli.main(command)
     weights = load_file(model / "model.safetensors")
