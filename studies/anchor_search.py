@@ -31,7 +31,7 @@ from .anchor_variants import CONTROLS, VARIANTS, Anchored, Slice, Vanilla, epoch
 from .commands import DATA, MLP
 
 RECORDS = records_file("anchor_search.jsonl")
-HIDDEN, DROPOUT, BATCH, RATE, WARMUP = 256, 0.1, 32, 1e-3, 0.1
+HIDDEN, DROPOUT, BATCH, RATE = 256, 0.1, 32, 1e-3
 CELLS = (
     *(("sst2", 0.0), ("sst2", 0.2), ("sst2", 0.4), ("mrpc", 0.0), ("mrpc", 0.2), ("cola", 0.0), ("cola", 0.2)),
     *(("trec", 0.0), ("trec", 0.2), ("trec", 0.4)),
@@ -74,8 +74,7 @@ def train(data: Slice, method: Vanilla, seeds: int, epochs: int) -> Tensor:
     layers = [parameter(size, HIDDEN, fan_in=size), parameter(1, HIDDEN, fan_in=size)]
     layers += [parameter(HIDDEN, data.num_labels, fan_in=HIDDEN), parameter(1, data.num_labels, fan_in=HIDDEN)]
     optimizer = torch.optim.AdamW(layers, lr=RATE, weight_decay=0.0, fused=True)
-    steps = math.ceil(count / BATCH) * epochs
-    warmup = math.ceil(WARMUP * steps)
+    steps_per_epoch = math.ceil(count / BATCH)
 
     def dropped(values: Tensor) -> Tensor:
         return values * (torch.rand(values.shape, generator=generator) >= DROPOUT) / (1 - DROPOUT)
@@ -91,8 +90,8 @@ def train(data: Slice, method: Vanilla, seeds: int, epochs: int) -> Tensor:
         order = torch.stack([torch.randperm(count, generator=generator) for _ in range(seeds)])
         for start in range(0, count, BATCH):
             rows = order[:, start : start + BATCH]
-            factor = step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
-            optimizer.param_groups[0]["lr"] = RATE * factor
+            factors = method.rates(step, steps_per_epoch * epochs, steps_per_epoch)
+            optimizer.param_groups[0]["lr"] = RATE * float(factors.max())
             logits = logits_of(data.inputs[rows], trains=True)
             loss = method.loss(rows, logits, epoch)
             optimizer.zero_grad()
@@ -102,7 +101,12 @@ def train(data: Slice, method: Vanilla, seeds: int, epochs: int) -> Tensor:
             norms = torch.sqrt(sum(layer.grad.square().flatten(1).sum(1) for layer in layers))
             for layer in layers:
                 layer.grad.mul_((1 / (norms + 1e-6)).clamp(max=1)[:, None, None])
+            before = [layer.detach().clone() for layer in layers]
             optimizer.step()
+            if factors.min() < factors.max():
+                with torch.no_grad():
+                    for layer, old in zip(layers, before, strict=True):
+                        layer.lerp_(old, 1 - (factors / factors.max())[:, None, None])
             step += 1
     with torch.no_grad():
         return logits_of(data.held_out.expand(seeds, -1, -1), trains=False)

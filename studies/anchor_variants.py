@@ -11,6 +11,8 @@ from sklearn.metrics import matthews_corrcoef
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+WARMUP = 0.1
+
 
 @dataclass
 class Slice:
@@ -49,6 +51,12 @@ class Vanilla:
 
     def observe(self, rows: Tensor, logits: Tensor) -> None:
         self.latest[self.seeds, rows] = logits.log_softmax(-1)
+
+    def rates(self, step: int, steps: int, steps_per_epoch: int) -> Tensor:
+        """The factor of each seed on the learning rate: a warm-up of a tenth of the run, then a linear decay."""
+        warmup = math.ceil(WARMUP * steps)
+        factor = step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
+        return torch.full((len(self.seeds),), factor)
 
     def notes(self) -> dict[str, Any]:
         return {}
@@ -108,6 +116,8 @@ class Options:
         elr: Weight of ELR's term after the anchor.
         elr_before: The same before it.
         keeps_out: Whether the rows kept out stay out to the end.
+        constant_until: Share of the run after which the rate decays linearly; before it is constant, after an epoch of
+            warm-up. 0: it decays from the anchor on, or from 0.8 without one before. `None`: as in A1.
     """
 
     share: float = 0.1
@@ -123,6 +133,7 @@ class Options:
     elr: float = 0.0
     elr_before: float = 0.0
     keeps_out: bool = False
+    constant_until: float | None = None
 
 
 class Anchored(Vanilla):
@@ -139,8 +150,19 @@ class Anchored(Vanilla):
         self.mean, self.teacher, self.target, self.targets = (torch.zeros_like(self.latest) for _ in range(4))
         self.best, self.best_epoch = torch.full((seeds,), math.inf), torch.zeros(seeds, dtype=torch.long)
         self.is_anchored = torch.zeros(seeds, dtype=torch.bool)
+        self.anchored_at = torch.zeros(seeds, dtype=torch.long)
         self.is_doubted: Tensor | None = None
         self.previous: Tensor | None = None
+
+    def rates(self, step: int, steps: int, steps_per_epoch: int) -> Tensor:
+        share = self.options.constant_until
+        if share is None:
+            return super().rates(step, steps, steps_per_epoch)
+        self.anchored_at = torch.where(self.is_anchored, self.anchored_at, step)
+        latest = int((share or 0.8) * steps)
+        begins = self.anchored_at.clamp(max=latest) if share == 0 else torch.full_like(self.anchored_at, latest)
+        decayed = (steps - step) / (steps - begins).clamp(min=1)
+        return decayed.clamp(max=1.0) * min(1.0, (step + 1) / steps_per_epoch)
 
     def criterion(self) -> Tensor:
         """The smaller the better, `(num_seeds,)`."""
@@ -244,6 +266,10 @@ VARIANTS: dict[str, Options] = {
         "follow-0.9, doubts once": FOLLOWS | {"doubts_again": False},
         "follow-0.9, average": FOLLOWS | {"average": 0.5},
         "follow-0.9, keeps out": FOLLOWS | {"keeps_out": True},
+        "follow-0.9, decay from the anchor": FOLLOWS | {"constant_until": 0.0},
+        "follow-0.9, decay from 0.5": FOLLOWS | {"constant_until": 0.5},
+        "follow-0.9, decay from 0.8": FOLLOWS | {"constant_until": 0.8},
+        "follow-0.9, constant rate": FOLLOWS | {"constant_until": 1.0},
         "follow-0.9, mixing 0.6, share 0.15, patience 3": FOLLOWS | {"mixing": 0.6, "share": 0.15, "patience": 3},
     }.items()
 }

@@ -47,6 +47,8 @@ PROTOTYPE = {
 }
 # Points by which the candidate may be behind the best control and still holds, and in how many cells it must.
 MARGIN, LEAST = 0.5, 14
+# Points that runs of several lengths may be apart.
+PROMISE = 1.0
 
 
 def judged_cells() -> list[Cell]:
@@ -68,9 +70,17 @@ def _cells(files: Iterable[str], E: int) -> list[Cell]:  # noqa: N803
     return sorted(found, key=lambda cell: (order.index(cell.task), cell.rate, cell.name))
 
 
-def scores_by_length() -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Scores by cell, method and epochs of the run, of the seeds that every length has; cells that miss none."""
-    among = {10: _cells(("judged_10",), E=6), 30: judged_cells(), 60: _cells(("judged_60",), E=6)}
+def scores_by_length(*, constant: bool = False) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Scores by cell, method and epochs of the run, of the seeds that every length has; cells that miss none.
+
+    Args:
+        constant: With a constant learning rate, instead of the judgement's linear decay.
+    """
+    if constant:
+        files = {10: "judged_constant_10", 30: "judged_constant", 60: "judged_constant_60"}
+        among = {epochs: _cells((name,), E=6) for epochs, name in files.items()}
+    else:
+        among = {10: _cells(("judged_10",), E=6), 30: judged_cells(), 60: _cells(("judged_60",), E=6)}
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for cell in among[10]:
         same = {epochs: other for epochs, others in among.items() for other in others if other.name == cell.name}
@@ -192,10 +202,10 @@ def _best(cell: Cell, values: Values, controls: Sequence[str] = CONTROLS) -> flo
     return max(means) if values is score else min(means)
 
 
-def lengths_table() -> str:
-    """How far the scores of runs of several lengths are apart."""
+def lengths_table(*, constant: bool = False) -> str:
+    """How far the scores of runs of several lengths are apart; see `scores_by_length`."""
     rows, header = [], []
-    for cell, methods in scores_by_length().items():
+    for cell, methods in scores_by_length(constant=constant).items():
         for name, scores in methods.items():
             spreads = [mean_and_std(values) for values in scores.values()]
             means = [mean for mean, _ in spreads]
@@ -205,6 +215,46 @@ def lengths_table() -> str:
                 [cell, NAMES[name], str(len(next(iter(scores.values())))), *shown, f"{max(means) - min(means):.1f}"]
             )
     return table(header, rows) if rows else NOT_RUN
+
+
+def constant_rate_table() -> str:
+    """The candidate with a constant learning rate against the one with linear decay, in the judgement's cells."""
+    linear = {cell.name: cell for cell in judged_cells()}
+    pairs = [(linear[cell.name], cell) for cell in _cells(("judged_constant",), E=6)]
+    done = [pair for pair in pairs if len(pair[1].groups[CANDIDATE].results) >= SEEDS]
+    if not done:
+        return NOT_RUN
+    tested = {
+        values: [paired_difference(*(values(cell, cell.groups[CANDIDATE]) for cell in pair[::-1])) for pair in done]
+        for values in (score, nll)
+    }
+    adjusted = {values: holm([item.p_value for item in items]) for values, items in tested.items()}
+    rows, held = [], 0
+    for place, (before, now) in enumerate(done):
+        row = [now.name]
+        for values, digits in ((score, 1), (nll, 2)):
+            item = tested[values][place]
+            shown = [shown_spread(mean_and_std([*values(now, now.groups[CANDIDATE]).values()]), digits)]
+            shown += [shown_difference(item, SEEDS, digits), shown_p_value(adjusted[values][place])]
+            row += shown
+        rows.append(row)
+        held += _mean(now, CANDIDATE, score) >= _mean(before, best_control(before), score) - MARGIN
+    header = ["", "score", "− linear decay", "p", "NLL", "− linear decay", "p"]
+    spreads = [
+        max(means) - min(means)
+        for methods in scores_by_length(constant=True).values()
+        for means in [[mean_and_std(scores)[0] for scores in methods[CANDIDATE].values()]]
+    ]
+    kept = sum(spread <= PROMISE for spread in spreads)
+    behind = sum(p < SIGNIFICANCE and item.mean < 0 for p, item in zip(adjusted[score], tested[score], strict=True))
+    is_recommended = kept == len(spreads) and not behind
+    sentence = (
+        f"The three lengths end within {PROMISE:.0f} point in {kept} of {len(spreads)} settings, and the constant rate "
+        f"is behind linear decay in {behind} of {len(done)}: by the protocol's rule it is "
+        f"{'' if is_recommended else '**not** '}recommended. Against the best control of each cell it holds "
+        f"({MARGIN} points) in {held}."
+    )
+    return f"{table(header, rows)}\n\n{sentence}"
 
 
 def prototype_table() -> str:
@@ -296,10 +346,12 @@ def search_lengths_table() -> str:
     by: dict[tuple[str, int], dict[tuple[str, float], list[float]]] = {}
     for line in searched():
         by.setdefault((line["variant"], line["epochs"]), {})[line["task"], line["noise"]] = line["score"]
-    wanted = [("vanilla", epochs) for epochs in SEARCHED_LENGTHS] + [
-        ("follow-0.9", epochs) for epochs in SEARCHED_LENGTHS
-    ]
-    wanted += [key for key in by if key[1] == SEARCHED_LENGTHS[0] and key[0] not in ("vanilla", "follow-0.9")]
+    in_full = ("vanilla", "follow-0.9")
+    wanted = [(name, epochs) for name in in_full for epochs in SEARCHED_LENGTHS]
+    # Of the others the short run, and what was run at every length.
+    for name in dict.fromkeys(name for name, epochs in by if epochs == SEARCHED_LENGTHS[0] and name not in in_full):
+        at_all = [(name, epochs) for epochs in SEARCHED_LENGTHS]
+        wanted += at_all if by.keys() >= {*at_all} else at_all[:1]
     shared = sorted(set.intersection(*(set(by[key]) for key in wanted)))
     names = [TASKS[task] + (f", {100 * rate:.0f} % noise" if rate else "") for task, rate in shared]
     rows = [

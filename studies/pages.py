@@ -14,6 +14,7 @@ from .cleaning_table import cleaning_table
 from .history_table import history_table
 from .image_tables import images_epochs_table, images_lengths, images_noise_table, images_parts, images_table
 from .judgement import (
+    constant_rate_table,
     full_judgement_tables,
     judgement_tables,
     lengths_table,
@@ -103,6 +104,8 @@ def results_blocks() -> dict[str, str]:
         "judgement": judgement_tables(),
         "judgement-ranking": ranking_table(),
         "judgement-lengths": lengths_table(),
+        "judgement-lengths-constant": lengths_table(constant=True),
+        "judgement-constant": constant_rate_table(),
         "judgement-l3": full_judgement_tables(),
         "judgement-prototype": prototype_table(),
         "anchor-search": search_table(),
