@@ -20,10 +20,9 @@ from .judgement import (
     lengths_table,
     prototype_table,
     ranking_table,
-    search_lengths_table,
-    search_table,
 )
 from .neighbours_table import GATED, backward_table, neighbours, savings_table, teachers_table
+from .search_tables import search_lengths_table, search_table
 from .sentences import (
     cnn_sentence,
     cost_sentence,
