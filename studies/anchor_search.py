@@ -101,9 +101,10 @@ def train(data: Slice, method: Vanilla, seeds: int, epochs: int) -> Tensor:
             norms = torch.sqrt(sum(layer.grad.square().flatten(1).sum(1) for layer in layers))
             for layer in layers:
                 layer.grad.mul_((1 / (norms + 1e-6)).clamp(max=1)[:, None, None])
-            before = [layer.detach().clone() for layer in layers]
+            differ = bool(factors.min() < factors.max())
+            before = [layer.detach().clone() for layer in layers] if differ else []
             optimizer.step()
-            if factors.min() < factors.max():
+            if differ:
                 with torch.no_grad():
                     for layer, old in zip(layers, before, strict=True):
                         layer.lerp_(old, 1 - (factors / factors.max())[:, None, None])

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from lstsd_hf import METHODS
 from lstsd_hf.errors import InputError
@@ -440,18 +442,18 @@ def test_records_keep_the_digest_of_a_model_in_a_folder(tmp_path):
     assert {result["model_digest"] for _, result in read_results([tmp_path / "kept.jsonl"])} == {"454a0fd668"}
 
 
-def test_several_processes_collect_into_one_file(tmp_path):
-    for place in ("a", "b", "c"):
-        (tmp_path / place).mkdir()
-        for seed in range(4):
-            fake_run(tmp_path / place, "vanilla", seed, 0.7, options={"of": place})
-    code = "import sys; from lstsd_hf.experiments.__main__ import main; main(['collect', sys.argv[1], 'all.jsonl'])"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, place], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        for place in ("a", "b", "c")
-    ]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    assert len(read_results([tmp_path / "all.jsonl"])) == 12
+def test_who_collects_waits_for_another_to_have_written(tmp_path):
+    (tmp_path / "runs").mkdir()
+    fake_run(tmp_path / "runs", "vanilla", 1, 0.7)
+    output = tmp_path / "all.jsonl"
+    with FileLock(tmp_path / ".all.jsonl.lock"):
+        thread = Thread(target=collect, args=(tmp_path / "runs", output))
+        thread.start()
+        thread.join(timeout=0.5)
+        assert thread.is_alive()
+        assert not output.exists()
+    thread.join()
+    assert len(read_results([output])) == 1
 
 
 def test_what_is_under_way_is_left_alone(tmp_path):
