@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import TrainerState
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .errors import InputError
 from .files import file_checksum, replacing
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 TEACHER_STATE_NAME = "teacher_state.safetensors"
 TRAINER_STATE_NAME = "trainer_state.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 _RNG_PREFIX = "rng_state"
 # Fields whose values say nothing to people.
@@ -263,6 +264,8 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
     for name, checksum in metadata["files"].items():
         path = folder / name
         if not path.is_file():
+            if name == SAFE_WEIGHTS_NAME and _sharded_checksum(folder) == checksum:
+                continue
             raise InputError(f"The checkpoint {folder} must contain `{name}`, found none: it was deleted or moved.")
         if file_checksum(path) != checksum:
             raise _damaged(path, "its content is not what was written")
@@ -273,6 +276,16 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
                 "the run was interrupted while saving it. Resume from an earlier checkpoint."
             )
     return metadata
+
+
+def _sharded_checksum(folder: Path) -> str | None:
+    """The checksum that a model's weights would have as one file, if they were divided into several since."""
+    try:
+        shards = set(json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text())["weight_map"].values())
+        tensors = {name: tensor for shard in sorted(shards) for name, tensor in load_file(folder / shard).items()}
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
+    return xxhash.xxh3_128(save(tensors, {"format": "pt"})).hexdigest()
 
 
 def _check_archive(path: Path) -> None:

@@ -8,6 +8,7 @@ from .memory import IN_MEMORY, TableStorage
 from .problem_types import ProblemType
 from .schedules import TrainingPlan
 from .student import Student
+from .tokens import TokenIndex
 
 
 @dataclass
@@ -15,12 +16,13 @@ class TrainingContext:
     """A training run as a teacher or an observer may know it. The trainer fills it in as things become known.
 
     Attributes:
-        num_examples: Examples in the training set.
+        num_examples: Examples in the training set; in a token-level task its labelled tokens.
         student: The model being trained and its training set; `None` outside a trainer.
         device: Device of the training.
         storage: Where tables of predictions are kept, and how precisely.
         plan: The length of the run; `None` until training begins.
         problem_type: What the model's outputs mean; `None` until the first training batch.
+        token_index: Of a token-level task, which examples the tokens are in; `None` until the first training batch.
 
     Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data)
@@ -36,6 +38,7 @@ class TrainingContext:
     storage: TableStorage = IN_MEMORY
     plan: TrainingPlan | None = None
     problem_type: ProblemType | None = None
+    token_index: TokenIndex | None = None
 
     def __post_init__(self):
         self.storage = self.storage.on(self.device)

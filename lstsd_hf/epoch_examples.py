@@ -74,7 +74,7 @@ def announce_examples(loader: DataLoader, tell: Callable[[Tensor], None]) -> Non
         InputError: If it is not known what this process will draw.
     """
     fetching = fetching_loader(loader)
-    batches = fetching.batch_sampler
+    batches = getattr(fetching, "batch_sampler", None)
     if isinstance(loader, DataLoaderDispatcher) or batches is None or not has_length(loader):
         raise InputError(
             "`memory_storage` 'sharded' needs a data loader that draws batches of its own on each process, and has a "

@@ -39,9 +39,11 @@ class JointPrediction:
 
     @torch.no_grad()
     def predict(
-        self, student_logits: Tensor, inputs: Mapping[str, Any], problem_type: ProblemType
+        self, student_logits: Tensor, inputs: Mapping[str, Any], problem_type: ProblemType | None
     ) -> tuple[Tensor, ...]:
         """Logits `(batch_size, num_labels)`: the prediction proper, then those scored beside it.
+
+        Without an ensemble the problem type does not matter.
 
         The logits of an ensemble are those of its mean probabilities.
         """
@@ -122,9 +124,9 @@ class JointEvaluationMixin:
             )
         is_flat = isinstance(logits, Tensor) and logits.dim() == 1
         logits, labels = logits_of(logits), flat_labels(labels)
-        problem_type = self._context.problem_type or problem_type_of(
-            getattr(self.model, "config", None), logits, labels
-        )
+        problem_type = self._context.problem_type
+        if joint.replaces_student and problem_type is None:
+            problem_type = problem_type_of(getattr(self.model, "config", None), logits, labels)
         predictions = joint.predict(logits, self._prepare_inputs(inputs), problem_type)
         if joint.replaces_student and loss is not None:
             loss = problem_type.base_loss(predictions[0], labels).mean()

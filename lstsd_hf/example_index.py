@@ -136,20 +136,12 @@ def collate_indices(loader: Any, num_examples: int) -> Any:
     """A data loader over an `IndexedDataset`, its batches with the key `example_index` added.
 
     Args:
-        loader: The loader.
+        loader: A `DataLoader` or accelerate's view of one; anything else is left as it is, for it may join loaders
+            whose batches have the key.
         num_examples: Size of the training set.
-
-    Raises:
-        InputError: If it is no `DataLoader`, nor accelerate's view of one.
     """
     fetching = fetching_loader(loader)
-    if not isinstance(fetching, DataLoader):
-        raise InputError(
-            "A `get_train_dataloader` of your own must return a `torch.utils.data.DataLoader` over "
-            f"`self.train_dataset`, got {type(loader).__name__}. For several loaders in one, hand the trainer a "
-            "`torch.utils.data.ConcatDataset`; for plain fine-tuning use `teacher=NoTeacherConfig()`."
-        )
-    if not isinstance(fetching.collate_fn, ExampleIndexCollator):
+    if isinstance(fetching, DataLoader) and not isinstance(fetching.collate_fn, ExampleIndexCollator):
         fetching.collate_fn = ExampleIndexCollator(fetching.collate_fn, num_examples)
     return loader
 
@@ -174,7 +166,8 @@ def split_training_batch(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], T
     if indices is None:
         raise InputError(
             f"A training batch must have the key `{EXAMPLE_INDEX}`, found {sorted(batch)}. A `get_train_dataloader` of "
-            "your own must return a `torch.utils.data.DataLoader` over `self.train_dataset`."
+            "your own must return a `torch.utils.data.DataLoader` over `self.train_dataset`, or join loaders from "
+            "`super().get_train_dataloader()`; for plain fine-tuning use `teacher=NoTeacherConfig()`."
         )
     return inputs, indices
 

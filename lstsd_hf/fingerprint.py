@@ -32,7 +32,7 @@ def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str,
     """
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         return dict.fromkeys(("num_examples", "labels_sha256", "rows_sha256"))
-    labels = _labels(dataset, (*label_names, *LABEL_NAMES))
+    labels = dataset_labels(dataset, label_names)
     has_labels = labels is not None and all(label is not None for label in labels)
     return {
         "num_examples": len(dataset),
@@ -41,7 +41,14 @@ def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str,
     }
 
 
-def _labels(dataset: Any, names: Sequence[str]) -> list[Any] | None:
+def dataset_labels(dataset: Any, label_names: Sequence[str] = ()) -> list[Any] | None:
+    """The labels of a training set, as plain numbers or lists; `None` if there are none.
+
+    Args:
+        dataset: As in `describe_dataset`.
+        label_names: Names of the label besides the usual ones.
+    """
+    names = (*label_names, *LABEL_NAMES)
     if is_hugging_face_dataset(dataset):
         name = next((name for name in names if name in dataset.column_names), None)
         return None if name is None else dataset.with_format(None).select_columns(name)[:][name]

@@ -58,7 +58,7 @@ def base_loss_of(trainer: Any) -> BaseLoss:
     accumulates = trainer.args.gradient_accumulation_steps > 1
     processes = processes if trainer.args.average_tokens_across_devices else 1
     # Otherwise all scales are 1.
-    is_visible = accumulates or processes > 1
+    is_visible = accumulates or processes > 1 or _counts_other_labels(trainer)
     return BaseLoss(
         is_overridden=is_overridden,
         is_scaled=is_scaled,
@@ -69,6 +69,12 @@ def base_loss_of(trainer: Any) -> BaseLoss:
         accumulates=accumulates,
         processes=processes,
     )
+
+
+def _counts_other_labels(trainer: Any) -> bool:
+    """Whether Trainer counts labels that the loss leaves out: the first ones of a causal language model it may miss."""
+    index = trainer._context.token_index
+    return index is not None and index.is_shifted and not getattr(trainer, "_loss_shifts_labels", False)
 
 
 def term_scale(

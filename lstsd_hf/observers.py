@@ -10,6 +10,7 @@ from .context import TrainingContext
 from .errors import InputError
 from .problem_types import ProblemType
 from .schedules import Progress
+from .tokens import LabelledTokens
 
 State = Mapping[str, Tensor | int | float | str | None]
 """Tensors, plain numbers and strings for a checkpoint, by name."""
@@ -18,6 +19,8 @@ State = Mapping[str, Tensor | int | float | str | None]
 @dataclass(frozen=True)
 class TrainingBatch:
     """One micro-batch of training as teachers and observers see it.
+
+    In a token-level task an example is a labelled token, and `batch_size` the number of these in the micro-batch.
 
     Attributes:
         inputs: The model's inputs, without the example indices.
@@ -28,6 +31,7 @@ class TrainingBatch:
         progress: Where training is.
         forward: Runs the student again, with gradient: inputs to logits. Safe under DistributedDataParallel and
             gradient accumulation.
+        tokens: Of a token-level task, where the tokens are in `inputs`.
 
     Examples:
         >>> class Accuracy(Observer):
@@ -47,6 +51,11 @@ class TrainingBatch:
     problem_type: ProblemType
     progress: Progress
     forward: Callable[[Mapping[str, Any]], Tensor]
+    tokens: LabelledTokens | None = None
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """What a model's outputs for `inputs` say of the examples, `(batch_size, num_labels)`."""
+        return logits if self.tokens is None else self.tokens.of(logits)
 
 
 class Observer:
@@ -60,6 +69,7 @@ class Observer:
         needs_batches: Whether it is to see the training batches.
         is_stateful: Whether checkpoints must carry its state.
         needs_whole_tables: Whether it keeps a table that cannot be divided over processes.
+        takes_tokens: Whether it can work on the labelled tokens of a token-level task as if they were examples.
         context: The run; set before `reset`.
 
     Examples:
@@ -79,6 +89,7 @@ class Observer:
     needs_batches: bool = True
     is_stateful: bool = True
     needs_whole_tables: bool = False
+    takes_tokens: bool = False
     # That of no run, so that a constructor of your own need not call `super().__init__()`.
     context: TrainingContext = TrainingContext()
 

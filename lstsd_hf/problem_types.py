@@ -221,7 +221,7 @@ def problem_type_of(
         known: What earlier batches told.
 
     Raises:
-        InputError: If outputs and labels fit no kind of sequence classification or regression.
+        InputError: If outputs and labels fit no kind of classification or regression.
     """
     name = getattr(config, "problem_type", None) or (known and known.name)
     if name is None and logits.dim() == 2:
@@ -249,10 +249,11 @@ def problem_type_of(
         if labels is not None:
             got += f" and {labels.dtype} labels of shape {tuple(labels.shape)}"
         raise InputError(
-            "Sample distillation needs sequence classification or regression: logits (batch_size, num_labels), and "
-            "integer labels (batch_size,) of at least 2 kinds, or float labels (batch_size, num_labels), or a "
-            f"number for each output; got {got}{f' with `problem_type={name!r}`' if name else ''}. Token-level and "
-            "language models are not supported; for plain fine-tuning use `teacher=NoTeacherConfig()`, no observers."
+            "Sample distillation needs logits (batch_size, num_labels), and integer labels (batch_size,) of at least 2 "
+            "kinds, or float labels (batch_size, num_labels), or a number for each output; or logits (batch_size, "
+            "length, num_labels) and integer labels (batch_size, length); got "
+            f"{got}{f' with `problem_type={name!r}`' if name else ''}. For plain fine-tuning use "
+            "`teacher=NoTeacherConfig()`, no observers."
         )
     return PROBLEM_TYPES[name]
 

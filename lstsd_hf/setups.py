@@ -50,6 +50,35 @@ def check_setup(trainer: Any, group: ObserverGroup) -> None:
         _check_best_model_can_be_loaded(trainer)
 
 
+def check_token_level(trainer: Any, group: ObserverGroup) -> None:
+    """Refuses a token-level task that a trainer's teacher, observers or memory cannot work on.
+
+    Args:
+        trainer: A trainer with a teacher.
+        group: Its teacher and observers.
+
+    Raises:
+        InputError: If one of them cannot.
+    """
+    others = [type(member).__name__ for member in group if member.needs_batches and not member.takes_tokens]
+    if others:
+        raise InputError(
+            f"{' and '.join(others)} cannot work on a token-level task, got logits (batch_size, length, num_labels). "
+            "Use a method that can, such as `LSTSDConfig()`, and leave out `record_dynamics`; for plain fine-tuning "
+            "use `teacher=NoTeacherConfig()`."
+        )
+    if trainer._storage.sharded and num_processes() > 1:
+        raise InputError(
+            "`memory_storage` must not be sharded in a token-level task, whose rows are tokens. Leave it out, or use "
+            "'disk' or 'bf16'."
+        )
+    if trainer.args.n_gpu > 1:
+        raise InputError(
+            f"A token-level task must have a process for each GPU, got {trainer.args.n_gpu} GPUs for one process. "
+            "Start the script by torchrun."
+        )
+
+
 def check_several_can_be_scored(trainer: Any) -> None:
     """Raises an `InputError` unless all predictions of an evaluation come together."""
     for name, wanted in (("batch_eval_metrics", False), ("eval_do_concat_batches", True)):

@@ -27,19 +27,21 @@ from .measured_loss import measured
 from .memory import TableStorage
 from .methods import Teacher, TeacherConfig, build_teacher
 from .model_card import ModelCardMixin
-from .observers import Observer, ObserverGroup, TrainingBatch
+from .observers import Observer, ObserverGroup
 from .optimization import TeacherOptimizationMixin
-from .problem_types import labels_in, problem_type_of
+from .problem_types import labels_in
 from .resume import ResumableMixin
 from .setups import bypassed, check_comes_first, check_setup
 from .shadowing import shadowed
 from .student import Student, checked_result, logits_of
 from .term_names import Names
+from .training_batch import TrainingBatchMixin
 from .training_data import IndexedTrainingDataMixin
 
 
 class SelfDistillationMixin(
     IndexedTrainingDataMixin,
+    TrainingBatchMixin,
     JointEvaluationMixin,
     ResumableMixin,
     TeacherOptimizationMixin,
@@ -167,18 +169,17 @@ class SelfDistillationMixin(
         if rows is not None:
             inputs, indices = take_rows(inputs, rows, len(indices)), indices[rows]
             labels = labels_in(inputs, self.label_names)
-        base_loss, outputs, logits = self._base_loss(compute_loss, model, inputs, labels, kwargs)
+        base_loss, outputs, logits = self._base_loss(compute_loss, model, inputs, kwargs)
         check_rows(logits, indices)
-        problem_type = self._context.problem_type
-        batch = TrainingBatch(
-            inputs, indices, labels, logits, problem_type, self._events.progress, self._student.forward
-        )
+        batch = self._training_batch(inputs, indices, labels, logits)
         num_items_in_batch = kwargs.get("num_items_in_batch")
         parts: dict[Names, Tensor | DeferredMeans] = {BASE: base_loss.detach()}
         kind = self._base_loss_kind = measured(self._base_loss_kind, base_loss, outputs, batch, num_items_in_batch)
-        scale = self.distillation_scale(len(indices), num_items_in_batch, labels)
-        terms = self.teacher.loss_terms(batch)
-        weight = self.teacher.base_loss_weight(batch)
+        count = len(batch.indices)
+        scale = self.distillation_scale(count, num_items_in_batch, batch.labels)
+        # Of the tokens of a micro-batch perhaps none has a label.
+        terms = self.teacher.loss_terms(batch) if count else {}
+        weight = self.teacher.base_loss_weight(batch) if count else 1.0
         loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale)
         for names, term in terms.items():
             check_gradient(names, term)
@@ -193,20 +194,18 @@ class SelfDistillationMixin(
         """The base loss alone, once with a look at what the outputs mean: an ensemble may predict without labels."""
         if not model.training or self._context.problem_type is not None:
             return compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        loss, outputs, _ = self._base_loss(compute_loss, model, inputs, labels_in(inputs, self.label_names), kwargs)
+        labels = labels_in(inputs, self.label_names)
+        loss, outputs, logits = self._base_loss(compute_loss, model, inputs, kwargs)
+        self._meet(logits, labels)
         return (loss, outputs) if return_outputs else loss
 
     def _base_loss(
-        self, compute_loss: Callable[..., Any], model, inputs, labels: Tensor | None, kwargs: Mapping[str, Any]
+        self, compute_loss: Callable[..., Any], model, inputs, kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Any, Tensor]:
-        """The base loss, the model's outputs, and the logits among them, whose meaning the context is told."""
+        """The base loss, the model's outputs, and the logits among them."""
         result = compute_loss(model, inputs, return_outputs=True, **kwargs)
         loss, outputs = checked_result(result, type(self).compute_loss.__qualname__)
-        logits = logits_of(outputs)
-        self._context.problem_type = problem_type_of(
-            getattr(self.model, "config", None), logits, labels, self._context.problem_type
-        )
-        return loss, outputs, logits
+        return loss, outputs, logits_of(outputs)
 
     def distillation_scale(
         self, batch_size: int, num_items_in_batch: Tensor | int | None, labels: Tensor | None = None

@@ -49,6 +49,11 @@ class IndexedTrainingDataMixin:
             announce_examples(loader, self._group.on_epoch_examples)
         return loader
 
+    def _get_dataloader(self, dataset, *args, **kwargs):
+        loader = super()._get_dataloader(dataset, *args, **kwargs)
+        # Here too, for a `get_train_dataloader` of one's own may join several.
+        return collate_indices(loader, len(dataset)) if isinstance(dataset, IndexedDataset) else loader
+
     def training_examples(self) -> tuple[Any, Any]:
         """The training set and the collator for its examples, both without columns that the model does not take."""
         if is_hugging_face_dataset(self.train_dataset):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, Subset, WeightedRandomSampler
 from transformers import DefaultFlowCallback, Trainer, TrainerCallback
 
-from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer
+from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer, Observer
 from lstsd_hf.errors import InputError
 from lstsd_hf.losses import DIVERGENCES, cross_entropy_to
 from lstsd_hf.problem_types import SingleLabel
@@ -276,7 +276,25 @@ class _InOrder(RandomSampler):
         return iter(self.rows)
 
 
-@pytest.mark.parametrize("trainer_class", [Oversampling, SubsetOnly, SamplesByLabel])
+class Joined:
+    """Several loaders, one after the other."""
+
+    def __init__(self, *loaders):
+        self.loaders = loaders
+
+    def __len__(self):
+        return sum(map(len, self.loaders))
+
+    def __iter__(self):
+        return itertools.chain(*self.loaders)
+
+
+class Twice(LSTSDTrainer):
+    def get_train_dataloader(self):
+        return Joined(super().get_train_dataloader(), super().get_train_dataloader())
+
+
+@pytest.mark.parametrize("trainer_class", [Oversampling, SubsetOnly, SamplesByLabel, Twice])
 @every_distilling_method
 def test_the_natural_subclass_trains(make_args, config_class, trainer_class):
     trainer = make_trainer(make_args, active(config_class), trainer_class)
@@ -295,6 +313,37 @@ def test_a_loader_over_other_data_names_the_remedy(make_args, config_class):
 
     with pytest.raises(InputError, match=r"must load from `self.train_dataset`"):
         make_trainer(make_args, active(config_class), OtherData).train()
+
+
+def test_joined_loaders(make_args):
+    """An epoch has each example twice, and remembers the mean of its two outputs."""
+    seen, columns = [], {"rows": [], "indices": []}
+
+    class Spy(Observer):
+        name, is_stateful = "spy", False
+
+        def on_epoch_begin(self, progress):
+            seen.clear()
+
+        def observe(self, batch):
+            seen.append((batch.indices, batch.student_logits.detach()))
+
+    trainer = make_trainer(make_args, LSTSDConfig(mini_generation_epochs=1), Twice, observers=[Spy()])
+    trainer.train()
+    for indices, rows in seen:
+        columns["indices"] += indices.tolist()
+        columns["rows"] += rows
+    assert sorted(columns["indices"]) == sorted([*range(14)] * 2)
+    expected = torch.zeros(14, 2).index_add_(0, torch.tensor(columns["indices"]), torch.stack(columns["rows"]) / 2)
+    torch.testing.assert_close(trainer.teacher.memory.short_term_logits, expected)
+
+    class OtherData(LSTSDTrainer):
+        def get_train_dataloader(self):
+            other = DataLoader(make_examples(8, seed=9), batch_size=4, collate_fn=self.data_collator)
+            return Joined(super().get_train_dataloader(), other)
+
+    with pytest.raises(InputError, match=r"or join loaders from `super\(\)\.get_train_dataloader\(\)`"):
+        make_trainer(make_args, trainer_class=OtherData).train()
 
 
 # ---- Wrapped models ----

@@ -1,6 +1,7 @@
 """Whatever happens to a checkpoint or to the data, a run goes on exactly or says what is wrong."""
 
 import dataclasses
+import json
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
 from lstsd_hf import (
@@ -161,6 +163,27 @@ def test_the_run_goes_on_exactly_from_the_newest_whole_checkpoint(run, whole, ma
     ]
 
 
+def test_weights_may_be_divided_into_several_files(run, whole, make_args):
+    """As they are for an upload; a byte that is another is found."""
+    checkpoint = run / "checkpoint-9"
+    tensors = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for shard, own in shards.items():
+        save_file({name: tensors[name] for name in own}, checkpoint / shard)
+    places = {name: shard for shard, own in shards.items() for name in own}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    trainer = make_trainer(make_args, run)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert_same_weights(trainer.model, whole.model)
+    for damage in ("flipped", "truncated", "deleted"):
+        content = (checkpoint / "b.safetensors").read_bytes()
+        DAMAGES[damage](checkpoint / "b.safetensors")
+        assert "must contain `model.safetensors`, found none" in resume_error(make_args, run, checkpoint)
+        (checkpoint / "b.safetensors").write_bytes(content)
+
+
 def test_the_newest_checkpoint_is_not_the_highest_number(run, make_args):
     """What is left of an earlier, longer run in the same folder is older."""
     (run / "checkpoint-3").rename(run / "checkpoint-30")
@@ -220,7 +243,6 @@ def test_an_overwritten_checkpoint_is_not_taken_for_whole(run, whole, make_args,
 
 def test_a_file_of_another_format_version(run, make_args):
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
     path = run / "checkpoint-9" / TEACHER_STATE_NAME
     with safe_open(path, framework="pt") as file:
@@ -229,7 +251,7 @@ def test_a_file_of_another_format_version(run, make_args):
     save_file(tensors, path, metadata)
     message = resume_error(make_args, run, run / "checkpoint-9")
     assert message == (
-        f"`format_version` of {path} must be 3, got 2: another version of lstsd_hf wrote it. Resume with that version, "
+        f"`format_version` of {path} must be 4, got 2: another version of lstsd_hf wrote it. Resume with that version, "
         "or start a new run."
     )
 

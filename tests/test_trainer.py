@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import BertForTokenClassification, PreTrainedConfig, Trainer, default_data_collator
+from transformers import PreTrainedConfig, Trainer, default_data_collator
 
 from lstsd_hf import (
     METHODS,
@@ -559,10 +559,10 @@ def test_the_mixin_behind_a_trainer_is_refused_at_once():
 
 
 REFUSED = (
-    "Sample distillation needs sequence classification or regression: logits (batch_size, num_labels), and integer "
-    "labels (batch_size,) of at least 2 kinds, or float labels (batch_size, num_labels), or a number for each output; "
-    "got {}. Token-level and language models are not supported; for plain fine-tuning use "
-    "`teacher=NoTeacherConfig()`, no observers."
+    "Sample distillation needs logits (batch_size, num_labels), and integer labels (batch_size,) of at least 2 kinds, "
+    "or float labels (batch_size, num_labels), or a number for each output; or logits (batch_size, length, num_labels) "
+    "and integer labels (batch_size, length); got {}. For plain fine-tuning use `teacher=NoTeacherConfig()`, no "
+    "observers."
 )
 
 
@@ -667,12 +667,20 @@ def test_outputs_in_which_the_logits_are_not_clear(make_args):
     assert message.endswith("and nothing of their shape behind; got a tuple of [(), (4, 2), (4, 2)].")
 
 
-def test_token_classification(make_args):
-    model = BertForTokenClassification(make_model().config)
-    data = [{**row, "labels": [0] * 8} for row in make_examples(4)]
-    trainer = LSTSDTrainer(model=model, args=make_args(), train_dataset=data)
+def test_numbers_for_each_token(make_args):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(1, 2)
+
+        def forward(self, input_ids, labels=None):
+            logits = self.head(input_ids.float()[:, :, None])
+            return {"loss": logits.mean(), "logits": logits}
+
+    data = [{**row, "labels": [0.5] * 8} for row in make_examples(4)]
+    trainer = LSTSDTrainer(model=Model(), args=make_args(), train_dataset=data)
     assert refusal(trainer.train, ValueError) == REFUSED.format(
-        "logits of shape (4, 8, 2) and torch.int64 labels of shape (4, 8)"
+        "logits of shape (4, 8, 2) and torch.float32 labels of shape (4, 8)"
     )
 
 

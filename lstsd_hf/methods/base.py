@@ -209,6 +209,8 @@ class Teacher(Observer):
             raise InputError(
                 f"Examples must have one label of several to be ranked by it, got a model for {kind.name}."
             )
+        if self.context.token_index is not None:
+            raise InputError("Examples must have one label to be ranked by it, got one for each token.")
         if isinstance(self.memory, ShardedMemory):
             raise InputError(
                 "Examples cannot be ranked by a memory with `memory_storage='sharded'`, whose tables are on no process "

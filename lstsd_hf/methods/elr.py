@@ -78,6 +78,7 @@ class ELR(MemoryTeacher):
 
     config_class = ELRConfig
     memory_class = LatestMemory
+    takes_tokens = True
 
     def rows(self, batch: TrainingBatch) -> Tensor:
         p = _bounded(batch.student_logits).detach()

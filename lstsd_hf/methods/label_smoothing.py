@@ -58,6 +58,7 @@ class LabelSmoothing(ConfiguredTeacher):
     """
 
     config_class = LabelSmoothingConfig
+    takes_tokens = True
 
     def base_loss_weight(self, batch: TrainingBatch) -> float:
         return 1.0 - self.config.smoothing

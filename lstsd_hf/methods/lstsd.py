@@ -153,6 +153,7 @@ class LSTSD(MemoryTeacher):
 
     config_class = LSTSDConfig
     memory_class = TeacherMemory
+    takes_tokens = True
 
     def reset(self) -> None:
         super().reset()

@@ -44,6 +44,7 @@ class LSTSDSingle(LSTSD):
     runs_model = True
     # What it remembers is no process's own batches.
     needs_whole_tables = True
+    takes_tokens = False
 
     def observe(self, batch: TrainingBatch) -> None:
         """The memory is written between epochs."""

@@ -105,6 +105,7 @@ class MeanTeacher(ConfiguredTeacher):
     config_class = MeanTeacherConfig
 
     runs_model = True
+    takes_tokens = True
 
     def reset(self) -> None:
         self.ema = None
@@ -131,7 +132,9 @@ class MeanTeacher(ConfiguredTeacher):
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         if not self._weight:
             return {}
-        targets = batch.problem_type.targets(self.ema.forward(self.context.student, batch.inputs, training=True))
+        targets = batch.problem_type.targets(
+            batch.rows(self.ema.forward(self.context.student, batch.inputs, training=True))
+        )
         divergences = batch.problem_type.divergence(self.config.divergence, batch.student_logits, targets)
         agreement = batch.problem_type.agreement(batch.student_logits, targets)
         return {"consistency": DistillationTerm(divergences, self._weight, agreement)}

@@ -78,6 +78,7 @@ class PSKD(MemoryTeacher):
 
     config_class = PSKDConfig
     memory_class = LatestMemory
+    takes_tokens = True
 
     def reset(self) -> None:
         super().reset()

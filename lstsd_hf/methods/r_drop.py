@@ -83,6 +83,7 @@ class RDrop(ConfiguredTeacher):
     config_class = RDropConfig
 
     runs_model = True
+    takes_tokens = True
 
     @property
     def _share(self) -> float:

@@ -104,6 +104,7 @@ class RegulatedLSTSD(Gate, LSTSD):
     config_class = RegulatedLSTSDConfig
     # A process that leaves a whole epoch out would have no memory.
     needs_whole_tables = True
+    takes_tokens = False
 
     def reset(self) -> None:
         Gate.reset(self)

@@ -99,6 +99,7 @@ class SAT(MemoryTeacher):
 
     config_class = SATConfig
     memory_class = LatestMemory
+    takes_tokens = True
 
     def reset(self) -> None:
         super().reset()

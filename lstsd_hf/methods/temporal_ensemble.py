@@ -96,6 +96,7 @@ class TemporalEnsemble(MemoryTeacher):
 
     config_class = TemporalEnsembleConfig
     memory_class = MovingAverageMemory
+    takes_tokens = True
 
     def reset(self) -> None:
         super().reset()

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers import BertForTokenClassification, Trainer, TrainingArguments, default_data_collator
 
 from lstsd_hf import METHODS, DLBConfig, LatestMemory, LSTSDConfig, LSTSDTrainer, Observer, TableStorage
 from lstsd_hf.distributed import num_processes, rank
@@ -311,6 +311,12 @@ def main(folder: Path, other: Path | None = None):
     for name, config_class in METHODS.items():
         results[f"stock-{name}"] = against_stock(folder / "stock", config_class.neutral())
         results[f"worlds-{name}"] = same_global_batch(folder / f"worlds-{name}", active(config_class))
+    tagged = [{**row, "labels": [-100, *(token % 2 for token in row["input_ids"][1:])]} for row in make_examples(24)]
+    for name in ("lstsd", "sat"):
+        tagger = BertForTokenClassification(make_model(dropout=0.0).config)
+        results[f"tokens-{name}"] = same_global_batch(
+            folder / f"tokens-{name}", active(METHODS[name]), model=tagger, data=tagged
+        )
     if other is not None:
         checkpoint = other / "worlds-lstsd" / f"checkpoint-{WITHIN_AN_EPOCH}"
         results["from other"] = same_global_batch(folder / "from-other", active(LSTSDConfig), str(checkpoint))

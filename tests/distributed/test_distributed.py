@@ -128,14 +128,14 @@ def test_without_effect_it_is_stock_trainer_on_as_many_processes(several_process
         assert_same_weights(stock, ours)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_one_process_equals_several(several_processes, one_process, name):
+@pytest.mark.parametrize("run", [*(f"worlds-{name}" for name in METHODS), "tokens-lstsd", "tokens-sat"])
+def test_one_process_equals_several(several_processes, one_process, run):
     """The same global batches, without dropout: weights and the teacher's tensors agree."""
-    alone = one_process[f"worlds-{name}"]
+    alone = one_process[run]
     for rank in several_processes:
-        several = rank[f"worlds-{name}"]
+        several = rank[run]
         assert_same_weights(alone["weights"], several["weights"], rtol=1e-5, atol=1e-5)
-        if name != "dlb":  # it remembers the batches of each process
+        if run != "worlds-dlb":  # it remembers the batches of each process
             assert_same_weights(alone["teacher"], several["teacher"], rtol=1e-5, atol=1e-5)
         assert several["loss"] == pytest.approx(alone["loss"], rel=1e-4)
 

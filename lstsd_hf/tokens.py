@@ -1,0 +1,139 @@
+"""Token-level tasks: each labelled token of the training set is an example of its own, with an index of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .errors import InputError
+from .fingerprint import dataset_labels
+
+NO_LABEL = -100
+
+
+def is_token_level(logits: Tensor, labels: Tensor | None) -> bool:
+    """Whether a model's outputs are for each token: logits `(batch_size, length, num_labels)` and a class for each."""
+    return (
+        logits.dim() == 3
+        and labels is not None
+        and not labels.is_floating_point()
+        and labels.numel() == logits.size(0) * logits.size(1)
+    )
+
+
+def shifts_labels(model: nn.Module) -> bool:
+    """Whether a model's loss compares its output at a position with the next label, as causal language models do.
+
+    Args:
+        model: The bare module.
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    # As Trainer tells it, in one place by the loss and in another by the name, which GPT-2's loss does not tell.
+    is_causal = LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
+    return is_causal or type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+@dataclass(frozen=True)
+class LabelledTokens:
+    """Where the labelled tokens of a batch are.
+
+    Attributes:
+        mask: Which positions count, bool `(batch_size, length)`; of a causal language model those that predict.
+        indices: Their positions among the labelled tokens of the training set, int64 `(num_tokens,)`.
+        labels: Their labels, `(num_tokens,)`.
+    """
+
+    mask: Tensor
+    indices: Tensor
+    labels: Tensor
+
+    def of(self, logits: Tensor) -> Tensor:
+        """The rows of logits `(batch_size, length, num_labels)` that belong to them, `(num_tokens, num_labels)`."""
+        return logits[:, : self.mask.size(1)][self.mask]
+
+
+class TokenIndex:
+    """Numbers the labelled tokens of a training set, those of an example one after the other.
+
+    A token is known by its place among the labelled tokens of its example, so that padding, on either side, does not
+    matter. Tokens with the label -100 do not count.
+
+    Args:
+        counts: Labelled tokens of each example, int64 `(num_examples,)`.
+        is_shifted: Whether position t predicts the label of position t + 1, as in causal language models.
+        device: Where batches are.
+
+    Attributes:
+        num_tokens: Labelled tokens in the training set.
+        is_shifted: As given.
+
+    Examples:
+        >>> index = TokenIndex(torch.tensor([2, 1]))
+        >>> tokens = index.find(torch.tensor([1, 0]), torch.tensor([[-100, 5], [3, 4]]))
+        >>> tokens.indices.tolist(), tokens.labels.tolist()
+        ([2, 0, 1], [5, 3, 4])
+    """
+
+    def __init__(self, counts: Tensor, is_shifted: bool = False, device: torch.device | str = "cpu"):
+        self.num_tokens = int(counts.sum())
+        self._counts = counts.to(device)
+        self._starts = (counts.cumsum(0) - counts).to(device)
+        self.is_shifted = is_shifted
+
+    @classmethod
+    def of_dataset(
+        cls, dataset: Any, label_names: Sequence[str], is_shifted: bool, device: torch.device | str
+    ) -> "TokenIndex":
+        """The index of a training set.
+
+        Args:
+            dataset: Map-style; its labels are sequences of class indices.
+            label_names: Names of the label besides the usual ones.
+            is_shifted: As above.
+            device: As above.
+
+        Raises:
+            InputError: If its examples have no such labels.
+        """
+        labels = dataset_labels(dataset, label_names)
+        if labels is None or not all(isinstance(label, Sequence) for label in labels):
+            raise InputError(
+                "The training set must have the labels of its tokens, a list for each example, with -100 where a token "
+                f"has none; got {'no labels' if labels is None else repr(labels[0])}. Labels that a collator makes "
+                "may be others in each epoch: make them before the training, or use `teacher=NoTeacherConfig()`."
+            )
+        first = int(is_shifted)
+        counts = [int(np.count_nonzero(np.asarray(label[first:]) != NO_LABEL)) for label in labels]
+        return cls(torch.tensor(counts), is_shifted, device)
+
+    def find(self, examples: Tensor, labels: Tensor) -> LabelledTokens:
+        """The labelled tokens of a batch.
+
+        Args:
+            examples: Example indices, int64 `(batch_size,)`.
+            labels: `(batch_size, length)`.
+
+        Raises:
+            InputError: If an example has not as many labelled tokens as in the training set.
+        """
+        labels = labels.reshape(len(examples), -1)[:, int(self.is_shifted) :]
+        mask = labels != NO_LABEL
+        found, wanted = mask.sum(dim=1), self._counts[examples]
+        differs = found != wanted
+        if differs.any():
+            row = int(differs.nonzero()[0])
+            raise InputError(
+                f"A training example must have as many labelled tokens in a batch as in the training set, got "
+                f"{int(found[row])} of {int(wanted[row])} for example {int(examples[row])}. Collators that mask at "
+                "random, cut or pack examples cannot be used with sample distillation: tokenize and cut before the "
+                "training."
+            )
+        places = self._starts[examples, None] + mask.cumsum(dim=1) - 1
+        return LabelledTokens(mask, places[mask], labels[mask])

@@ -1,0 +1,354 @@
+"""Token-level tasks: every labelled token is an example of its own."""
+
+import copy
+
+import datasets
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import (
+    BertForTokenClassification,
+    DataCollatorForLanguageModeling,
+    DataCollatorForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+)
+
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig, SnapshotEnsembleConfig
+from lstsd_hf.errors import InputError
+from lstsd_hf.tokens import TokenIndex
+from tests.helpers import (
+    DISTILLING,
+    SavesAt,
+    active,
+    assert_same_weights,
+    make_examples,
+    make_model,
+    make_trainer,
+    ragged_rows,
+    tokenizer,
+)
+
+LABELS = 3
+TAKES_TOKENS = [config for config in DISTILLING if active(config).build().takes_tokens]
+OTHERS = [config for config in DISTILLING if config not in TAKES_TOKENS]
+by_name = {"ids": lambda config: config.name}
+
+
+def tagged(count=14):
+    """Sentences of 3 to 7 tokens; the first one, and every token that 7 divides, has no label."""
+    return [
+        {"input_ids": ids, "labels": [-100, *(-100 if token % 7 == 0 else token % LABELS for token in ids[1:])]}
+        for ids in (row["input_ids"] for row in ragged_rows(count))
+    ]
+
+
+def tagger(dropout=0.1):
+    torch.manual_seed(0)
+    config = copy.deepcopy(make_model(LABELS, dropout=dropout).config)
+    return BertForTokenClassification(config)
+
+
+def language_model(dropout=0.0):
+    torch.manual_seed(0)
+    options = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=60, n_positions=16, n_embd=16, n_layer=1, n_head=2, **options))
+
+
+def sentences(count=14):
+    return [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in ragged_rows(count)]
+
+
+def collator(padding_side="right"):
+    own = tokenizer()
+    own.padding_side = padding_side
+    return DataCollatorForTokenClassification(own)
+
+
+def token_trainer(make_args, teacher=None, trainer_class=LSTSDTrainer, **options):
+    defaults = {"model": tagger(), "train_dataset": tagged(), "data_collator": collator()}
+    return make_trainer(make_args, teacher, trainer_class, **(defaults | options))
+
+
+# ---- Indices ----
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("is_shifted", [False, True])
+def test_each_token_has_the_index_of_its_place(side, is_shifted):
+    data = tagged()
+    index = TokenIndex.of_dataset(data, (), is_shifted, "cpu")
+    places = {}
+    for example, row in enumerate(data):
+        for position, label in enumerate(row["labels"]):
+            if label != -100 and position >= is_shifted:
+                places[example, position] = len(places)
+    assert index.num_tokens == len(places)
+    examples = [9, 2, 4, 2]
+    batch = collator(side)([data[example] for example in examples])
+    tokens = index.find(torch.tensor(examples), batch["labels"])
+    # Logits that tell of which example, and of which of its tokens, they are.
+    width = batch["labels"].size(1)
+    logits = torch.full((4, width, 2), -1)
+    for row, example in enumerate(examples):
+        length = len(data[example]["labels"])
+        start = width - length if side == "left" else 0
+        logits[row, start : start + length] = torch.tensor([[example, position] for position in range(length)])
+    found = [(example, position + is_shifted) for example, position in tokens.of(logits).tolist()]
+    assert [places[token] for token in found] == tokens.indices.tolist()
+    assert [data[example]["labels"][position] for example, position in found] == tokens.labels.tolist()
+
+
+def test_labels_of_a_dataset_of_any_kind():
+    data = tagged()
+    expected = TokenIndex.of_dataset(data, (), False, "cpu")._counts
+    tensors = [{"labels": torch.tensor(row["labels"])} for row in data]
+    table = datasets.Dataset.from_list(data).with_format("torch")
+    for other in (tensors, table):
+        assert torch.equal(TokenIndex.of_dataset(other, (), False, "cpu")._counts, expected)
+
+
+# ---- The paper's rule ----
+
+
+def literal_run(model, data, *, batch_size, epochs, length, weights, learning_rate, shift):
+    """Algorithm 1 over tokens, with a dict of teachers: examples in order, plain SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    latest, short, long = {}, {}, {}
+    for epoch in range(epochs):
+        short = dict(latest)
+        if epoch % length == 0:
+            long = dict(latest)
+        for start in range(0, len(data), batch_size):
+            rows = range(start, min(start + batch_size, len(data)))
+            batch = collator()([data[row] for row in rows])
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            loss, terms, count = 0.0, 0.0, 0
+            for i, row in enumerate(rows):
+                for position, label in enumerate(data[row]["labels"]):
+                    if label == -100 or position < shift:
+                        continue
+                    student = logits[i, position - shift]
+                    log_p = student.log_softmax(-1)
+                    loss, count = loss - log_p[label], count + 1
+                    if epoch >= length:
+                        for weight, table in zip(weights, (short, long), strict=True):
+                            log_z = table[row, position].log_softmax(-1)
+                            terms = terms + weight * (log_p.exp() * (log_p - log_z)).sum()
+                    latest[row, position] = student.detach().clone()
+            optimizer.zero_grad()
+            # Trainer takes the first label of a sentence for one that GPT-2 predicts.
+            ((loss + terms) / (count + shift * len(rows))).backward()
+            optimizer.step()
+
+
+class InOrder(LSTSDTrainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+
+@pytest.mark.parametrize("kind", ["tagger", "language model"])
+def test_it_is_algorithm_1_over_tokens(make_args, kind):
+    is_tagger = kind == "tagger"
+    ours = (tagger if is_tagger else language_model)(dropout=0.0)
+    ours.double()
+    reference = copy.deepcopy(ours)
+    data = tagged() if is_tagger else sentences()
+    options = {"optim": "sgd", "learning_rate": 0.3, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    config = LSTSDConfig(lambda_short=2.0, lambda_long=1.5, mini_generation_epochs=2, teacher_floor=0.0)
+    trainer = token_trainer(make_args, config, trainer_class=InOrder, model=ours, train_dataset=data, **options)
+    trainer.train()
+    assert trainer.state.log_history[-2]["teacher_coverage"] == 1.0
+    literal_run(
+        reference,
+        data,
+        batch_size=4,
+        epochs=6,
+        length=2,
+        weights=(2.0, 1.5),
+        learning_rate=0.3,
+        shift=int(not is_tagger),
+    )
+    # A language model's loss is computed in single precision whatever the model's.
+    tolerance = {"rtol": 1e-9, "atol": 1e-12} if is_tagger else {"rtol": 1e-4, "atol": 1e-7}
+    assert_same_weights(ours, reference, **tolerance)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_terms_are_on_the_scale_of_a_loss_that_counts_tokens(make_args, accumulation):
+    """GPT-2 divides by the labels of the whole step, so that its division into micro-batches does not matter."""
+    trainer = token_trainer(
+        make_args,
+        active(LSTSDConfig),
+        trainer_class=InOrder,
+        model=language_model(),
+        train_dataset=sentences(12),
+        optim="sgd",
+        learning_rate=0.3,
+        per_device_train_batch_size=6 // accumulation,
+        gradient_accumulation_steps=accumulation,
+    )
+    whole = token_trainer(
+        make_args,
+        active(LSTSDConfig),
+        trainer_class=InOrder,
+        model=language_model(),
+        train_dataset=sentences(12),
+        optim="sgd",
+        learning_rate=0.3,
+        per_device_train_batch_size=6,
+    )
+    trainer.train()
+    whole.train()
+    assert_same_weights(trainer.model, whole.model, rtol=1e-4, atol=1e-6)
+
+
+# ---- Every method ----
+
+
+@pytest.mark.parametrize("config_class", TAKES_TOKENS, **by_name)
+def test_methods_that_take_tokens(make_args, config_class):
+    def train(config, trainer_class=LSTSDTrainer, resume=None, callbacks=()):
+        trainer = token_trainer(
+            make_args,
+            config,
+            trainer_class,
+            callbacks=list(callbacks),
+            save_strategy="steps",
+            save_steps=1000,
+            compute_metrics=lambda prediction: {"length": float(prediction.label_ids.shape[1])},
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    stock = train(None, Trainer)
+    assert_same_weights(stock.model, train(config_class.neutral()).model)
+    ours = train(active(config_class), callbacks=[SavesAt((10,))])
+    last = [entry for entry in ours.state.log_history if "loss" in entry][-1]
+    terms = {name: value for name, value in last.items() if name.startswith("loss_") and name != "loss_base"}
+    assert terms
+    assert all(terms.values())
+    assert not torch.equal(stock.model.classifier.weight, ours.model.classifier.weight)
+    resumed = train(active(config_class), resume=f"{ours.args.output_dir}/checkpoint-10")
+    assert_same_weights(ours.model, resumed.model)
+    scores = ours.evaluate(tagged(4))
+    assert scores["eval_length"] == 6.0
+    assert scores["eval_loss"] == pytest.approx(_loss_of(ours.model.eval(), tagged(4)), rel=1e-5)
+
+
+def _loss_of(model, rows):
+    with torch.no_grad():
+        return float(model(**collator()(rows)).loss)
+
+
+@pytest.mark.parametrize("config_class", OTHERS, **by_name)
+def test_methods_that_do_not(make_args, config_class):
+    trainer = token_trainer(make_args, active(config_class, LABELS))
+    with pytest.raises(InputError, match="cannot work on a token-level task, got logits"):
+        trainer.train()
+
+
+def test_observers_that_do_not(make_args):
+    trainer = token_trainer(make_args, record_dynamics=True)
+    with pytest.raises(InputError, match="DynamicsRecorder cannot work on a token-level task"):
+        trainer.train()
+    with pytest.raises(InputError, match=r"got logits of shape \(4, \d, 3\)"):
+        token_trainer(make_args, SnapshotEnsembleConfig(cycle_epochs=2)).train()
+
+
+def test_a_plain_language_model(make_args):
+    """λ = 0 is stock Trainer, λ > 0 is not."""
+
+    def train(*own):
+        trainer = token_trainer(make_args, *own, model=language_model(0.1), train_dataset=sentences())
+        trainer.train()
+        return trainer
+
+    stock, ours = train(None, Trainer), train(LSTSDConfig())
+    assert_same_weights(stock.model, train(LSTSDConfig.neutral()).model)
+    assert not torch.equal(stock.model.lm_head.weight, ours.model.lm_head.weight)
+    assert ours.state.log_history[-2]["loss_short"] > 0
+
+
+# ---- What is not known, or does not fit ----
+
+
+def test_labels_that_a_collator_makes(make_args):
+    class Masks(DataCollatorForTokenClassification):
+        def __call__(self, features, return_tensors=None):
+            batch = super().__call__(features, return_tensors)
+            batch["labels"][:, 1] = -100
+            return batch
+
+    trainer = token_trainer(make_args, data_collator=Masks(tokenizer()))
+    with pytest.raises(InputError, match=r"must have as many labelled tokens in a batch as in the training set, got "):
+        trainer.train()
+
+    class Labels(DataCollatorForTokenClassification):
+        def __call__(self, features, return_tensors=None):
+            return super().__call__([{**row, "labels": row["input_ids"]} for row in features], return_tensors)
+
+    bare = [{"input_ids": row["input_ids"]} for row in tagged()]
+    trainer = token_trainer(make_args, model=language_model(), train_dataset=bare, data_collator=Labels(tokenizer()))
+    with pytest.raises(InputError, match=r"must have the labels of its tokens, a list for each example, .* no labels"):
+        trainer.train()
+
+
+def test_a_batch_without_any_label(make_args):
+    """Its loss is not a number in BERT, and 0 in a model that divides by the labels of the whole step."""
+    data = sentences(8)
+    for row in data[:2]:
+        row["labels"] = [-100] * len(row["labels"])
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "trainer_class": InOrder}
+    trainer = token_trainer(make_args, model=language_model(), train_dataset=data, **options)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss_short" in entry]
+    assert logs
+    assert all(entry["loss"] < 100 for entry in logs)
+    assert trainer.teacher.memory.coverage == 1.0
+
+
+def test_tokens_cannot_be_ranked(make_args):
+    trainer = token_trainer(make_args)
+    trainer.train()
+    with pytest.raises(InputError, match="must have one label to be ranked by it, got one for each token"):
+        trainer.teacher.rank_label_errors()
+
+
+def test_a_model_of_ones_own(make_args):
+    """Without a config, with outputs as a tuple."""
+
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(60, 8), nn.Linear(8, LABELS)
+
+        def forward(self, input_ids, labels=None, **kwargs):
+            logits = self.head(self.embedding(input_ids))
+            if labels is None:
+                return (logits,)
+            return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), logits
+
+    trainer = token_trainer(make_args, model=Tagger())
+    trainer.train()
+    assert trainer.state.log_history[-2]["loss_long"] > 0
+    assert trainer.teacher.memory.short_term_logits.shape == (trainer._context.token_index.num_tokens, LABELS)
+
+
+def test_other_examples_are_refused_on_resume(make_args):
+    trainer = token_trainer(make_args, callbacks=[SavesAt((10,))], save_strategy="steps", save_steps=1000)
+    trainer.train()
+    data = tagged()
+    data[3]["labels"] = [-100] * len(data[3]["labels"])
+    other = token_trainer(make_args, train_dataset=data)
+    with pytest.raises(InputError, match="The training labels are others"):
+        other.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-10")
+
+
+def test_no_teacher_trains_anything(make_args):
+    data = [{"input_ids": row["input_ids"]} for row in make_examples(4)]
+    collate = DataCollatorForLanguageModeling(tokenizer(), mlm=False)
+    options = {"model": language_model(), "train_dataset": data, "data_collator": collate}
+    token_trainer(make_args, NoTeacherConfig(), **options).train()
