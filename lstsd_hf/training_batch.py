@@ -20,8 +20,7 @@ class TrainingBatchMixin:
         """The micro-batch; in a token-level task its labelled tokens."""
         forward, tokens = self._student.forward, None
         if is_token_level(logits, labels):
-            self._number_tokens()
-            tokens = self._context.token_index.find(indices, labels)
+            tokens = self._token_index().find(indices, labels)
             indices, labels, logits = tokens.indices, tokens.labels, tokens.of(logits)
 
             def forward(inputs: Mapping[str, Any]) -> Tensor:
@@ -36,8 +35,8 @@ class TrainingBatchMixin:
         config, known = getattr(self.model, "config", None), self._context.problem_type
         self._context.problem_type = problem_type_of(config, logits, labels, known)
 
-    def _number_tokens(self) -> None:
-        """Tells the context, once, that the examples are labelled tokens."""
+    def _token_index(self) -> TokenIndex:
+        """Which examples the labelled tokens are in; the context is told that they are what is counted."""
         context = self._context
         if context.token_index is None:
             check_token_level(self, self._group)
@@ -45,3 +44,4 @@ class TrainingBatchMixin:
                 self.train_dataset, self.label_names or (), shifts_labels(self._student.model), self.args.device
             )
             context.num_examples = context.token_index.num_tokens
+        return context.token_index
