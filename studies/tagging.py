@@ -3,8 +3,8 @@
 
 python -m studies.tagging runs/tagging studies/records/tagging.jsonl [TASK ...]
 
-The folder must have WNUT-17's `wnut17train.conll` and `emerging.dev.conll` (github.com/leondz/emerging_entities_17)
-and UD English EWT's `en_ewt-ud-dev.conllu` and `en_ewt-ud-test.conllu` (github.com/UniversalDependencies/UD_English-EWT).
+The folder must have WNUT-17's `wnut17train.conll` and `emerging.dev.conll` (leondz/emerging_entities_17 on GitHub), and
+UD English EWT's `en_ewt-ud-dev.conllu` and `en_ewt-ud-test.conllu` (UniversalDependencies/UD_English-EWT).
 """
 
 import json
