@@ -205,6 +205,15 @@ def test_terms_are_on_the_scale_of_a_loss_that_counts_tokens(make_args, accumula
     assert_same_weights(trainer.model, whole.model, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("storage", ["bf16", "top-1", "disk,bf16,top-8"])
+def test_other_storages(make_args, storage):
+    options = {"model": language_model(), "train_dataset": sentences()}
+    trainer = token_trainer(make_args, memory_storage=storage, **options)
+    trainer.train()
+    assert trainer.state.log_history[-2]["loss_long"] > 0
+    assert trainer.teacher.memory.coverage == 1.0
+
+
 # ---- Every method ----
 
 

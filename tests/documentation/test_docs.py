@@ -50,6 +50,18 @@ def test_the_code_of_the_guide_to_pictures_runs(make_args):
     assert names["trainer"].distilled_steps > 0
 
 
+def test_the_guide_to_tokens_tells_what_happens(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "guides" / "tokens.md").read_text()
+    exec(compile(*blocks(guide, "python"), "tokens.md", "exec"), {})
+    output = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("{")]
+    assert output == blocks(guide, "text")[0].splitlines()
+    listed = re.search(r"A method that takes tokens\*\*: (.*?)\.", guide, flags=re.DOTALL)[1]
+    takers = {name for name, config in lstsd_hf.METHODS.items() if config().build().takes_tokens}
+    assert set(re.findall(r"`(\w+)`", listed)) == takers
+    assert f"{len(takers)} of the methods" in (ROOT / "docs" / "guides" / "limits.md").read_text().replace("ten", "10")
+
+
 @pytest.mark.parametrize("name", ["your-own-script", "label-errors", "resuming"])
 def test_the_code_of_a_guide_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
