@@ -50,6 +50,7 @@ from .tables import (
     memory_families,
     single_seed_table,
 )
+from .tagging_table import tagging_table
 
 
 def results_blocks() -> dict[str, str]:
@@ -114,6 +115,7 @@ def results_blocks() -> dict[str, str]:
         "images-lengths": images_lengths(),
         "images-epochs": images_epochs_table(),
         "images-noise": images_noise_table(),
+        "tagging": tagging_table(),
         "history": history_table(),
         "cleaning": cleaning_table(),
         "defaults": defaults(),
