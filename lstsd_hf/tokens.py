@@ -94,7 +94,8 @@ class TokenIndex:
         """The index of a training set.
 
         Args:
-            dataset: Map-style; its labels are sequences of class indices.
+            dataset: Map-style; its labels are sequences of class indices. Those of a causal language model may be left
+                to a collator that takes `input_ids` for them.
             label_names: Names of the label besides the usual ones.
             is_shifted: As above.
             device: As above.
@@ -103,6 +104,8 @@ class TokenIndex:
             InputError: If its examples have no such labels.
         """
         labels = dataset_labels(dataset, label_names)
+        if labels is None and is_shifted:
+            labels = dataset_labels(dataset, ["input_ids"])
         if labels is None or not all(isinstance(label, Sequence) for label in labels):
             raise InputError(
                 "The training set must have the labels of its tokens, a list for each example, with -100 where a token "

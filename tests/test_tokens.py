@@ -45,9 +45,9 @@ def tagged(count=14):
     ]
 
 
-def tagger(dropout=0.1):
+def tagger(dropout=0.1, labels=LABELS):
     torch.manual_seed(0)
-    config = copy.deepcopy(make_model(LABELS, dropout=dropout).config)
+    config = copy.deepcopy(make_model(labels, dropout=dropout).config)
     return BertForTokenClassification(config)
 
 
@@ -281,6 +281,22 @@ def test_a_plain_language_model(make_args):
     assert ours.state.log_history[-2]["loss_short"] > 0
 
 
+def test_a_language_model_with_labels_from_the_collator(make_args):
+    """As `DataCollatorForLanguageModeling` makes them; a token of padding within a sentence has none, and is told."""
+
+    def train(data, collate):
+        trainer = token_trainer(make_args, model=language_model(), train_dataset=data, data_collator=collate)
+        trainer.train()
+        return trainer.model
+
+    bare = [{"input_ids": row["input_ids"]} for row in sentences()]
+    collate = DataCollatorForLanguageModeling(tokenizer(), mlm=False)
+    assert_same_weights(train(bare, collate), train(sentences(), collator()))
+    bare[5]["input_ids"] = [4, 0, 7]
+    with pytest.raises(InputError, match=r"got 1 of 2 for example 5"):
+        train(bare, collate)
+
+
 # ---- What is not known, or does not fit ----
 
 
@@ -300,7 +316,7 @@ def test_labels_that_a_collator_makes(make_args):
             return super().__call__([{**row, "labels": row["input_ids"]} for row in features], return_tensors)
 
     bare = [{"input_ids": row["input_ids"]} for row in tagged()]
-    trainer = token_trainer(make_args, model=language_model(), train_dataset=bare, data_collator=Labels(tokenizer()))
+    trainer = token_trainer(make_args, train_dataset=bare, data_collator=Labels(tokenizer()), model=tagger(labels=60))
     with pytest.raises(InputError, match=r"must have the labels of its tokens, a list for each example, .* no labels"):
         trainer.train()
 
