@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 TEACHER_STATE_NAME = "teacher_state.safetensors"
 TRAINER_STATE_NAME = "trainer_state.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 _RNG_PREFIX = "rng_state"
 # Fields whose values say nothing to people.

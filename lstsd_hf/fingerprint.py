@@ -48,7 +48,16 @@ def dataset_labels(dataset: Any, label_names: Sequence[str] = ()) -> list[Any] |
         dataset: As in `describe_dataset`.
         label_names: Names of the label besides the usual ones.
     """
-    names = (*label_names, *LABEL_NAMES)
+    return dataset_column(dataset, (*label_names, *LABEL_NAMES))
+
+
+def dataset_column(dataset: Any, names: Sequence[str]) -> list[Any] | None:
+    """A column of a training set, as plain numbers or lists; `None` if an example lacks it.
+
+    Args:
+        dataset: As in `describe_dataset`.
+        names: Its names; the first one that is there is taken.
+    """
     if is_hugging_face_dataset(dataset):
         name = next((name for name in names if name in dataset.column_names), None)
         return None if name is None else dataset.with_format(None).select_columns(name)[:][name]

@@ -21,11 +21,13 @@ class LabelErrorCandidate:
     """A training example and how far its label is believed.
 
     Attributes:
-        index: Position in the training set.
+        index: Position of the example in the training set.
         given_label: The label in the training set.
         believed_label: The label with the largest predicted probability.
         given_probability: Predicted probability of the given label.
-        text: The example's text columns, joined, or its decoded tokens; `None` where there are neither.
+        text: The example's text columns, joined, or its decoded tokens; `None` where there are neither. Of a token it
+            and its neighbours.
+        token: Of a labelled token its position in the example.
     """
 
     index: int
@@ -33,6 +35,7 @@ class LabelErrorCandidate:
     believed_label: int
     given_probability: float
     text: str | None
+    token: int | None = None
 
 
 def rank_label_errors(
@@ -59,15 +62,30 @@ def rank_label_errors(
         (_label_of(example, names), _text_of(example, tokenizer)) for example in _examples(dataset, names, tokenizer)
     ]
     labels = torch.tensor([label for label, _ in found])
+    return [
+        LabelErrorCandidate(index, int(labels[index]), believed, given, found[index][1])
+        for index, believed, given in least_believed(probabilities, written, labels)
+    ]
+
+
+def least_believed(probabilities: Tensor, written: Tensor, labels: Tensor) -> Iterator[tuple[int, int, float]]:
+    """Rows by the predicted probability of their label, the smallest first.
+
+    Args:
+        probabilities: `(num_rows, num_labels)`.
+        written: Which rows have a prediction, bool `(num_rows,)`; the others are left out.
+        labels: Their labels, int64 `(num_rows,)`; a row whose label is no class is left out.
+
+    Yields:
+        A row, its believed label, and the probability of the given one.
+    """
     probabilities = probabilities.cpu()
     written = written.cpu() & (labels >= 0) & (labels < probabilities.size(1))
     given = probabilities.gather(1, labels.clamp(0, probabilities.size(1) - 1)[:, None]).squeeze(1)
     believed = probabilities.argmax(dim=1)
     order = torch.argsort(given, stable=True)
-    return [
-        LabelErrorCandidate(index, int(labels[index]), int(believed[index]), float(given[index]), found[index][1])
-        for index in order[written[order]].tolist()
-    ]
+    for row in order[written[order]].tolist():
+        yield row, int(believed[row]), float(given[row])
 
 
 def example_texts(dataset: Any, tokenizer: Any = None) -> list[str | None]:

@@ -140,6 +140,7 @@ class ResumableMixin:
         own = {
             "distilled_steps": self.distilled_steps,
             "problem_type": None if kind is None else kind.name,
+            "is_token_level": self._context.token_index is not None,
             "base_loss_is_usual": all(found) if found else None,
         }
         own |= {f"{_FITTED}{name}": value for name, value in self._fitted.items()}
@@ -163,6 +164,8 @@ class ResumableMixin:
         own, state = self._saved_state(checkpoint)
         self.distilled_steps = own["distilled_steps"]
         self._context.problem_type = PROBLEM_TYPES.get(own["problem_type"])
+        if own["is_token_level"]:
+            self._token_index()
         if own["base_loss_is_usual"] is not None:
             self._example_losses.is_usual = torch.tensor(own["base_loss_is_usual"], device=self.args.device)
         self._fitted = {name.removeprefix(_FITTED): own[name] for name in own if name.startswith(_FITTED)}

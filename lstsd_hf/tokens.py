@@ -1,5 +1,7 @@
 """Token-level tasks: each labelled token of the training set is an example of its own, with an index of its own."""
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +13,11 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .errors import InputError
-from .fingerprint import dataset_labels
+from .fingerprint import dataset_column, dataset_labels
 
 NO_LABEL = -100
+# Tokens to show on either side.
+CONTEXT = 10
 
 
 def is_token_level(logits: Tensor, labels: Tensor | None) -> bool:
@@ -66,26 +70,39 @@ class TokenIndex:
     matter. Tokens with the label -100 do not count.
 
     Args:
-        counts: Labelled tokens of each example, int64 `(num_examples,)`.
+        labels: The labels of each example, a list with one for each token.
         is_shifted: Whether position t predicts the label of position t + 1, as in causal language models.
         device: Where batches are.
 
     Attributes:
         num_tokens: Labelled tokens in the training set.
         is_shifted: As given.
+        examples: The example of each labelled token, int64 `(num_tokens,)`, on the CPU.
+        positions: Its position in the example, likewise.
+        labels: Its label, likewise.
 
     Examples:
-        >>> index = TokenIndex(torch.tensor([2, 1]))
+        >>> index = TokenIndex([[3, 4], [-100, 5]])
         >>> tokens = index.find(torch.tensor([1, 0]), torch.tensor([[-100, 5], [3, 4]]))
         >>> tokens.indices.tolist(), tokens.labels.tolist()
         ([2, 0, 1], [5, 3, 4])
     """
 
-    def __init__(self, counts: Tensor, is_shifted: bool = False, device: torch.device | str = "cpu"):
-        self.num_tokens = int(counts.sum())
+    def __init__(self, labels: Sequence[Sequence[int]], is_shifted: bool = False, device: torch.device | str = "cpu"):
+        first = int(is_shifted)
+        lengths = np.array([len(label) for label in labels], dtype=np.int64)
+        flat = np.fromiter(itertools.chain.from_iterable(labels), dtype=np.int64, count=int(lengths.sum()))
+        examples = np.repeat(np.arange(len(labels)), lengths)
+        positions = np.arange(len(flat)) - np.repeat(lengths.cumsum() - lengths, lengths)
+        is_labelled = (flat != NO_LABEL) & (positions >= first)
+        counts = torch.from_numpy(np.bincount(examples[is_labelled], minlength=len(labels)))
+        self.examples, self.positions, self.labels = (
+            torch.from_numpy(column[is_labelled]) for column in (examples, positions, flat)
+        )
+        self.num_tokens = len(self.labels)
+        self.is_shifted = is_shifted
         self._counts = counts.to(device)
         self._starts = (counts.cumsum(0) - counts).to(device)
-        self.is_shifted = is_shifted
 
     @classmethod
     def of_dataset(
@@ -94,8 +111,8 @@ class TokenIndex:
         """The index of a training set.
 
         Args:
-            dataset: Map-style; its labels are sequences of class indices. Those of a causal language model may be left
-                to a collator that takes `input_ids` for them.
+            dataset: Map-style; its labels are lists of class indices. Those of a causal language model may be left to a
+                collator that takes `input_ids` for them.
             label_names: Names of the label besides the usual ones.
             is_shifted: As above.
             device: As above.
@@ -105,16 +122,14 @@ class TokenIndex:
         """
         labels = dataset_labels(dataset, label_names)
         if labels is None and is_shifted:
-            labels = dataset_labels(dataset, ["input_ids"])
+            labels = dataset_column(dataset, ["input_ids"])
         if labels is None or not all(isinstance(label, Sequence) for label in labels):
             raise InputError(
                 "The training set must have the labels of its tokens, a list for each example, with -100 where a token "
                 f"has none; got {'no labels' if labels is None else repr(labels[0])}. Labels that a collator makes "
                 "may be others in each epoch: make them before the training, or use `teacher=NoTeacherConfig()`."
             )
-        first = int(is_shifted)
-        counts = [int(np.count_nonzero(np.asarray(label[first:]) != NO_LABEL)) for label in labels]
-        return cls(torch.tensor(counts), is_shifted, device)
+        return cls(labels, is_shifted, device)
 
     def find(self, examples: Tensor, labels: Tensor) -> LabelledTokens:
         """The labelled tokens of a batch.
@@ -140,3 +155,24 @@ class TokenIndex:
             )
         places = self._starts[examples, None] + mask.cumsum(dim=1) - 1
         return LabelledTokens(mask, places[mask], labels[mask])
+
+    def texts(self, dataset: Any, tokenizer: Any) -> list[str | None]:
+        """Each labelled token in square brackets, with the tokens around it; `None` for all without a tokenizer.
+
+        Args:
+            dataset: The training set.
+            tokenizer: Decodes its `input_ids`.
+        """
+        rows = dataset_column(dataset, ["input_ids"]) if hasattr(tokenizer, "decode") else None
+        if rows is None:
+            return [None] * self.num_tokens
+        decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
+        places = list(zip(self.examples.tolist(), self.positions.tolist(), strict=True))
+        texts = []
+        for (example, start), (next_example, next_start) in itertools.pairwise([*places, (-1, 0)]):
+            ids = rows[example]
+            # With the pieces that follow without a label of their own.
+            stop = next_start if next_example == example else len(ids)
+            before, after = ids[max(0, start - CONTEXT) : start], ids[stop : stop + CONTEXT]
+            texts.append(f"{decode(before)} [{decode(ids[start:stop])}] {decode(after)}".strip())
+        return texts

@@ -251,7 +251,7 @@ def test_a_file_of_another_format_version(run, make_args):
     save_file(tensors, path, metadata)
     message = resume_error(make_args, run, run / "checkpoint-9")
     assert message == (
-        f"`format_version` of {path} must be 3, got 2: another version of lstsd_hf wrote it. Resume with that version, "
+        f"`format_version` of {path} must be 4, got 2: another version of lstsd_hf wrote it. Resume with that version, "
         "or start a new run."
     )
 

@@ -1,6 +1,7 @@
 """Token-level tasks: every labelled token is an example of its own."""
 
 import copy
+import shutil
 
 import datasets
 import pytest
@@ -16,7 +17,8 @@ from transformers import (
     Trainer,
 )
 
-from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig, SnapshotEnsembleConfig
+from lstsd_hf import LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Observer, SnapshotEnsembleConfig
+from lstsd_hf.dynamics import History
 from lstsd_hf.errors import InputError
 from lstsd_hf.tokens import TokenIndex
 from tests.helpers import (
@@ -37,11 +39,11 @@ OTHERS = [config for config in DISTILLING if config not in TAKES_TOKENS]
 by_name = {"ids": lambda config: config.name}
 
 
-def tagged(count=14):
+def tagged(count=14, words=60):
     """Sentences of 3 to 7 tokens; the first one, and every token that 7 divides, has no label."""
     return [
         {"input_ids": ids, "labels": [-100, *(-100 if token % 7 == 0 else token % LABELS for token in ids[1:])]}
-        for ids in (row["input_ids"] for row in ragged_rows(count))
+        for ids in ([1 + token % (words - 1) for token in row["input_ids"]] for row in ragged_rows(count))
     ]
 
 
@@ -103,11 +105,13 @@ def test_each_token_has_the_index_of_its_place(side, is_shifted):
 
 def test_labels_of_a_dataset_of_any_kind():
     data = tagged()
-    expected = TokenIndex.of_dataset(data, (), False, "cpu")._counts
+    expected = TokenIndex.of_dataset(data, (), False, "cpu")
     tensors = [{"labels": torch.tensor(row["labels"])} for row in data]
     table = datasets.Dataset.from_list(data).with_format("torch")
     for other in (tensors, table):
-        assert torch.equal(TokenIndex.of_dataset(other, (), False, "cpu")._counts, expected)
+        index = TokenIndex.of_dataset(other, (), False, "cpu")
+        for name in ("examples", "positions", "labels", "_counts", "_starts"):
+            assert torch.equal(getattr(index, name), getattr(expected, name))
 
 
 # ---- The paper's rule ----
@@ -259,9 +263,12 @@ def test_methods_that_do_not(make_args, config_class):
         trainer.train()
 
 
-def test_observers_that_do_not(make_args):
-    trainer = token_trainer(make_args, record_dynamics=True)
-    with pytest.raises(InputError, match="DynamicsRecorder cannot work on a token-level task"):
+def test_others_that_do_not(make_args):
+    class Watches(Observer):
+        name, is_stateful = "watches", False
+
+    trainer = token_trainer(make_args, observers=[Watches()])
+    with pytest.raises(InputError, match="Watches cannot work on a token-level task"):
         trainer.train()
     with pytest.raises(InputError, match=r"got logits of shape \(4, \d, 3\)"):
         token_trainer(make_args, SnapshotEnsembleConfig(cycle_epochs=2)).train()
@@ -295,6 +302,71 @@ def test_a_language_model_with_labels_from_the_collator(make_args):
     bare[5]["input_ids"] = [4, 0, 7]
     with pytest.raises(InputError, match=r"got 1 of 2 for example 5"):
         train(bare, collate)
+
+
+# ---- Wrong labels ----
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_wrong_tags_are_ranked_early(make_args, recorded):
+    data = tagged(40, words=10)
+    generator = torch.Generator().manual_seed(0)
+    wrong = set()
+    for example in range(0, 40, 4):
+        position = 1 + int(torch.randint(len(data[example]["labels"]) - 1, (), generator=generator))
+        if data[example]["labels"][position] != -100:
+            data[example]["labels"][position] = (data[example]["labels"][position] + 1) % LABELS
+            wrong.add((example, position))
+    options = {"num_train_epochs": 8, "train_dataset": data, "processing_class": tokenizer()}
+    trainer = token_trainer(make_args, **options, record_dynamics=recorded)
+    trainer.train()
+    ranking = trainer.rank_label_errors()
+    assert len(ranking) == sum(label != -100 for row in data for label in row["labels"])
+    ranks = [rank for rank, item in enumerate(ranking) if (item.index, item.token) in wrong]
+    assert len(ranks) == len(wrong)
+    # By chance it is a half.
+    assert sum(ranks) / len(ranks) < 0.25 * len(ranking)
+    for item in ranking:
+        assert data[item.index]["labels"][item.token] == item.given_label
+        assert f"[w{data[item.index]['input_ids'][item.token]}" in item.text
+    assert [item.given_probability for item in ranking] == sorted(item.given_probability for item in ranking)
+
+
+def test_tokens_are_shown_among_their_neighbours():
+    rows = [{"input_ids": [4, 5, 6, 0], "labels": [1, -100, 2, -100]}, {"input_ids": [7], "labels": [0]}]
+    index = TokenIndex.of_dataset(rows, (), False, "cpu")
+    assert index.texts(rows, tokenizer()) == ["[w4 w5] w6", "w4 w5 [w6]", "[w7]"]
+    assert index.texts(rows, None) == [None] * 3
+
+
+def test_what_each_epoch_says_of_each_token_is_recorded(make_args, tmp_path):
+    """A run that is resumed after the last step of its first epoch writes the same."""
+
+    def train(folder, resume=None):
+        trainer = token_trainer(
+            make_args,
+            "vanilla",
+            output_dir=str(folder),
+            num_train_epochs=3,
+            processing_class=tokenizer(),
+            record_dynamics=True,
+            callbacks=[] if resume else [SavesAt((4,))],
+            save_strategy="steps",
+            save_steps=1000,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return History.read(trainer.dynamics_folder)
+
+    history = train(tmp_path / "whole")
+    index = TokenIndex.of_dataset(tagged(), (), False, "cpu")
+    assert history.log_probs.shape == (3, index.num_tokens, LABELS)
+    assert history.given.tolist() == index.labels.tolist()
+    assert history.texts == index.texts(tagged(), tokenizer())
+    (tmp_path / "resumed").mkdir()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
+    resumed = train(tmp_path / "resumed", str(tmp_path / "resumed" / "checkpoint-4"))
+    assert resumed.texts == history.texts
+    assert (resumed.log_probs == history.log_probs).all()
 
 
 # ---- What is not known, or does not fit ----
@@ -333,13 +405,6 @@ def test_a_batch_without_any_label(make_args):
     assert logs
     assert all(entry["loss"] < 100 for entry in logs)
     assert trainer.teacher.memory.coverage == 1.0
-
-
-def test_tokens_cannot_be_ranked(make_args):
-    trainer = token_trainer(make_args)
-    trainer.train()
-    with pytest.raises(InputError, match="must have one label to be ranked by it, got one for each token"):
-        trainer.teacher.rank_label_errors()
 
 
 def test_a_model_of_ones_own(make_args):

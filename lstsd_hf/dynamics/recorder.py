@@ -25,7 +25,8 @@ class DynamicsRecorder(Observer):
 
     They are those of the training forwards, with dropout, so that nothing is run twice. A file has the examples that
     the epoch saw: `index`, `given` (the label), `log_probs` (half precision; of more than 64 labels the 16 largest and
-    the given one; of an example drawn several times their mean, normalized). `examples.parquet` has the texts.
+    the given one; of an example drawn several times their mean, normalized). `examples.parquet` has the texts. In a
+    token-level task an example is a labelled token, and its text shows it among its neighbours.
     `lstsd_hf.dynamics.History.read` reads the folder.
 
     A resumed run goes on with the files that are there. One that begins anew removes those of an earlier run.
@@ -51,6 +52,7 @@ class DynamicsRecorder(Observer):
 
     name = "dynamics"
     needs_whole_tables = True
+    takes_tokens = True
 
     def __init__(self, folder: str | Path | None = None, texts: Sequence[str | None] | None = None):
         # Missing packages are found before training and not at the end of its first epoch.
@@ -139,8 +141,13 @@ class DynamicsRecorder(Observer):
         self._checksums.append(file_checksum(path))
         examples = self.folder / files.EXAMPLES_NAME
         if epoch == 0 or not examples.is_file():
-            texts = self._texts or example_texts(student.train_dataset, student.processing_class)
-            files.write_examples(examples, texts, student.class_names)
+            files.write_examples(examples, self._texts or self._found_texts(), student.class_names)
+
+    def _found_texts(self) -> list[str | None]:
+        student, index = self.context.student, self.context.token_index
+        if index is not None:
+            return index.texts(student.train_dataset, student.processing_class)
+        return example_texts(student.train_dataset, student.processing_class)
 
     def log_metrics(self) -> dict[str, float]:
         """`dynamics_suspects`: for how many examples the last finished epoch believed another label than the given."""

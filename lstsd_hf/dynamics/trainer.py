@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..label_errors import LabelErrorCandidate, rank_label_errors
+from ..label_errors import LabelErrorCandidate
 from ..observers import Observer
+from ..token_errors import rank_errors
 from .recorder import DynamicsRecorder
 
 
@@ -35,6 +36,7 @@ class RecordedTrainingMixin:
     def rank_label_errors(self) -> list[LabelErrorCandidate]:
         """The training examples by how little their given label was believed, the least believed first.
 
+        In a token-level task the labelled tokens.
         With a recorded training, by the mean probability over an early window of epochs, which finds more wrong labels
         (`lstsd_hf.dynamics.suspicion`); else by what the teacher's memory says at the end.
 
@@ -43,9 +45,7 @@ class RecordedTrainingMixin:
         """
         if self.dynamics_folder is None:
             return self.teacher.rank_label_errors()
-        return rank_label_errors(
-            *self.recorded_probabilities(), self.train_dataset, self.processing_class, self.label_names
-        )
+        return rank_errors(self._context, *self.recorded_probabilities())
 
     def recorded_probabilities(self) -> tuple[Tensor, Tensor]:
         """What the recorded training said of each training example in an early window of epochs.

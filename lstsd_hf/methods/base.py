@@ -11,13 +11,14 @@ from torch.utils.data import Sampler
 from ..agreement import Agreement
 from ..errors import InputError
 from ..joint_term import JointTerm
-from ..label_errors import LabelErrorCandidate, rank_label_errors
+from ..label_errors import LabelErrorCandidate
 from ..memory import ConstantMemory, ExampleMemory, ShardedMemory
 from ..model_copy import ModelCopy
 from ..observers import Observer, TrainingBatch
 from ..overlapping import Batching
 from ..problem_types import SingleLabel
 from ..term_names import Names
+from ..token_errors import rank_errors
 from .config import TeacherConfig
 
 
@@ -195,7 +196,7 @@ class Teacher(Observer):
         return None
 
     def example_probabilities(self) -> tuple[Tensor, Tensor]:
-        """What the memory predicts for each training example.
+        """What the memory predicts for each training example; in a token-level task for each labelled token.
 
         Returns:
             Probabilities `(num_examples, num_labels)` and which examples have them, bool `(num_examples,)`.
@@ -209,8 +210,6 @@ class Teacher(Observer):
             raise InputError(
                 f"Examples must have one label of several to be ranked by it, got a model for {kind.name}."
             )
-        if self.context.token_index is not None:
-            raise InputError("Examples must have one label to be ranked by it, got one for each token.")
         if isinstance(self.memory, ShardedMemory):
             raise InputError(
                 "Examples cannot be ranked by a memory with `memory_storage='sharded'`, whose tables are on no process "
@@ -225,12 +224,11 @@ class Teacher(Observer):
         return found
 
     def rank_label_errors(self) -> list[LabelErrorCandidate]:
-        """The training examples by how little the memory believes their given label, the least believed first."""
-        probabilities, written = self.example_probabilities()
-        student = self.context.student
-        return rank_label_errors(
-            probabilities, written, student.train_dataset, student.processing_class, student.label_names
-        )
+        """The training examples by how little the memory believes their given label, the least believed first.
+
+        In a token-level task the labelled tokens.
+        """
+        return rank_errors(self.context, *self.example_probabilities())
 
 
 class ConfiguredTeacher(Teacher):

@@ -53,9 +53,15 @@ def test_the_code_of_the_guide_to_pictures_runs(make_args):
 def test_the_guide_to_tokens_tells_what_happens(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     guide = (ROOT / "docs" / "guides" / "tokens.md").read_text()
-    exec(compile(*blocks(guide, "python"), "tokens.md", "exec"), {})
+    names = {}
+    first, second = blocks(guide, "python")
+    exec(compile(first, "tokens.md", "exec"), names)
     output = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("{")]
     assert output == blocks(guide, "text")[0].splitlines()
+    exec(compile(second, "tokens.md", "exec"), names)
+    ranked = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("{")]
+    assert len(ranked) == 3
+    assert all(re.search(r"\[\w+\]", line) for line in ranked)
     listed = re.search(r"A method that takes tokens\*\*: (.*?)\.", guide, flags=re.DOTALL)[1]
     takers = {name for name, config in lstsd_hf.METHODS.items() if config().build().takes_tokens}
     assert set(re.findall(r"`(\w+)`", listed)) == takers

@@ -1,0 +1,37 @@
+"""Which tokens of the training set are probably mislabelled."""
+
+from typing import Any
+
+from torch import Tensor
+
+from .context import TrainingContext
+from .label_errors import LabelErrorCandidate, least_believed, rank_label_errors
+
+
+def rank_errors(context: TrainingContext, probabilities: Tensor, written: Tensor) -> list[LabelErrorCandidate]:
+    """The training examples, or in a token-level task the labelled tokens, by how little their label is believed.
+
+    Args:
+        context: The run.
+        probabilities: `(num_examples, num_labels)`.
+        written: Which of them have a prediction, bool `(num_examples,)`.
+
+    Raises:
+        InputError: If an example has no label that is a class.
+    """
+    student, index = context.student, context.token_index
+    dataset: Any = student.train_dataset
+    if index is None:
+        return rank_label_errors(probabilities, written, dataset, student.processing_class, student.label_names)
+    texts = index.texts(dataset, student.processing_class)
+    return [
+        LabelErrorCandidate(
+            index=int(index.examples[row]),
+            given_label=int(index.labels[row]),
+            believed_label=believed,
+            given_probability=given,
+            text=texts[row],
+            token=int(index.positions[row]),
+        )
+        for row, believed, given in least_believed(probabilities, written, index.labels)
+    ]
