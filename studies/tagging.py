@@ -148,8 +148,10 @@ def _tags(rows: torch.Tensor, mask: torch.Tensor, labels: list[str]) -> list[lis
     return [[labels[label] for label in row[own].tolist()] for row, own in zip(rows, mask, strict=True)]
 
 
-def run(data: Path, folder: Path, place: tuple[str, float], method: str, seed: int) -> dict[str, Any]:
-    """Trains once, and says how the model of the last epoch scores."""
+def make_trainer(
+    data: Path, folder: Path, place: tuple[str, float], method: str, seed: int, **options: Any
+) -> LSTSDTrainer:
+    """The trainer of a run; `options` are further ones of the trainer."""
     task = TASKS[place[0]]
     train, scored = (list(read(data / name, task.columns)) for name in task.files)
     labels = sorted({tag for _, tags in train for tag in tags})
@@ -158,7 +160,7 @@ def run(data: Path, folder: Path, place: tuple[str, float], method: str, seed: i
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     set_seed(seed)
     epochs, teacher = METHODS[method]
-    trainer = LSTSDTrainer(
+    return LSTSDTrainer(
         model=AutoModelForTokenClassification.from_pretrained(checkpoint, num_labels=len(labels)),
         args=TrainingArguments(
             output_dir=str(folder),
@@ -181,7 +183,13 @@ def run(data: Path, folder: Path, place: tuple[str, float], method: str, seed: i
         data_collator=DataCollatorForTokenClassification(tokenizer),
         compute_metrics=metrics(labels, task.has_spans),
         teacher=teacher,
+        **options,
     )
+
+
+def run(data: Path, folder: Path, place: tuple[str, float], method: str, seed: int) -> dict[str, Any]:
+    """Trains once, and says how the model of the last epoch scores."""
+    trainer, task = make_trainer(data, folder, place, method, seed), TASKS[place[0]]
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
@@ -191,7 +199,7 @@ def run(data: Path, folder: Path, place: tuple[str, float], method: str, seed: i
         "noise": place[1],
         "method": method,
         "seed": seed,
-        "epochs": epochs,
+        "epochs": METHODS[method][0],
         "score": round(scores["eval_span_f1" if task.has_spans else "eval_accuracy"], 4),
         "accuracy": round(scores["eval_accuracy"], 4),
         "nll": round(scores["eval_nll"], 6),
