@@ -279,11 +279,14 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
 
 
 def _sharded_checksum(folder: Path) -> str | None:
-    """The checksum that a model's weights would have as one file, if they were divided into several since."""
+    """The checksum that a model's weights would have as one file, if they were divided into several since.
+
+    They are in memory twice for it.
+    """
     try:
         shards = set(json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text())["weight_map"].values())
         tensors = {name: tensor for shard in sorted(shards) for name, tensor in load_file(folder / shard).items()}
-    except (OSError, ValueError, KeyError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
     return xxhash.xxh3_128(save(tensors, {"format": "pt"})).hexdigest()
 

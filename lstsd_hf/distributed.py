@@ -43,9 +43,10 @@ def with_mean_one(weights: Tensor) -> Tensor:
 
     All processes must call it.
     """
-    total = sum_over_processes(weights.sum()) / num_processes()
+    count = torch.tensor(len(weights), dtype=weights.dtype, device=weights.device)
+    total, count = sum_over_processes(torch.stack([weights.sum(), count]))
     # A least value instead of 0 would overflow in the division.
-    return torch.where(total > 0, weights * (len(weights) / total.where(total > 0, 1.0)), 0.0)
+    return torch.where(total > 0, weights * (count / total.where(total > 0, 1.0)), 0.0)
 
 
 def max_over_processes(mine: Tensor, device: torch.device | str) -> Tensor:

@@ -43,9 +43,7 @@ class JointPrediction:
     ) -> tuple[Tensor, ...]:
         """Logits `(batch_size, num_labels)`: the prediction proper, then those scored beside it.
 
-        Without an ensemble the problem type does not matter.
-
-        The logits of an ensemble are those of its mean probabilities.
+        The logits of an ensemble are those of its mean probabilities; only for them the problem type matters.
         """
         others = [copy.forward(self._student, inputs) for copy in self._copies.values()]
         if self._ensemble is None:
@@ -123,7 +121,9 @@ class JointEvaluationMixin:
                 "with the model alone, such as `LSTSDConfig()`."
             )
         is_flat = isinstance(logits, Tensor) and logits.dim() == 1
-        logits, labels = logits_of(logits), flat_labels(labels)
+        logits = logits_of(logits)
+        # A class for each of one token is no column of classes.
+        labels = labels if logits.dim() > 2 else flat_labels(labels)
         problem_type = self._context.problem_type
         if joint.replaces_student and problem_type is None:
             problem_type = problem_type_of(getattr(self.model, "config", None), logits, labels)

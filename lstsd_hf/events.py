@@ -9,6 +9,7 @@ from transformers.trainer_utils import has_length
 
 from .context import TrainingContext
 from .epoch_examples import LoaderWithoutIndices
+from .example_index import check_can_be_resumed
 from .logs import TrainingLog
 from .observers import ObserverGroup
 from .schedules import Progress, TrainingPlan
@@ -53,6 +54,8 @@ class TeacherEvents(TrainerCallback):
         self.progress: Progress | None = None
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        if state.global_step and self._group.needs_batches:
+            check_can_be_resumed(train_dataloader)
         if train_dataloader is not None and self._group.needs_batches:
             self._handler.train_dataloader = LoaderWithoutIndices(train_dataloader)
         if has_length(train_dataloader):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from .errors import InputError
 from .memory import index_out_of_range
@@ -70,6 +70,13 @@ class IndexedDataset(Dataset):
         """Passed on to datasets that change with the epoch."""
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
+
+
+def has_indices(dataset: Any) -> bool:
+    """Whether a dataset is an `IndexedDataset`, or some rows of one."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return isinstance(dataset, IndexedDataset)
 
 
 class ExampleIndexCollator:
@@ -149,6 +156,16 @@ def collate_indices(loader: Any, num_examples: int) -> Any:
 def fetching_loader(loader: Any) -> Any:
     """The loader that fetches: accelerate's loaders are views of it."""
     return getattr(loader, "base_dataloader", loader)
+
+
+def check_can_be_resumed(loader: Any) -> None:
+    """Raises an `InputError` if a training loader joins others, so that an epoch's order and place are unknown."""
+    if not isinstance(fetching_loader(loader), DataLoader):
+        raise InputError(
+            f"A run can only be resumed with a `torch.utils.data.DataLoader`, got {type(loader).__name__} from "
+            "`get_train_dataloader`: Trainer does not bring back where it was. For several loaders in one, hand the "
+            "trainer a `torch.utils.data.ConcatDataset`, or start a new run."
+        )
 
 
 def split_indices(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Tensor | None]:

@@ -48,7 +48,9 @@ def dataset_labels(dataset: Any, label_names: Sequence[str] = ()) -> list[Any] |
         dataset: As in `describe_dataset`.
         label_names: Names of the label besides the usual ones.
     """
-    return dataset_column(dataset, (*label_names, *LABEL_NAMES))
+    # As Trainer's models take them: among several names `labels` goes first.
+    names = sorted(label_names, key=lambda name: name != "labels")
+    return dataset_column(dataset, (*names, *LABEL_NAMES))
 
 
 def dataset_column(dataset: Any, names: Sequence[str]) -> list[Any] | None:
@@ -64,7 +66,7 @@ def dataset_column(dataset: Any, names: Sequence[str]) -> list[Any] | None:
     for name in names:
         labels = getattr(dataset, name, None)
         if hasattr(labels, "__len__") and len(labels) == len(dataset):
-            return labels.tolist() if hasattr(labels, "tolist") else [_plain(label) for label in labels]
+            return [_plain(label) for label in (labels.tolist() if hasattr(labels, "tolist") else labels)]
     found, items = [], copy.copy(dataset)
     with random_state_put_back():
         for index in range(len(dataset)):

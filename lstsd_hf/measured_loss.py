@@ -47,11 +47,12 @@ def measured(
     def scales(num_items: Tensor | int) -> dict[BaseLoss, float]:
         return {kind: float(term_scale(kind, len(batch.indices), num_items, batch.labels)) for kind in kinds}
 
-    fitting = [
-        kind
-        for kind, scale in scales(num_items_in_batch).items()
-        if math.isclose(found, mean * scale, rel_tol=TOLERANCE)
-    ]
+    here = scales(num_items_in_batch)
+    fitting = [kind for kind, scale in here.items() if math.isclose(found, mean * scale, rel_tol=TOLERANCE)]
+    if not loss.is_overridden and not loss.accumulates and loss.processes == 1:
+        # Apart by the few labels that Trainer counts and the loss leaves out.
+        fitting.sort(key=lambda kind: abs(found - mean * here[kind]))
+        return replace((fitting or [loss])[0], is_measured=True)
     # In a step of one micro-batch all fit, though they are not alike in others. Without accumulation each step is one.
     in_others = scales(2 * num_items_in_batch)
     if len({in_others[kind] for kind in fitting}) > 1 and (loss.accumulates or not loss.is_overridden):

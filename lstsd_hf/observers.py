@@ -30,7 +30,7 @@ class TrainingBatch:
         problem_type: What the logits mean.
         progress: Where training is.
         forward: Runs the student again, with gradient: inputs to logits. Safe under DistributedDataParallel and
-            gradient accumulation.
+            gradient accumulation. In a token-level task it takes inputs of this batch, and returns its tokens' logits.
         tokens: Of a token-level task, where the tokens are in `inputs`.
 
     Examples:

@@ -133,14 +133,14 @@ class ResumableMixin:
 
     def _save_teacher(self, output_dir: str) -> None:
         """Writes the state of teacher and observers into a checkpoint; called on every process."""
-        kind = self._context.problem_type
+        kind, index = self._context.problem_type, self._context.token_index
         mine = self._example_losses.is_usual
         # An unusual loss that one process has seen is unusual for all.
         found = [usual for usual in gather_objects(None if mine is None else bool(mine)) if usual is not None]
         own = {
             "distilled_steps": self.distilled_steps,
             "problem_type": None if kind is None else kind.name,
-            "is_token_level": self._context.token_index is not None,
+            "labels_are_shifted": None if index is None else index.is_shifted,
             "base_loss_is_usual": all(found) if found else None,
         }
         own |= {f"{_FITTED}{name}": value for name, value in self._fitted.items()}
@@ -164,8 +164,8 @@ class ResumableMixin:
         own, state = self._saved_state(checkpoint)
         self.distilled_steps = own["distilled_steps"]
         self._context.problem_type = PROBLEM_TYPES.get(own["problem_type"])
-        if own["is_token_level"]:
-            self._token_index()
+        if own["labels_are_shifted"] is not None:
+            self._number_tokens(own["labels_are_shifted"])
         if own["base_loss_is_usual"] is not None:
             self._example_losses.is_usual = torch.tensor(own["base_loss_is_usual"], device=self.args.device)
         self._fitted = {name.removeprefix(_FITTED): own[name] for name in own if name.startswith(_FITTED)}

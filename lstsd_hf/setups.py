@@ -81,8 +81,9 @@ def check_token_level(trainer: Any, group: ObserverGroup) -> None:
 
 def check_several_can_be_scored(trainer: Any) -> None:
     """Raises an `InputError` unless all predictions of an evaluation come together."""
-    for name, wanted in (("batch_eval_metrics", False), ("eval_do_concat_batches", True)):
-        if getattr(trainer.args, name) != wanted:
+    options = ("batch_eval_metrics", False), ("eval_do_concat_batches", True), ("predict_with_generate", False)
+    for name, wanted in options:
+        if getattr(trainer.args, name, wanted) != wanted:
             raise InputError(
                 f"`{name}` must be {wanted} with {type(trainer.teacher).__name__}, got {not wanted}: several "
                 "predictions are scored in one pass. Leave it out."

@@ -166,6 +166,7 @@ class Student:
         if model is self.model and torch.is_grad_enabled() and self._trainer.accelerator.num_processes > 1:
             _check_no_layer_is_dropped(getattr(model, "config", None))
         accepted = named_parameters(model)
+        inputs = _with_decoder_inputs(model, inputs)
         inputs = {
             name: value
             for name, value in inputs.items()
@@ -234,6 +235,15 @@ class Student:
             torch.default_generator.manual_seed(seed)
             for rows in batches:
                 yield rows, collate(_fetch(dataset, list(rows)))
+
+
+def _with_decoder_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an encoder-decoder model makes of its labels, which it is not given here."""
+    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    has_own = "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs
+    if prepare is None or has_own or "labels" not in inputs:
+        return inputs
+    return {**inputs, "decoder_input_ids": prepare(labels=inputs["labels"])}
 
 
 def _check_no_layer_is_dropped(config: Any) -> None:

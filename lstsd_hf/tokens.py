@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from .distributed import sum_over_processes
 from .errors import InputError
 from .fingerprint import dataset_column, dataset_labels
 
@@ -24,24 +25,53 @@ def is_token_level(logits: Tensor, labels: Tensor | None) -> bool:
     """Whether a model's outputs are for each token: logits `(batch_size, length, num_labels)` and a class for each."""
     return (
         logits.dim() == 3
+        and logits.size(2) > 1
         and labels is not None
         and not labels.is_floating_point()
         and labels.numel() == logits.size(0) * logits.size(1)
     )
 
 
-def shifts_labels(model: nn.Module) -> bool:
-    """Whether a model's loss compares its output at a position with the next label, as causal language models do.
+def shifts_labels(model: nn.Module, loss: Tensor, logits: Tensor, labels: Tensor) -> bool:
+    """Whether a loss compares the output at a position with the next label, as most causal language models do.
+
+    It is told by the positions on whose outputs the loss depends, and where these are not known, as in a compiled
+    model, by the name of the model's class. All processes must call it.
 
     Args:
         model: The bare module.
+        loss: The base loss of a batch.
+        logits: `(batch_size, length, num_labels)`.
+        labels: `(batch_size, length)`.
     """
+    is_labelled = labels.reshape(logits.shape[:2]) != NO_LABEL
+    # At the last position nothing is predicted.
+    shifted = torch.nn.functional.pad(is_labelled[:, 1:], (0, 1))
+    found = _positions_in_loss(loss, logits)
+    misses = torch.zeros(2, device=logits.device)
+    if found is not None:
+        misses += torch.stack([(found != mask).sum() for mask in (is_labelled, shifted)])
+    misses = sum_over_processes(misses).tolist()
+    return _is_causal(model) if misses[0] == misses[1] else misses[1] < misses[0]
+
+
+def _positions_in_loss(loss: Tensor, logits: Tensor) -> Tensor | None:
+    """On which positions a loss depends, bool `(batch_size, length)`; `None` if it is not computed from the logits."""
+    edge = get_gradient_edge(logits) if loss.requires_grad and logits.requires_grad else None
+    while edge is not None:
+        (gradient,) = torch.autograd.grad(loss.sum(), [edge], retain_graph=True, allow_unused=True)
+        if gradient is not None:
+            return (gradient != 0).any(dim=-1)
+        # In mixed precision the logits were cast after the loss had been computed of them.
+        is_cast = edge.node.name() == "ToCopyBackward0"
+        edge = GradientEdge(*edge.node.next_functions[0]) if is_cast else None
+    return None
+
+
+def _is_causal(model: nn.Module) -> bool:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return False
-    # As Trainer tells it, in one place by the loss and in another by the name, which GPT-2's loss does not tell.
-    is_causal = LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
-    return is_causal or type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    names = {parent.__name__ for parent in type(model).__mro__}
+    return not names.isdisjoint(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
 
 
 @dataclass(frozen=True)
@@ -59,8 +89,17 @@ class LabelledTokens:
     labels: Tensor
 
     def of(self, logits: Tensor) -> Tensor:
-        """The rows of logits `(batch_size, length, num_labels)` that belong to them, `(num_tokens, num_labels)`."""
-        return logits[:, : self.mask.size(1)][self.mask]
+        """The rows of logits `(batch_size, length, num_labels)` that belong to them, `(num_tokens, num_labels)`.
+
+        Raises:
+            InputError: If they are of another length.
+        """
+        if logits.shape[:2] != self.mask.shape:
+            raise InputError(
+                f"The model must give logits of the same length with and without labels, {tuple(self.mask.shape)}, got "
+                f"{tuple(logits.shape[:2])}. Use a method that does not run it again, such as `LSTSDConfig()`."
+            )
+        return logits[self.mask]
 
 
 class TokenIndex:
@@ -103,6 +142,7 @@ class TokenIndex:
         self.is_shifted = is_shifted
         self._counts = counts.to(device)
         self._starts = (counts.cumsum(0) - counts).to(device)
+        self._labels = self.labels.to(device)
 
     @classmethod
     def of_dataset(
@@ -123,13 +163,17 @@ class TokenIndex:
         labels = dataset_labels(dataset, label_names)
         if labels is None and is_shifted:
             labels = dataset_column(dataset, ["input_ids"])
-        if labels is None or not all(isinstance(label, Sequence) for label in labels):
+        others = [label for label in labels or () if isinstance(label, str) or not isinstance(label, Sequence)]
+        if labels is None or others:
             raise InputError(
                 "The training set must have the labels of its tokens, a list for each example, with -100 where a token "
-                f"has none; got {'no labels' if labels is None else repr(labels[0])}. Labels that a collator makes "
-                "may be others in each epoch: make them before the training, or use `teacher=NoTeacherConfig()`."
+                f"has none; got {repr(others[0]) if others else 'no labels'}. Labels that a collator or a transform "
+                "makes may be others in each epoch: make them before the training, or use `teacher=NoTeacherConfig()`."
             )
-        return cls(labels, is_shifted, device)
+        index = cls(labels, is_shifted, device)
+        if index.num_tokens == 0:
+            raise InputError("The training set must have labelled tokens, got none: all labels are -100.")
+        return index
 
     def find(self, examples: Tensor, labels: Tensor) -> LabelledTokens:
         """The labelled tokens of a batch.
@@ -139,21 +183,23 @@ class TokenIndex:
             labels: `(batch_size, length)`.
 
         Raises:
-            InputError: If an example has not as many labelled tokens as in the training set.
+            InputError: If an example has other labels than in the training set.
         """
-        labels = labels.reshape(len(examples), -1)[:, int(self.is_shifted) :]
+        labels = labels.reshape(len(examples), -1)
+        if self.is_shifted:
+            labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=NO_LABEL)
         mask = labels != NO_LABEL
-        found, wanted = mask.sum(dim=1), self._counts[examples]
-        differs = found != wanted
+        differs = mask.sum(dim=1) != self._counts[examples]
+        # Of an example with too many they are not its own.
+        places = (self._starts[examples, None] + mask.cumsum(dim=1) - 1).clamp(max=self.num_tokens - 1)
+        differs |= ((self._labels[places] != labels) & mask).any(dim=1)
         if differs.any():
             row = int(differs.nonzero()[0])
             raise InputError(
-                f"A training example must have as many labelled tokens in a batch as in the training set, got "
-                f"{int(found[row])} of {int(wanted[row])} for example {int(examples[row])}. Collators that mask at "
-                "random, cut or pack examples cannot be used with sample distillation: tokenize and cut before the "
-                "training."
+                f"A training example must have the same labels in each batch, those of the training set; example "
+                f"{int(examples[row])} has others, or on other tokens. Collators that mask at random, cut or pack "
+                "examples cannot be used with sample distillation: make the labels before the training."
             )
-        places = self._starts[examples, None] + mask.cumsum(dim=1) - 1
         return LabelledTokens(mask, places[mask], labels[mask])
 
     def texts(self, dataset: Any, tokenizer: Any) -> list[str | None]:

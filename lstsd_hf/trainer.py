@@ -171,15 +171,17 @@ class SelfDistillationMixin(
             labels = labels_in(inputs, self.label_names)
         base_loss, outputs, logits = self._base_loss(compute_loss, model, inputs, kwargs)
         check_rows(logits, indices)
-        batch = self._training_batch(inputs, indices, labels, logits)
+        batch = self._training_batch(inputs, indices, labels, logits, base_loss)
         num_items_in_batch = kwargs.get("num_items_in_batch")
         parts: dict[Names, Tensor | DeferredMeans] = {BASE: base_loss.detach()}
         kind = self._base_loss_kind = measured(self._base_loss_kind, base_loss, outputs, batch, num_items_in_batch)
         count = len(batch.indices)
         scale = self.distillation_scale(count, num_items_in_batch, batch.labels)
-        # Of the tokens of a micro-batch perhaps none has a label.
-        terms = self.teacher.loss_terms(batch) if count else {}
-        weight = self.teacher.base_loss_weight(batch) if count else 1.0
+        terms = self.teacher.loss_terms(batch)
+        weight = self.teacher.base_loss_weight(batch)
+        if not count:
+            # Of the tokens of a micro-batch none has a label. Asked they were: processes may have talked.
+            terms, weight = {}, 1.0
         loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale)
         for names, term in terms.items():
             check_gradient(names, term)

@@ -15,12 +15,14 @@ class TrainingBatchMixin:
     """A trainer that knows what its model's outputs mean, and of which examples they are."""
 
     def _training_batch(
-        self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor | None, logits: Tensor
+        self, inputs: Mapping[str, Any], indices: Tensor, labels: Tensor | None, logits: Tensor, base_loss: Tensor
     ) -> TrainingBatch:
         """The micro-batch; in a token-level task its labelled tokens."""
         forward, tokens = self._student.forward, None
         if is_token_level(logits, labels):
-            tokens = self._token_index().find(indices, labels)
+            if self._context.token_index is None:
+                self._number_tokens(shifts_labels(self._student.model, base_loss, logits, labels))
+            tokens = self._context.token_index.find(indices, labels)
             indices, labels, logits = tokens.indices, tokens.labels, tokens.of(logits)
 
             def forward(inputs: Mapping[str, Any]) -> Tensor:
@@ -35,13 +37,8 @@ class TrainingBatchMixin:
         config, known = getattr(self.model, "config", None), self._context.problem_type
         self._context.problem_type = problem_type_of(config, logits, labels, known)
 
-    def _token_index(self) -> TokenIndex:
-        """Which examples the labelled tokens are in; the context is told that they are what is counted."""
-        context = self._context
-        if context.token_index is None:
-            check_token_level(self, self._group)
-            context.token_index = TokenIndex.of_dataset(
-                self.train_dataset, self.label_names or (), shifts_labels(self._student.model), self.args.device
-            )
-            context.num_examples = context.token_index.num_tokens
-        return context.token_index
+    def _number_tokens(self, is_shifted: bool) -> None:
+        """Tells the context that the examples are labelled tokens."""
+        check_token_level(self, self._group)
+        index = TokenIndex.of_dataset(self.train_dataset, self.label_names or (), is_shifted, self.args.device)
+        self._context.token_index, self._context.num_examples = index, index.num_tokens

@@ -14,7 +14,7 @@ from .datasets_library import is_hugging_face_dataset
 from .distributed import num_processes
 from .epoch_examples import announce_examples
 from .errors import InputError
-from .example_index import IndexedDataset, collate_indices
+from .example_index import IndexedDataset, collate_indices, has_indices
 from .label_errors import example_labels, text_columns
 from .length_groups import SeededLengthGroups
 from .overlapping import Batching
@@ -52,7 +52,7 @@ class IndexedTrainingDataMixin:
     def _get_dataloader(self, dataset, *args, **kwargs):
         loader = super()._get_dataloader(dataset, *args, **kwargs)
         # Here too, for a `get_train_dataloader` of one's own may join several.
-        return collate_indices(loader, len(dataset)) if isinstance(dataset, IndexedDataset) else loader
+        return collate_indices(loader, len(self.train_dataset)) if has_indices(dataset) else loader
 
     def training_examples(self) -> tuple[Any, Any]:
         """The training set and the collator for its examples, both without columns that the model does not take."""

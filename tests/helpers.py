@@ -18,6 +18,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from torch.utils.data import SequentialSampler
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -264,6 +265,13 @@ class PassesOn(LSTSDTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+
+
+class InOrder(LSTSDTrainer):
+    """Draws the examples in their order in each epoch."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
 
 
 def gradients(trainer_class, model, args, teacher, examples=22, **options):

@@ -16,7 +16,15 @@ from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer, Observer
 from lstsd_hf.errors import InputError
 from lstsd_hf.losses import DIVERGENCES, cross_entropy_to
 from lstsd_hf.problem_types import SingleLabel
-from tests.helpers import active, assert_same_weights, every_distilling_method, every_method, make_examples, make_model
+from tests.helpers import (
+    SavesAt,
+    active,
+    assert_same_weights,
+    every_distilling_method,
+    every_method,
+    make_examples,
+    make_model,
+)
 from tests.methods.test_conformance import STEPS_PER_EPOCH, make_trainer
 
 HAVE_MEMORY = {"lstsd", "lstsd_single", "lstsd_no_long", "lstsd_no_short", "temporal_ensemble"}
@@ -294,7 +302,15 @@ class Twice(LSTSDTrainer):
         return Joined(super().get_train_dataloader(), super().get_train_dataloader())
 
 
-@pytest.mark.parametrize("trainer_class", [Oversampling, SubsetOnly, SamplesByLabel, Twice])
+class Halves(LSTSDTrainer):
+    """Two loaders of Trainer's own over parts of `self.train_dataset`."""
+
+    def get_train_dataloader(self):
+        parts = Subset(self.train_dataset, range(7)), Subset(self.train_dataset, range(7, 14))
+        return Joined(*(self._get_dataloader(part, "Training", 4, is_training=True) for part in parts))
+
+
+@pytest.mark.parametrize("trainer_class", [Oversampling, SubsetOnly, SamplesByLabel, Twice, Halves])
 @every_distilling_method
 def test_the_natural_subclass_trains(make_args, config_class, trainer_class):
     trainer = make_trainer(make_args, active(config_class), trainer_class)
@@ -336,6 +352,13 @@ def test_joined_loaders(make_args):
     assert sorted(columns["indices"]) == sorted([*range(14)] * 2)
     expected = torch.zeros(14, 2).index_add_(0, torch.tensor(columns["indices"]), torch.stack(columns["rows"]) / 2)
     torch.testing.assert_close(trainer.teacher.memory.short_term_logits, expected)
+
+    resumed = make_trainer(make_args, LSTSDConfig(mini_generation_epochs=1), Twice, observers=[Spy()])
+    resumed.args.save_strategy = "steps"
+    resumed.add_callback(SavesAt((5,)))
+    resumed.train()
+    with pytest.raises(InputError, match=r"can only be resumed with a `torch.utils.data.DataLoader`, got Joined from "):
+        resumed.train(resume_from_checkpoint=True)
 
     class OtherData(LSTSDTrainer):
         def get_train_dataloader(self):

@@ -182,6 +182,9 @@ def test_weights_may_be_divided_into_several_files(run, whole, make_args):
         DAMAGES[damage](checkpoint / "b.safetensors")
         assert "must contain `model.safetensors`, found none" in resume_error(make_args, run, checkpoint)
         (checkpoint / "b.safetensors").write_bytes(content)
+    for index in ("", "null", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}'):
+        (checkpoint / "model.safetensors.index.json").write_text(index)
+        assert "must contain `model.safetensors`, found none" in resume_error(make_args, run, checkpoint)
 
 
 def test_the_newest_checkpoint_is_not_the_highest_number(run, make_args):

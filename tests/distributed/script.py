@@ -6,7 +6,14 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import BertForTokenClassification, Trainer, TrainingArguments, default_data_collator
+from transformers import (
+    DataCollatorForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 
 from lstsd_hf import METHODS, DLBConfig, LatestMemory, LSTSDConfig, LSTSDTrainer, Observer, TableStorage
 from lstsd_hf.distributed import num_processes, rank
@@ -14,6 +21,7 @@ from lstsd_hf.dynamics import History, cross_validate, files
 from lstsd_hf.images import EpochOfImages
 from tests.helpers import (
     CrossEntropyTeacher,
+    InOrder,
     PassesOn,
     SavesAt,
     active,
@@ -22,6 +30,8 @@ from tests.helpers import (
     grouped_by_length,
     make_examples,
     make_model,
+    ragged_rows,
+    tokenizer,
 )
 from tests.images.helpers import make_network, make_pictures
 
@@ -153,17 +163,26 @@ def against_stock(folder, config):
     return found
 
 
-def same_global_batch(folder, config, resume=None, model=None, data=None, **options):
+def same_global_batch(
+    folder,
+    config,
+    resume=None,
+    model=None,
+    data=None,
+    average_tokens_across_devices=False,
+    trainer_class=LSTSDTrainer,
+    **options,
+):
     """A run that is the same on any number of processes that divides 12: 24 examples in global batches of 12."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    trainer = LSTSDTrainer(
+    trainer = trainer_class(
         model=model or make_model(dropout=0.0),
         args=arguments(
             folder,
             per_device_train_batch_size=12 // processes,
             optim="sgd",
             learning_rate=0.1,
-            average_tokens_across_devices=False,
+            average_tokens_across_devices=average_tokens_across_devices,
             save_strategy="steps",
             save_steps=WITHIN_AN_EPOCH,
         ),
@@ -179,6 +198,20 @@ def same_global_batch(folder, config, resume=None, model=None, data=None, **opti
         "loss": trainer.state.log_history[-2]["loss"],
         "anchor_epoch": getattr(trainer.teacher, "anchor_epoch", None),
     }
+
+
+def language_model(folder, config):
+    """Ragged sentences, some without any label; the loss of a token has the same weight on every process."""
+    torch.manual_seed(0)
+    sizes = {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **sizes))
+    data = [{**row, "labels": row["input_ids"]} for row in ragged_rows(24)]
+    collate = DataCollatorForTokenClassification(tokenizer())
+    # All that the first process draws first, of two or three.
+    for row in data[:6]:
+        row["labels"] = [-100] * len(row["labels"])
+    own = {"data_collator": collate, "trainer_class": InOrder, "average_tokens_across_devices": True}
+    return same_global_batch(folder, config, model=model, data=data, **own)
 
 
 def pictures(folder):
@@ -311,12 +344,8 @@ def main(folder: Path, other: Path | None = None):
     for name, config_class in METHODS.items():
         results[f"stock-{name}"] = against_stock(folder / "stock", config_class.neutral())
         results[f"worlds-{name}"] = same_global_batch(folder / f"worlds-{name}", active(config_class))
-    tagged = [{**row, "labels": [-100, *(token % 2 for token in row["input_ids"][1:])]} for row in make_examples(24)]
     for name in ("lstsd", "sat"):
-        tagger = BertForTokenClassification(make_model(dropout=0.0).config)
-        results[f"tokens-{name}"] = same_global_batch(
-            folder / f"tokens-{name}", active(METHODS[name]), model=tagger, data=tagged
-        )
+        results[f"tokens-{name}"] = language_model(folder / f"tokens-{name}", active(METHODS[name]))
     if other is not None:
         checkpoint = other / "worlds-lstsd" / f"checkpoint-{WITHIN_AN_EPOCH}"
         results["from other"] = same_global_batch(folder / "from-other", active(LSTSDConfig), str(checkpoint))
