@@ -180,7 +180,7 @@ class SelfDistillationMixin(
         terms = self.teacher.loss_terms(batch)
         weight = self.teacher.base_loss_weight(batch)
         if not count:
-            # Of the tokens of a micro-batch none has a label. Asked they were: processes may have talked.
+            # No token of the micro-batch has a label. The teacher is asked all the same: its processes may talk.
             terms, weight = {}, 1.0
         loss = self._example_losses.weighted(kind, base_loss, weight, batch, scale)
         for names, term in terms.items():
