@@ -54,7 +54,7 @@ class TeacherEvents(TrainerCallback):
         self.progress: Progress | None = None
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        if state.global_step and self._group.needs_batches:
+        if state.global_step and self._group.needs_batches and not args.ignore_data_skip:
             check_can_be_resumed(train_dataloader)
         if train_dataloader is not None and self._group.needs_batches:
             self._handler.train_dataloader = LoaderWithoutIndices(train_dataloader)

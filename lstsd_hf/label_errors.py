@@ -27,7 +27,7 @@ class LabelErrorCandidate:
         given_probability: Predicted probability of the given label.
         text: The example's text columns, joined, or its decoded tokens; `None` where there are neither. Of a token it
             and its neighbours.
-        token: Of a labelled token its position in the example.
+        token: Of a labelled token its position in the example's labels.
     """
 
     index: int

@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
+from .encoder_decoder import is_encoder_decoder, with_decoder_inputs
 from .errors import InputError
 from .fingerprint import random_state_put_back
 from .label_errors import without_augmentation
@@ -88,6 +89,11 @@ class Student:
         if not self.takes_pictures:
             return None
         return PixelStatistics.of(getattr(self.model, "config", None), self.processing_class)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the model's labels are the tokens of a target, and not of its inputs."""
+        return is_encoder_decoder(self.model)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -166,7 +172,7 @@ class Student:
         if model is self.model and torch.is_grad_enabled() and self._trainer.accelerator.num_processes > 1:
             _check_no_layer_is_dropped(getattr(model, "config", None))
         accepted = named_parameters(model)
-        inputs = _with_decoder_inputs(model, inputs)
+        inputs = with_decoder_inputs(model, inputs)
         inputs = {
             name: value
             for name, value in inputs.items()
@@ -235,15 +241,6 @@ class Student:
             torch.default_generator.manual_seed(seed)
             for rows in batches:
                 yield rows, collate(_fetch(dataset, list(rows)))
-
-
-def _with_decoder_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an encoder-decoder model makes of its labels, which it is not given here."""
-    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    has_own = "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs
-    if prepare is None or has_own or "labels" not in inputs:
-        return inputs
-    return {**inputs, "decoder_input_ids": prepare(labels=inputs["labels"])}
 
 
 def _check_no_layer_is_dropped(config: Any) -> None:

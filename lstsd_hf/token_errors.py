@@ -1,7 +1,5 @@
 """Which tokens of the training set are probably mislabelled."""
 
-from typing import Any
-
 from torch import Tensor
 
 from .context import TrainingContext
@@ -20,10 +18,11 @@ def rank_errors(context: TrainingContext, probabilities: Tensor, written: Tensor
         InputError: If an example has no label that is a class.
     """
     student, index = context.student, context.token_index
-    dataset: Any = student.train_dataset
     if index is None:
-        return rank_label_errors(probabilities, written, dataset, student.processing_class, student.label_names)
-    texts = index.texts(dataset, student.processing_class)
+        return rank_label_errors(
+            probabilities, written, student.train_dataset, student.processing_class, student.label_names
+        )
+    texts = index.texts(student)
     return [
         LabelErrorCandidate(
             index=int(index.examples[row]),

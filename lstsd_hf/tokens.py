@@ -1,7 +1,8 @@
 """Token-level tasks: each labelled token of the training set is an example of its own, with an index of its own."""
 
-import functools
 import itertools
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from transformers import DataCollatorForLanguageModeling
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .distributed import sum_over_processes
 from .errors import InputError
 from .fingerprint import dataset_column, dataset_labels
+
+logger = logging.getLogger(__name__)
 
 NO_LABEL = -100
 # Tokens to show on either side.
@@ -32,46 +36,59 @@ def is_token_level(logits: Tensor, labels: Tensor | None) -> bool:
     )
 
 
-def shifts_labels(model: nn.Module, loss: Tensor, logits: Tensor, labels: Tensor) -> bool:
+def shifts_labels(model: nn.Module, loss: Tensor, logits: Tensor, labels: Tensor) -> bool | None:
     """Whether a loss compares the output at a position with the next label, as most causal language models do.
 
-    It is told by the positions on whose outputs the loss depends, and where these are not known, as in a compiled
-    model, by the name of the model's class. All processes must call it.
+    The gradient tells it: a loss pulls up the output for the label that it compares with. Where there is none, as in
+    a compiled model, the name of the model's class does. All processes must call it.
 
     Args:
         model: The bare module.
         loss: The base loss of a batch.
         logits: `(batch_size, length, num_labels)`.
         labels: `(batch_size, length)`.
+
+    Returns:
+        `None` if no process has a label.
     """
-    is_labelled = labels.reshape(logits.shape[:2]) != NO_LABEL
-    # At the last position nothing is predicted.
-    shifted = torch.nn.functional.pad(is_labelled[:, 1:], (0, 1))
-    found = _positions_in_loss(loss, logits)
-    misses = torch.zeros(2, device=logits.device)
-    if found is not None:
-        misses += torch.stack([(found != mask).sum() for mask in (is_labelled, shifted)])
-    misses = sum_over_processes(misses).tolist()
-    return _is_causal(model) if misses[0] == misses[1] else misses[1] < misses[0]
-
-
-def _positions_in_loss(loss: Tensor, logits: Tensor) -> Tensor | None:
-    """On which positions a loss depends, bool `(batch_size, length)`; `None` if it is not computed from the logits."""
-    edge = get_gradient_edge(logits) if loss.requires_grad and logits.requires_grad else None
-    while edge is not None:
-        (gradient,) = torch.autograd.grad(loss.sum(), [edge], retain_graph=True, allow_unused=True)
+    labels = labels.reshape(logits.shape[:2])
+    gradient = _gradient(loss, logits)
+    # What is pulled up at the same position, at the one before, and how many labels there are.
+    found = torch.zeros(3, device=logits.device)
+    for place, own in enumerate((labels, torch.nn.functional.pad(labels[:, 1:], (0, 1), value=NO_LABEL))):
+        is_class = (own >= 0) & (own < logits.size(2))
+        found[2] += is_class.sum()
         if gradient is not None:
-            return (gradient != 0).any(dim=-1)
-        # In mixed precision the logits were cast after the loss had been computed of them.
-        is_cast = edge.node.name() == "ToCopyBackward0"
-        edge = GradientEdge(*edge.node.next_functions[0]) if is_cast else None
-    return None
+            pulls = gradient.float().gather(2, own.clamp(0, logits.size(2) - 1)[..., None]).squeeze(2)
+            found[place] -= pulls[is_class].sum()
+    here, before, count = sum_over_processes(found).tolist()
+    if not count:
+        return None
+    if here == before or math.isnan(here + before):
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not type(model).__module__.startswith("transformers."):
+            logger.warning(
+                f"Whether {type(model).__name__} predicts the next token is told by its class, not by its loss, whose "
+                "gradient is not known. Methods that compare outputs with labels need it to be right."
+            )
+        names = {parent.__name__ for parent in type(model).__mro__}
+        return not names.isdisjoint(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    return before > here
 
 
-def _is_causal(model: nn.Module) -> bool:
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = {parent.__name__ for parent in type(model).__mro__}
-    return not names.isdisjoint(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+def _gradient(loss: Tensor, logits: Tensor) -> Tensor | None:
+    """The gradient of a loss in the logits of which it was computed, `(batch_size, length, num_labels)`, if known."""
+    if not (loss.requires_grad and logits.requires_grad):
+        return None
+    edge = get_gradient_edge(logits)
+    # Mixed precision casts the logits, and DistributedDataParallel passes them on, after the loss was computed of them.
+    while edge.node.name() in ("ToCopyBackward0", "_DDPSinkBackward"):
+        edge = GradientEdge(*edge.node.next_functions[edge.output_nr])
+    try:
+        return torch.autograd.grad(loss.sum(), [edge], retain_graph=True, allow_unused=True)[0]
+    except RuntimeError:
+        # Of a compiled model it may not be asked for twice.
+        return None
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,12 @@ class LabelledTokens:
     mask: Tensor
     indices: Tensor
     labels: Tensor
+
+    @classmethod
+    def none_in(cls, logits: Tensor) -> "LabelledTokens":
+        """Those of a batch without any."""
+        none = torch.zeros(0, dtype=torch.int64, device=logits.device)
+        return cls(torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device), none, none)
 
     def of(self, logits: Tensor) -> Tensor:
         """The rows of logits `(batch_size, length, num_labels)` that belong to them, `(num_tokens, num_labels)`.
@@ -146,23 +169,31 @@ class TokenIndex:
 
     @classmethod
     def of_dataset(
-        cls, dataset: Any, label_names: Sequence[str], is_shifted: bool, device: torch.device | str
+        cls,
+        dataset: Any,
+        label_names: Sequence[str],
+        is_shifted: bool,
+        device: torch.device | str,
+        collator: Any = None,
     ) -> "TokenIndex":
         """The index of a training set.
 
         Args:
-            dataset: Map-style; its labels are lists of class indices. Those of a causal language model may be left to a
-                collator that takes `input_ids` for them.
+            dataset: Map-style; its labels are lists of class indices.
             label_names: Names of the label besides the usual ones.
             is_shifted: As above.
             device: As above.
+            collator: The collator; transformers' one for language models makes the labels of `input_ids`.
 
         Raises:
             InputError: If its examples have no such labels.
         """
-        labels = dataset_labels(dataset, label_names)
-        if labels is None and is_shifted:
-            labels = dataset_column(dataset, ["input_ids"])
+        if isinstance(collator, DataCollatorForLanguageModeling) and not collator.mlm:
+            padding = collator.tokenizer.pad_token_id
+            rows = dataset_column(dataset, ["input_ids"])
+            labels = rows and [[NO_LABEL if token == padding else token for token in row] for row in rows]
+        else:
+            labels = dataset_labels(dataset, label_names)
         others = [label for label in labels or () if isinstance(label, str) or not isinstance(label, Sequence)]
         if labels is None or others:
             raise InputError(
@@ -189,12 +220,19 @@ class TokenIndex:
         if self.is_shifted:
             labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=NO_LABEL)
         mask = labels != NO_LABEL
-        differs = mask.sum(dim=1) != self._counts[examples]
+        found, wanted = mask.sum(dim=1), self._counts[examples]
+        differs = found != wanted
         # Of an example with too many they are not its own.
         places = (self._starts[examples, None] + mask.cumsum(dim=1) - 1).clamp(max=self.num_tokens - 1)
         differs |= ((self._labels[places] != labels) & mask).any(dim=1)
         if differs.any():
             row = int(differs.nonzero()[0])
+            if self.is_shifted and found[row] == wanted[row] + 1:
+                raise InputError(
+                    "A causal language model's texts must be padded on the right, or their first token must have the "
+                    f"label -100: the padding before example {int(examples[row])} predicts its first token, which has "
+                    "nothing before it elsewhere. Set `tokenizer.padding_side = 'right'`."
+                )
             raise InputError(
                 f"A training example must have the same labels in each batch, those of the training set; example "
                 f"{int(examples[row])} has others, or on other tokens. Collators that mask at random, cut or pack "
@@ -202,23 +240,27 @@ class TokenIndex:
             )
         return LabelledTokens(mask, places[mask], labels[mask])
 
-    def texts(self, dataset: Any, tokenizer: Any) -> list[str | None]:
+    def texts(self, student: Any) -> list[str | None]:
         """Each labelled token in square brackets, with the tokens around it; `None` for all without a tokenizer.
 
         Args:
-            dataset: The training set.
-            tokenizer: Decodes its `input_ids`.
+            student: The `Student`, whose tokenizer decodes the `input_ids`, or of an encoder-decoder the labels.
         """
-        rows = dataset_column(dataset, ["input_ids"]) if hasattr(tokenizer, "decode") else None
-        if rows is None:
+        tokenizer = student.processing_class
+        rows = dataset_column(student.train_dataset, ["input_ids"])
+        if student.is_encoder_decoder:
+            rows = dataset_labels(student.train_dataset, student.label_names)
+        if rows is None or not hasattr(tokenizer, "batch_decode"):
             return [None] * self.num_tokens
-        decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
         places = list(zip(self.examples.tolist(), self.positions.tolist(), strict=True))
-        texts = []
+        parts = []
         for (example, start), (next_example, next_start) in itertools.pairwise([*places, (-1, 0)]):
             ids = rows[example]
             # With the pieces that follow without a label of their own.
             stop = next_start if next_example == example else len(ids)
-            before, after = ids[max(0, start - CONTEXT) : start], ids[stop : stop + CONTEXT]
-            texts.append(f"{decode(before)} [{decode(ids[start:stop])}] {decode(after)}".strip())
-        return texts
+            parts += [ids[max(0, start - CONTEXT) : start], ids[start:stop], ids[stop : stop + CONTEXT]]
+        parts = [[token for token in part if token != NO_LABEL] for part in parts]
+        decoded = iter(tokenizer.batch_decode(parts, skip_special_tokens=True))
+        return [
+            f"{before} [{own}] {after}".strip() for before, own, after in zip(decoded, decoded, decoded, strict=True)
+        ]

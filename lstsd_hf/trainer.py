@@ -150,7 +150,9 @@ class SelfDistillationMixin(
         return loss
 
     def _end_micro_batch(self, done: MicroBatch) -> None:
-        self._group.observe(done.batch)
+        # Without a label so far, tokens have no numbers yet.
+        if len(done.batch.indices) or self._context.token_index is not None:
+            self._group.observe(done.batch)
         if self.teacher.needs_batches:
             self._finite_check.add(done.loss, done.parts)
             self._training_log.add(done, self.state.global_step)

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -240,9 +241,20 @@ class OfAnotherName(GPT2LMHeadModel):
     pass
 
 
+class WithZLoss(GPT2LMHeadModel):
+    """Its loss depends on the outputs at all positions."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
+        outputs = super().forward(input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+        if outputs.loss is not None:
+            # So little that it shows in the gradient's places only.
+            outputs.loss = outputs.loss + 1e-6 * outputs.logits.logsumexp(-1).square().mean()
+        return outputs
+
+
 def encoder_decoder(kind):
     torch.manual_seed(0)
-    if kind is T5ForConditionalGeneration:
+    if issubclass(kind, T5ForConditionalGeneration):
         sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
         return kind(T5Config(vocab_size=60, dropout_rate=0.0, **sizes))
     layers = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in SIZES.items()}
@@ -257,6 +269,7 @@ MODELS = {
     "GPT-2": language_model,
     "its subclass": lambda: OfAnotherName(language_model().config),
     "own": OwnLanguageModel,
+    "z-loss": lambda: WithZLoss(language_model().config),
     "BART's decoder": lambda: encoder_decoder(BartForCausalLM),
     "BART": lambda: encoder_decoder(BartForConditionalGeneration),
     "T5": lambda: encoder_decoder(T5ForConditionalGeneration),
@@ -279,6 +292,56 @@ def test_an_output_belongs_to_the_label_that_the_loss_compares_it_with(make_args
     for entry in trainer.state.log_history[:-1]:
         # Trainer counts the first label of a sentence, which GPT-2's loss leaves out.
         assert entry["loss_second_labels"] == pytest.approx(entry["loss_base"], rel=tolerance)
+
+
+def test_the_class_tells_where_the_loss_does_not(make_args, monkeypatch, caplog):
+    """As of a compiled model, whose gradient cannot be asked for twice."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("donated buffers")
+
+    monkeypatch.setattr(torch.autograd, "grad", refuse)
+    for model, is_shifted in ((language_model(), True), (OwnLanguageModel(), False)):
+        trainer = token_trainer(make_args, model=model, train_dataset=sentences())
+        trainer.train()
+        assert trainer.teacher.context.token_index.is_shifted is is_shifted
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "lstsd_hf.tokens"]
+    assert message.startswith("Whether OwnLanguageModel predicts the next token is told by its class")
+
+
+def test_a_first_batch_without_labels_tells_nothing(make_args):
+    data = sentences(8)
+    for row in data[:4]:
+        row["labels"] = [-100] * len(row["labels"])
+    trainer = token_trainer(make_args, model=OwnLanguageModel(), train_dataset=data, trainer_class=InOrder)
+    # A mean over no labels is not a number.
+    for parameter in trainer.model.parameters():
+        parameter.register_hook(torch.nan_to_num)
+    trainer.train()
+    index = trainer.teacher.context.token_index
+    assert index.is_shifted
+    assert len(trainer.teacher.memory.short_term_logits) == index.num_tokens
+
+
+def test_padding_before_a_causal_language_model(make_args):
+    """It predicts the first token from the padding, and only where there is some."""
+    options = {"model": language_model(), "data_collator": collator("left")}
+    with pytest.raises(InputError, match="must be padded on the right, or their first token must have the label -100"):
+        token_trainer(make_args, train_dataset=sentences(), **options).train()
+    data = [{**row, "labels": [-100, *row["labels"][1:]]} for row in sentences()]
+    trainer = token_trainer(make_args, train_dataset=data, **options)
+    trainer.train()
+    assert trainer.teacher.memory.coverage == 1.0
+
+
+def test_a_decoder_whose_inputs_are_not_known(make_args):
+    class Other(T5ForConditionalGeneration):
+        prepare_decoder_input_ids_from_labels = None
+
+    options = {"train_dataset": sentences(), "data_collator": DataCollatorForSeq2Seq(tokenizer())}
+    trainer = token_trainer(make_args, "r_drop", model=encoder_decoder(Other), **options)
+    with pytest.raises(InputError, match="must have `decoder_input_ids` for Other, which makes them of the labels"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("length", [5, 16])
@@ -367,9 +430,11 @@ def test_a_language_model_with_labels_from_the_collator(make_args):
     bare = [{"input_ids": row["input_ids"]} for row in sentences()]
     collate = DataCollatorForLanguageModeling(tokenizer(), mlm=False)
     assert_same_weights(train(bare, collate), train(sentences(), collator()))
-    bare[5]["input_ids"] = [4, 0, 7]
-    with pytest.raises(InputError, match=r"example 5 has others, or on other tokens"):
-        train(bare, collate)
+    # Of the token of padding within a sentence there is no label, as where the end of a text pads others.
+    bare[5]["input_ids"] = [4, 7, 0]
+    labelled = sentences()
+    labelled[5] = {"input_ids": [4, 7, 0], "labels": [4, 7, -100]}
+    assert_same_weights(train(bare, collate), train(labelled, collator()))
 
 
 # ---- Wrong labels ----
@@ -403,8 +468,14 @@ def test_wrong_tags_are_ranked_early(make_args, recorded):
 def test_tokens_are_shown_among_their_neighbours():
     rows = [{"input_ids": [4, 5, 6, 0], "labels": [1, -100, 2, -100]}, {"input_ids": [7], "labels": [0]}]
     index = TokenIndex.of_dataset(rows, (), False, "cpu")
-    assert index.texts(rows, tokenizer()) == ["[w4 w5] w6", "w4 w5 [w6]", "[w7]"]
-    assert index.texts(rows, None) == [None] * 3
+
+    def texts(**options):
+        own = {"train_dataset": rows, "processing_class": tokenizer(), "is_encoder_decoder": False, "label_names": []}
+        return index.texts(SimpleNamespace(**(own | options)))
+
+    assert texts() == ["[w4 w5] w6", "w4 w5 [w6]", "[w7]"]
+    assert texts(processing_class=None) == [None] * 3
+    assert texts(is_encoder_decoder=True) == ["[w1] w2", "w1 [w2]", "[]"]
 
 
 def test_what_each_epoch_says_of_each_token_is_recorded(make_args, tmp_path):
@@ -429,7 +500,8 @@ def test_what_each_epoch_says_of_each_token_is_recorded(make_args, tmp_path):
     index = TokenIndex.of_dataset(tagged(), (), False, "cpu")
     assert history.log_probs.shape == (3, index.num_tokens, LABELS)
     assert history.given.tolist() == index.labels.tolist()
-    assert history.texts == index.texts(tagged(), tokenizer())
+    assert len(history.texts) == index.num_tokens
+    assert all("[w" in text for text in history.texts)
     (tmp_path / "resumed").mkdir()
     shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
     resumed = train(tmp_path / "resumed", str(tmp_path / "resumed" / "checkpoint-4"))

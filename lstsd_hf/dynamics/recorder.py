@@ -146,7 +146,7 @@ class DynamicsRecorder(Observer):
     def _found_texts(self) -> list[str | None]:
         student, index = self.context.student, self.context.token_index
         if index is not None:
-            return index.texts(student.train_dataset, student.processing_class)
+            return index.texts(student)
         return example_texts(student.train_dataset, student.processing_class)
 
     def log_metrics(self) -> dict[str, float]:

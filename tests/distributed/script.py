@@ -214,6 +214,29 @@ def language_model(folder, config):
     return same_global_batch(folder, config, model=model, data=data, **own)
 
 
+class NextToken(torch.nn.Module):
+    """A language model of which only its loss tells that it is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = torch.nn.Embedding(60, 8), torch.nn.Linear(8, 60)
+
+    def forward(self, input_ids, labels=None):
+        logits = self.head(self.embedding(input_ids))
+        if labels is None:
+            return {"logits": logits}
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return {"loss": loss, "logits": logits}
+
+
+def predicts_the_next(folder):
+    """What the loss told of such a model."""
+    data = [{**row, "labels": row["input_ids"]} for row in make_examples(24)]
+    trainer = LSTSDTrainer(model=NextToken(), args=arguments(folder, num_train_epochs=3), train_dataset=data)
+    trainer.train()
+    return trainer.teacher.context.token_index.is_shifted
+
+
 def pictures(folder):
     """Augmented pictures; a network that does not normalise by the batch, which processes share."""
     network, data = make_network(), make_pictures(24, crop_padding=2, flip=True)
@@ -344,8 +367,9 @@ def main(folder: Path, other: Path | None = None):
     for name, config_class in METHODS.items():
         results[f"stock-{name}"] = against_stock(folder / "stock", config_class.neutral())
         results[f"worlds-{name}"] = same_global_batch(folder / f"worlds-{name}", active(config_class))
-    for name in ("lstsd", "sat"):
+    for name in ("lstsd", "sat", "r_drop"):
         results[f"tokens-{name}"] = language_model(folder / f"tokens-{name}", active(METHODS[name]))
+    results["shifted"] = predicts_the_next(folder / "shifted")
     if other is not None:
         checkpoint = other / "worlds-lstsd" / f"checkpoint-{WITHIN_AN_EPOCH}"
         results["from other"] = same_global_batch(folder / "from-other", active(LSTSDConfig), str(checkpoint))

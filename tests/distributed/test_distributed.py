@@ -128,7 +128,9 @@ def test_without_effect_it_is_stock_trainer_on_as_many_processes(several_process
         assert_same_weights(stock, ours)
 
 
-@pytest.mark.parametrize("run", [*(f"worlds-{name}" for name in METHODS), "tokens-lstsd", "tokens-sat"])
+@pytest.mark.parametrize(
+    "run", [*(f"worlds-{name}" for name in METHODS), "tokens-lstsd", "tokens-sat", "tokens-r_drop"]
+)
 def test_one_process_equals_several(several_processes, one_process, run):
     """The same global batches, without dropout: weights and the teacher's tensors agree."""
     alone = one_process[run]
@@ -138,6 +140,12 @@ def test_one_process_equals_several(several_processes, one_process, run):
         if run != "worlds-dlb":  # it remembers the batches of each process
             assert_same_weights(alone["teacher"], several["teacher"], rtol=1e-5, atol=1e-5)
         assert several["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+
+
+def test_several_processes_see_that_the_next_token_is_predicted(several_processes, one_process):
+    """Also where only the loss tells, behind DistributedDataParallel's own node of the graph."""
+    assert one_process["shifted"]
+    assert all(rank["shifted"] for rank in several_processes)
 
 
 def test_several_processes_crop_pictures_as_one_does(several_processes, one_process):
