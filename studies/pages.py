@@ -50,7 +50,7 @@ from .tables import (
     memory_families,
     single_seed_table,
 )
-from .tagging_table import tagging_table
+from .tagging_table import tagging_errors_table, tagging_table
 
 
 def results_blocks() -> dict[str, str]:
@@ -116,6 +116,7 @@ def results_blocks() -> dict[str, str]:
         "images-epochs": images_epochs_table(),
         "images-noise": images_noise_table(),
         "tagging": tagging_table(),
+        "tagging-errors": tagging_errors_table(),
         "history": history_table(),
         "cleaning": cleaning_table(),
         "defaults": defaults(),

@@ -1,4 +1,4 @@
-"""The table of T1: LSTSD as a tagger beside its four controls."""
+"""The tables of T1 and T2: LSTSD as a tagger beside its four controls, and how replaced tags are found."""
 
 import json
 import math
@@ -43,6 +43,29 @@ def tagging_table() -> str:
                 cells += columns[metric][rows.index((place, method))] if method != "lstsd" else ("", "")
             shown.append(cells)
     return table(["", "", "n", "score", "LSTSD − it", "p", "NLL", "LSTSD − it", "p"], shown)
+
+
+def tagging_errors_table() -> str:
+    """ROC-AUC and precision of each ranking of the labelled words, means over the seeds."""
+    path = records_file("tagging_errors.jsonl")
+    if not path.exists():
+        return NOT_RUN
+    by: dict[str, list[dict]] = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        by.setdefault(line["method"], []).append(line)
+    names = [name for name, value in by["vanilla"][0].items() if isinstance(value, dict)]
+
+    def mean(method: str, name: str, number: str) -> float:
+        return 100 * mean_and_std([line[name][number] for line in by[method]])[0]
+
+    rows = [
+        [
+            f"**{name}**" if name == "suspicion" else name,
+            *(f"{mean(method, name, 'roc_auc'):.1f} / {mean(method, name, 'precision_at_count'):.0f}" for method in by),
+        ]
+        for name in sorted(names, key=lambda name: -mean("vanilla", name, "roc_auc"))
+    ]
+    return table(["ROC-AUC / precision", *(NAMES[method] for method in by)], rows)
 
 
 def _differences(
