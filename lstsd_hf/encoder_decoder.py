@@ -8,9 +8,14 @@ from torch import nn
 from .errors import InputError
 
 
-def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether a model's labels may be the tokens of a target, and not of its inputs."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+def generates_target(model: nn.Module) -> bool:
+    """Whether a model's labels are the tokens of a target, and not of its inputs.
+
+    Args:
+        model: The bare module.
+    """
+    is_encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return bool(is_encoder_decoder) and hasattr(model, "can_generate") and model.can_generate()
 
 
 def with_decoder_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -18,13 +23,13 @@ def with_decoder_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[
 
     Args:
         model: The bare module.
-        inputs: Its inputs, labels among them; of a classifier, which decodes its text, they stay as they are.
+        inputs: Its inputs, labels among them; those of a classifier or a tagger stay as they are.
 
     Raises:
         InputError: If the model does not say how it makes them.
     """
     labels, has_own = inputs.get("labels"), "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs
-    if not is_encoder_decoder(model) or has_own or labels is None or labels.dim() != 2 or labels.is_floating_point():
+    if not generates_target(model) or has_own or labels is None:
         return inputs
     prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if prepare is None:

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
-from .encoder_decoder import is_encoder_decoder, with_decoder_inputs
+from .encoder_decoder import generates_target, with_decoder_inputs
 from .errors import InputError
 from .fingerprint import random_state_put_back
 from .label_errors import without_augmentation
@@ -91,9 +91,9 @@ class Student:
         return PixelStatistics.of(getattr(self.model, "config", None), self.processing_class)
 
     @property
-    def is_encoder_decoder(self) -> bool:
+    def generates_target(self) -> bool:
         """Whether the model's labels are the tokens of a target, and not of its inputs."""
-        return is_encoder_decoder(self.model)
+        return generates_target(self.model)
 
     @property
     def class_names(self) -> list[str] | None:

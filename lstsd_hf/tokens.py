@@ -244,11 +244,11 @@ class TokenIndex:
         """Each labelled token in square brackets, with the tokens around it; `None` for all without a tokenizer.
 
         Args:
-            student: The `Student`, whose tokenizer decodes the `input_ids`, or of an encoder-decoder the labels.
+            student: The `Student`; its tokenizer decodes the `input_ids`, or the labels where they are a target.
         """
         tokenizer = student.processing_class
         rows = dataset_column(student.train_dataset, ["input_ids"])
-        if student.is_encoder_decoder:
+        if student.generates_target:
             rows = dataset_labels(student.train_dataset, student.label_names)
         if rows is None or not hasattr(tokenizer, "batch_decode"):
             return [None] * self.num_tokens

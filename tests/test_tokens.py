@@ -22,6 +22,8 @@ from transformers import (
     Seq2SeqTrainingArguments,
     T5Config,
     T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForTokenClassification,
     Trainer,
 )
 
@@ -187,30 +189,23 @@ def test_it_is_algorithm_1_over_tokens(make_args, kind):
 @pytest.mark.parametrize("accumulation", [2, 3])
 def test_terms_are_on_the_scale_of_a_loss_that_counts_tokens(make_args, accumulation):
     """GPT-2 divides by the labels of the whole step, so that its division into micro-batches does not matter."""
-    trainer = token_trainer(
-        make_args,
-        active(LSTSDConfig),
-        trainer_class=InOrder,
-        model=language_model(),
-        train_dataset=sentences(12),
-        optim="sgd",
-        learning_rate=0.3,
-        per_device_train_batch_size=6 // accumulation,
-        gradient_accumulation_steps=accumulation,
-    )
-    whole = token_trainer(
-        make_args,
-        active(LSTSDConfig),
-        trainer_class=InOrder,
-        model=language_model(),
-        train_dataset=sentences(12),
-        optim="sgd",
-        learning_rate=0.3,
-        per_device_train_batch_size=6,
-    )
-    trainer.train()
-    whole.train()
-    assert_same_weights(trainer.model, whole.model, rtol=1e-4, atol=1e-6)
+
+    def trained(micro_batches):
+        trainer = token_trainer(
+            make_args,
+            active(LSTSDConfig),
+            InOrder,
+            model=language_model(),
+            train_dataset=sentences(12),
+            optim="sgd",
+            learning_rate=0.3,
+            per_device_train_batch_size=6 // micro_batches,
+            gradient_accumulation_steps=micro_batches,
+        )
+        trainer.train()
+        return trainer.model
+
+    assert_same_weights(trained(accumulation), trained(1), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("storage", ["bf16", "top-1", "disk,bf16,top-8"])
@@ -437,6 +432,23 @@ def test_a_language_model_with_labels_from_the_collator(make_args):
     assert_same_weights(train(bare, collate), train(labelled, collator()))
 
 
+def test_a_tagger_with_a_decoder_decodes_its_text(make_args):
+    """It makes the decoder's inputs of its own ones, not of the tags."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    part = {"vocab_size": 60, "num_key_value_heads": 2, "head_dim": 8, **sizes}
+    config = T5GemmaConfig(encoder=part, decoder=part, vocab_size=60, num_labels=LABELS, pad_token_id=0)
+    config.decoder.bos_token_id = 1
+    model = T5GemmaForTokenClassification(config)
+    assert model.config.is_encoder_decoder
+    trainer = token_trainer(make_args, "r_drop", model=model, processing_class=tokenizer(), record_dynamics=True)
+    trainer.train()
+    for entry in trainer.state.log_history[:-1]:
+        assert entry["loss_second_labels"] == pytest.approx(entry["loss_base"], rel=1e-5)
+    for candidate in trainer.rank_label_errors():
+        assert f"[w{tagged()[candidate.index]['input_ids'][candidate.token]}" in candidate.text
+
+
 # ---- Wrong labels ----
 
 
@@ -470,12 +482,12 @@ def test_tokens_are_shown_among_their_neighbours():
     index = TokenIndex.of_dataset(rows, (), False, "cpu")
 
     def texts(**options):
-        own = {"train_dataset": rows, "processing_class": tokenizer(), "is_encoder_decoder": False, "label_names": []}
+        own = {"train_dataset": rows, "processing_class": tokenizer(), "generates_target": False, "label_names": []}
         return index.texts(SimpleNamespace(**(own | options)))
 
     assert texts() == ["[w4 w5] w6", "w4 w5 [w6]", "[w7]"]
     assert texts(processing_class=None) == [None] * 3
-    assert texts(is_encoder_decoder=True) == ["[w1] w2", "w1 [w2]", "[]"]
+    assert texts(generates_target=True) == ["[w1] w2", "w1 [w2]", "[]"]
 
 
 def test_what_each_epoch_says_of_each_token_is_recorded(make_args, tmp_path):
