@@ -96,3 +96,4 @@ class TeacherEvents(TrainerCallback):
     def _collect_log(self) -> None:
         if self._group.teacher.needs_batches:
             self._log.collect(self._global_step, self.context.plan.steps_per_epoch)
+            self.context.has_diverged = self._log.has_diverged

@@ -72,7 +72,9 @@ class ExampleLosses:
             return exactly
         rounded = losses.detach() if losses.dtype == value.dtype else usual_losses(loss, value, batch)
         expected = _mean(rounded, value) * scale
-        is_usual = torch.isclose(value.detach().float(), expected.float(), rtol=TOLERANCE, atol=1e-6).all()
+        found = value.detach().float()
+        # What is not finite does not tell: the model has diverged.
+        is_usual = (torch.isclose(found, expected.float(), rtol=TOLERANCE, atol=1e-6) | ~found.isfinite()).all()
         self.is_usual = is_usual if self.is_usual is None else self.is_usual & is_usual
         if self._needed_by is not None:
             self._sent = SentToHost(self.is_usual)

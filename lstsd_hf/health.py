@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .context import TrainingContext
 from .deferred_means import DeferredMeans, means
 from .errors import InputError
 from .joint_term import JointTerm
@@ -107,16 +108,17 @@ def _check_parts(loss: Tensor, parts: Mapping[Names, Tensor | DeferredMeans]) ->
             )
 
 
-def check_coverage(memory: ExampleMemory | None) -> None:
-    """Raises an `InputError` if a memory that is about to teach holds nothing.
+def check_coverage(memory: ExampleMemory | None, context: TrainingContext) -> None:
+    """Raises an `InputError` if a memory that is about to teach holds nothing although training has not diverged.
 
     Args:
         memory: The memory, made ready for an epoch.
+        context: The run.
     """
-    if memory is not None and memory.coverage == 0:
+    if memory is not None and memory.coverage == 0 and not context.has_diverged:
         raise InputError(
             "The teacher memory must hold a prediction for some examples by now, got none: the model's outputs were "
-            "not finite for any of them. Lower the learning rate, or look for the cause in the data."
+            "not finite for any of them, though its loss was. Return the logits that the loss is made of."
         )
 
 
@@ -149,5 +151,5 @@ class SilenceDetector:
                 f"{', '.join(f'{name} {mean}' for name, mean in terms.items())} for {self._silent_steps} optimizer "
                 "steps. At 0 the student says exactly what its teacher said: is the learning rate 0, or is everything "
                 "frozen? Examples that were never drawn before have no teacher: does a sampler draw new ones in each "
-                "epoch? NaN or infinity come from a diverged model: lower the learning rate."
+                "epoch?"
             )

@@ -1,5 +1,6 @@
 """What is logged beside a training loss: its parts, and how far student and teacher agree."""
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
@@ -40,7 +41,11 @@ class MicroBatch:
 
 
 class TrainingLog:
-    """Sums on the device; nothing waits for the device before the next log entry, or the end of the epoch."""
+    """Sums on the device; nothing waits for the device before the next log entry, or the end of the epoch.
+
+    Attributes:
+        has_diverged: Whether the base loss was not finite when last looked at.
+    """
 
     def __init__(self):
         self.reset()
@@ -50,6 +55,7 @@ class TrainingLog:
         self._since_step: int | None = None  # of the sums
         self._collected_step: int | None = None
         self._silence = SilenceDetector()
+        self.has_diverged = False
         self._clear()
         self._clear_collected()
 
@@ -145,7 +151,9 @@ class TrainingLog:
         num_steps = global_step - (self._collected_step or 0)
         self._clear()
         self._collected_step = global_step
-        self._silence.check({name: mean for name, mean in averages.items() if name != BASE}, num_steps, steps_per_epoch)
+        self.has_diverged = not math.isfinite(averages.pop(BASE, 0.0))
+        # Then the terms are silent through no fault of their own.
+        self._silence.check({} if self.has_diverged else averages, num_steps, steps_per_epoch)
 
     def _totals(self) -> tuple[dict[str, float], dict[str, tuple[float, int]]]:
         """The sums of the parts, and those of the agreements with their number of micro-batches."""

@@ -98,6 +98,8 @@ def test_each_log_has_coverage_divergences_and_agreement(make_args):
 
 
 def test_no_coverage(make_args):
+    """The loss is finite, for it is not made of the outputs."""
+
     class Broken(Overflows):
         def forward(self, input_ids, labels=None):
             self.steps = self.step - 1

@@ -178,7 +178,7 @@ class LSTSD(MemoryTeacher):
         super().on_epoch_begin(progress)
         self._distils = self.config.has_weight and self._mini_generations.has_teachers(progress.epoch)
         if self._distils:
-            check_coverage(self.memory)
+            check_coverage(self.memory, self.context)
 
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm] | dict[Names, JointTerm]:
         if not self._distils:

@@ -110,7 +110,7 @@ class TemporalEnsemble(MemoryTeacher):
         ramp = ramp_up(progress.epoch, self.options.rampup_epochs)
         self._weight = self.config.consistency_weight * ramp if progress.epoch > 0 else 0.0
         if self._weight:
-            check_coverage(self.memory)
+            check_coverage(self.memory, self.context)
 
     def rows(self, batch: TrainingBatch) -> Tensor:
         return batch.problem_type.predictions(batch.student_logits.detach())

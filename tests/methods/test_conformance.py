@@ -328,6 +328,27 @@ def test_every_option_can_be_searched_and_printed(config_class):
     assert isinstance(config_class.paper(), config_class)
 
 
+class Diverges(TrainerCallback):
+    """Weights are NaN from the second step on, as after a learning rate that is far too high."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 2:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.fill_(math.nan)
+
+
+@every_method
+def test_a_run_that_diverges_goes_on_as_stock_does(make_args, config_class):
+    """A search over learning rates would end with the first one that is too high."""
+    trainer = make_trainer(make_args, active(config_class), callbacks=[Diverges()], logging_nan_inf_filter=False)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert trainer.state.global_step == EPOCHS * STEPS_PER_EPOCH
+    assert math.isnan(losses[-1])
+    assert math.isnan(trainer.evaluate()["eval_loss"])
+
+
 # ---- Predictions of more than the student ----
 
 SCORED = [config for config in CONFIGS if config().build().predicts_with_copies]
