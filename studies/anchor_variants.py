@@ -116,6 +116,8 @@ class Options:
         elr: Weight of ELR's term after the anchor.
         elr_before: The same before it.
         keeps_out: Whether the rows kept out stay out to the end.
+        provisional: Whether the best epoch so far already teaches before it is known to be the anchor; the rows kept out
+            stay out until then.
         constant_until: Share of the run after which the rate decays linearly; before it is constant, after an epoch of
             warm-up. 0: it decays from the anchor on, or from 0.8 without one before. `None`: as in A1.
     """
@@ -134,6 +136,7 @@ class Options:
     elr_before: float = 0.0
     keeps_out: bool = False
     constant_until: float | None = None
+    provisional: bool = False
 
 
 class Anchored(Vanilla):
@@ -151,6 +154,7 @@ class Anchored(Vanilla):
         self.best, self.best_epoch = torch.full((seeds,), math.inf), torch.zeros(seeds, dtype=torch.long)
         self.is_anchored = torch.zeros(seeds, dtype=torch.bool)
         self.anchored_at = torch.zeros(seeds, dtype=torch.long)
+        self.teaches = torch.zeros(seeds, dtype=torch.bool)
         self.is_doubted: Tensor | None = None
         self.previous: Tensor | None = None
 
@@ -192,7 +196,10 @@ class Anchored(Vanilla):
         moved = options.momentum * self.teacher + (1 - options.momentum) * probabilities
         self.teacher = torch.where(self.is_anchored[:, None, None], moved, self.teacher)
         self.is_anchored |= is_new
-        if is_new.any() or (options.momentum < 1 and self.is_anchored.any()):
+        if options.provisional:
+            self.teaches |= is_better | self.is_anchored
+            self.make_target(is_new | is_better)
+        elif is_new.any() or (options.momentum < 1 and self.is_anchored.any()):
             self.make_target(is_new)
 
     def make_target(self, is_new: Tensor) -> None:
@@ -212,6 +219,8 @@ class Anchored(Vanilla):
         if options.rule == "cl":
             share = torch.where(is_doubted[..., None], 1.0, share)
         moves = self.is_anchored if options.momentum < 1 else is_new
+        if options.provisional:
+            moves = self.teaches
         self.target = torch.where(moves[:, None, None], (1 - share) * labels + share * z, self.target)
 
     def loss(self, rows: Tensor, logits: Tensor, epoch: int) -> Tensor:
@@ -227,7 +236,9 @@ class Anchored(Vanilla):
         if options.elr or options.elr_before:
             term = elr_term(self.targets, self.seeds, rows, probabilities)
             before, after = before + options.elr_before * (term * weights).sum(1), after + options.elr * term
-        after = (after * weights).sum(1) if options.keeps_out else after.mean(1)
+        taught = (after * weights).sum(1)
+        after = taught if options.keeps_out else after.mean(1)
+        before = torch.where(self.teaches, taught, before)
         return torch.where(self.is_anchored, after, before)
 
     def notes(self) -> dict[str, Any]:
@@ -270,6 +281,8 @@ VARIANTS: dict[str, Options] = {
         "follow-0.9, decay from 0.5": FOLLOWS | {"constant_until": 0.5},
         "follow-0.9, decay from 0.8": FOLLOWS | {"constant_until": 0.8},
         "follow-0.9, constant rate": FOLLOWS | {"constant_until": 1.0},
+        "follow-0.9, provisional": FOLLOWS | {"provisional": True},
+        "follow-0.9, provisional, mixing 0.5": FOLLOWS | {"provisional": True, "mixing": 0.5},
         "follow-0.9, mixing 0.6, share 0.15, patience 3": FOLLOWS | {"mixing": 0.6, "share": 0.15, "patience": 3},
     }.items()
 }
