@@ -116,8 +116,8 @@ class Options:
         elr: Weight of ELR's term after the anchor.
         elr_before: The same before it.
         keeps_out: Whether the rows kept out stay out to the end.
-        provisional: Whether the best epoch so far teaches before it is known to be the anchor. The rows kept out stay out
-            until then.
+        provisional: Whether the best epoch so far teaches before it is known to be the anchor. Until then the rows kept
+            out stay out.
         constant_until: Share of the run after which the rate decays linearly; before it is constant, after an epoch of
             warm-up. 0: it decays from the anchor on, or from 0.8 without one before. `None`: as in A1.
     """
