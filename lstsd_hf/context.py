@@ -1,6 +1,7 @@
 """What a trainer tells its teacher and observers of a training run."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ class TrainingContext:
     Attributes:
         num_examples: Examples in the training set; in a token-level task its labelled tokens.
         student: The model being trained and its training set; `None` outside a trainer.
+        train_dataset: The training set of this run; the trainer may have been given another one since.
         device: Device of the training.
         storage: Where tables of predictions are kept, and how precisely.
         plan: The length of the run; `None` until training begins.
@@ -41,6 +43,7 @@ class TrainingContext:
     problem_type: ProblemType | None = None
     token_index: TokenIndex | None = None
     has_diverged: bool = False
+    train_dataset: Any = None
 
     def __post_init__(self):
         self.storage = self.storage.on(self.device)

@@ -138,4 +138,7 @@ class LoaderWithoutIndices:
             yield split_indices(batch)[0]
 
     def __getattr__(self, name: str) -> Any:
+        # Dunders stay, for copies of the trainer.
+        if name.startswith("__") or name == "_loader":
+            raise AttributeError(name)
         return getattr(self._loader, name)

@@ -106,6 +106,13 @@ class ResumableMixin:
             _check_is_json(name, value)
         return description
 
+    def _run_epoch(self, *args, **kwargs):
+        # In an epoch that the length of the run cuts short, Trainer makes a step before it looks whether one is left.
+        if self._group.takes_part and self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         state_path = folder / TRAINER_STATE_NAME

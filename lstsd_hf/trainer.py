@@ -119,7 +119,9 @@ class SelfDistillationMixin(
 
     def _new_context(self) -> TrainingContext:
         num_examples = len(self.train_dataset) if has_length(self.train_dataset) else 0
-        return TrainingContext(num_examples, self._student, self.args.device, self._storage)
+        return TrainingContext(
+            num_examples, self._student, self.args.device, self._storage, train_dataset=self.train_dataset
+        )
 
     @property
     def teacher(self) -> Teacher:

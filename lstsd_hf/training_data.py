@@ -100,7 +100,7 @@ class IndexedTrainingDataMixin:
         if isinstance(train_dataset, IndexedDataset):
             train_dataset = train_dataset.source
         sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler) and (self.seeds_length_groups or self._group.needs_batches):
+        if isinstance(sampler, LengthGroupedSampler) and (self.seeds_length_groups or self._group.takes_part):
             return SeededLengthGroups(sampler, self._data_seed(), lambda: int(self.state.epoch or 0))
         return sampler
 

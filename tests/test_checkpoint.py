@@ -11,7 +11,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, default_data_collator
 
-from lstsd_hf import METHODS, DistillationTerm, LSTSDConfig, LSTSDTrainer, NoTeacherConfig, Teacher, TeacherConfig
+from lstsd_hf import (
+    METHODS,
+    DistillationTerm,
+    LSTSDConfig,
+    LSTSDTrainer,
+    NoTeacherConfig,
+    SnapshotEnsembleConfig,
+    Teacher,
+    TeacherConfig,
+)
 from lstsd_hf.checkpoint import TEACHER_STATE_NAME
 from lstsd_hf.errors import InputError
 from tests import helpers
@@ -72,12 +81,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(uninterrupted, make_args, tmp_
 
 
 @pytest.mark.parametrize("step", [STEPS_PER_EPOCH * 3 + 1, STEPS_PER_EPOCH * 4])
-@pytest.mark.parametrize("config", [CONFIG, NoTeacherConfig()], ids=["lstsd", "vanilla"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, SnapshotEnsembleConfig(cycle_epochs=2), NoTeacherConfig()], ids=lambda config: config.name
+)
 def test_length_groups_are_resumed_exactly(make_args, tmp_path, config, step):
     """Trainer draws them from the global random state, which dropout has moved on within the epoch."""
 
     class Exact(LSTSDTrainer):
-        seeds_length_groups = config != CONFIG
+        seeds_length_groups = config == NoTeacherConfig()
 
     options = {**grouped_by_length(14), "trainer_class": Exact}
     whole = make_trainer(make_args, tmp_path / "whole", config, **options)
@@ -86,6 +97,21 @@ def test_length_groups_are_resumed_exactly(make_args, tmp_path, config, step):
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
     assert_same_weights(whole.model, resumed.model)
     assert_same_teachers(whole, resumed)
+
+
+@pytest.mark.parametrize("length", [{"num_train_epochs": 2.5}, {"max_steps": 10}])
+def test_a_run_that_is_at_its_end_is_not_trained_on(make_args, tmp_path, length):
+    """Where an epoch is cut short, Trainer makes another step."""
+    options = {"lr_scheduler_type": "constant", "record_dynamics": True, **length}
+    whole = make_trainer(make_args, tmp_path, LSTSDConfig(mini_generation_epochs=1), **options)
+    whole.train()
+    recorded = {path.name: path.read_bytes() for path in whole.dynamics_folder.iterdir()}
+    resumed = make_trainer(make_args, tmp_path, LSTSDConfig(mini_generation_epochs=1), **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step == 10
+    assert_same_weights(whole.model, resumed.model)
+    assert_same_teachers(whole, resumed)
+    assert {path.name: path.read_bytes() for path in resumed.dynamics_folder.iterdir()} == recorded
 
 
 def test_resume_from_epoch_checkpoints(make_args, tmp_path):

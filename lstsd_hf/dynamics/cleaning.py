@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..datasets_library import is_hugging_face_dataset
 from ..errors import InputError
 from ..label_errors import LABEL_NAMES, example_texts, select_rows
 from .history import History
@@ -73,20 +74,29 @@ def relabel(
         The new dataset, and what was changed: rows of `suspects` with a column `action`.
 
     Raises:
-        InputError: If the dataset has another number of examples, their texts in another order, or no such column.
+        InputError: If the dataset has another number of examples, their texts in another order, or no such column, or
+            if it is of another kind.
     """
     changed = _checked(dataset, history, count)
     changed = changed[changed["believed"] != changed["given"]].assign(action="relabelled").reset_index(drop=True)
-    columns = dataset.column_names if hasattr(dataset, "column_names") else list(dataset[0])
+    is_table = is_hugging_face_dataset(dataset)
+    if hasattr(dataset, "select") and not is_table:
+        raise InputError(
+            f"`dataset` must be a `datasets.Dataset` or a list of mappings, got {type(dataset).__name__}, of which "
+            "nobody here knows how it takes new labels. Make it anew with them."
+        )
+    columns = dataset.column_names if is_table else list(dataset[0])
     names = [label_name] if label_name is not None else LABEL_NAMES
     name = next((name for name in names if name in columns), None)
     if name is None:
         raise InputError(f"The dataset must have a column {' or '.join(names)}, got {', '.join(columns)}.")
     new = dict(zip(changed["index"], changed["believed"], strict=True))
-    if hasattr(dataset, "select"):
-        labels = [int(new.get(row, label)) for row, label in enumerate(dataset[name])]
-        feature = dataset.features[name]
-        return dataset.remove_columns(name).add_column(name, labels, feature=feature), changed
+    if is_table:
+        plain = dataset.with_format(None)
+        labels = [int(new[row]) if row in new else label for row, label in enumerate(plain[name])]
+        relabelled = plain.remove_columns(name).add_column(name, labels, feature=dataset.features[name])
+        form = dict(dataset.format)
+        return relabelled.with_format(**form.pop("format_kwargs"), **form), changed
     # By index: a dataset may not say where it ends.
     rows = (dataset[index] for index in range(len(dataset)))
     return [

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -56,12 +57,16 @@ class DynamicsRecorder(Observer):
 
     def __init__(self, folder: str | Path | None = None, texts: Sequence[str | None] | None = None):
         # Missing packages are found before training and not at the end of its first epoch.
-        from . import files
-
-        self._files = files
+        _ = self._files
         self._folder = folder
         self._texts = texts
         self.reset()
+
+    @property
+    def _files(self) -> ModuleType:
+        from . import files
+
+        return files
 
     @property
     def folder(self) -> Path:

@@ -12,22 +12,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
+from ..errors import InputError
+
 
 class Images(Dataset):
     """Pictures with labels, as a model takes them.
 
-    How a picture is cropped and flipped follows from the seed, the epoch, and its index alone. So it is the same
+    How a picture is cropped and flipped follows from the seed, the epoch, and its position alone. So it is the same
     whichever process or worker loads it, and in a resumed run. The epoch is told by `EpochOfImages`.
 
     Args:
         pixels: uint8 `(num_pictures, num_channels, height, width)`; it may be mapped from a file.
-        labels: Class indices, or `None`.
+        labels: Class indices, one for each row, or `None`.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
         rows: Which of the pictures; all of them by default.
         crop_padding: Empty pixels that are added on each side before a picture of the old size is cropped at random.
         flip: Whether every other picture is flipped, left to right.
         seed: Seed of the augmentation.
+
+    Raises:
+        InputError: If the pixels are not uint8, or there are more or fewer labels than rows.
 
     Examples:
         >>> pixels = np.zeros((10, 3, 32, 32), dtype=np.uint8)
@@ -48,9 +53,19 @@ class Images(Dataset):
         flip: bool = False,
         seed: int = 0,
     ):
+        if pixels.dtype != np.uint8 or pixels.ndim != 4:
+            raise InputError(
+                "`pixels` must be uint8 (num_pictures, num_channels, height, width), got "
+                f"{pixels.dtype} {tuple(pixels.shape)}. Multiply pixels in [0, 1] by 255, and round them."
+            )
         self.pixels = pixels
         self.rows = np.arange(len(pixels)) if rows is None else np.asarray(rows)
         self.labels = None if labels is None else np.asarray(labels)
+        if self.labels is not None and len(self.labels) != len(self.rows):
+            raise InputError(
+                f"`labels` must have one label for each of the {len(self.rows)} rows, got {len(self.labels)}. Give "
+                "those of the pictures in `rows`, in that order."
+            )
         self.mean, self.std = list(mean), list(std)
         self.crop_padding, self.flip, self.seed = crop_padding, flip, seed
         # Shared, so that workers which live for several epochs see it change.

@@ -1,6 +1,7 @@
 """Pictures of one's own, in folders."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from .tasks import OWN
 
 # Of more than 8 bits a channel; 16-bit modes begin with "I;16".
 DEEP_MODES = ("I", "F")
+# How a picture is turned upright, by the Exif tag that says how the camera was held.
+ORIENTATION = 0x0112
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM"}
+TURNS |= {5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
@@ -54,13 +59,17 @@ def load_folders(train_dir: str, validation_dir: str, image_size: int, cache: Pa
 
 def _pictures_in(folder: Path) -> list[Path]:
     """Hidden files and folders, such as a notebook's checkpoints, are none of the user's pictures."""
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and (path.is_file() or not path.exists())
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = [Path(root, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+    found.sort()
     for path in found:
         if not path.exists():
             raise InputError(
@@ -95,7 +104,7 @@ def _decoded(paths: Sequence[Path], size: int, cache: Path) -> np.ndarray:
 
 
 def _read_picture(path: Path, size: int) -> np.ndarray:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(path) as picture:
@@ -104,8 +113,10 @@ def _read_picture(path: Path, size: int) -> np.ndarray:
                     f"{path} must be a picture of 8 bits a channel, got one of more (mode {picture.mode}), which would "
                     "be cut off. Convert it to 8 bits."
                 )
-            # Turned as cameras and pipelines do; resized as `image_processor` says.
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            # Turned as cameras and pipelines do, by this one tag: Pillow's `exif_transpose` writes all of them anew,
+            # which fails where another is odd. Resized as `image_processor` says.
+            turn = TURNS.get(picture.getexif().get(ORIENTATION))
+            upright = (picture if turn is None else picture.transpose(Image.Transpose[turn])).convert("RGB")
             return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     except InputError:
         raise

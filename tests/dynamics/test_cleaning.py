@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from lstsd_hf.dynamics import drop_suspects, relabel, suspects, to_cleanlab
 from lstsd_hf.errors import InputError
+from lstsd_hf.images import Images
 from tests.helpers import HAND, history_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::lstsd_hf.dynamics.InSampleWarning")
@@ -69,3 +70,28 @@ def test_a_new_label_is_of_the_kind_of_the_old_one(kind):
     assert [int(row["label"]) for row in changed] == [1, 1, 0, 0, 0, 1]
     assert all(type(row["label"]) is type(dataset[0]["label"]) for row in changed)
     assert all(row["label"].dtype == dataset[0]["label"].dtype for row in changed)
+
+
+@pytest.mark.parametrize("form", ["transform", "columns", "no label"])
+def test_a_dataset_of_any_form_is_relabelled_and_keeps_it(form):
+    dataset = datasets()["datasets"]
+    if form == "transform":
+        dataset = dataset.with_transform(lambda batch: {"input_ids": [[1]] * len(batch["label"]), "y": batch["label"]})
+    elif form == "columns":
+        dataset = dataset.with_format("numpy", columns=["text"])
+    else:
+        labels = [1, 1, 1, 0, None, 0]
+        dataset = dataset.remove_columns("label").add_column("label", labels, feature=dataset.features["label"])
+    recorded = dataclasses.replace(SIX, given=np.array([1, 1, 1, 0, -1, 0])) if form == "no label" else SIX
+    changed, _ = relabel(dataset, recorded, count=3)
+    assert changed.with_format(None)["label"][:4] == [1, 1, 0, 0]
+    assert changed.with_format(None)["label"][4:] == [None if form == "no label" else 0, 1]
+    assert changed[0].keys() == dataset[0].keys()
+    assert changed.format["type"] == dataset.format["type"]
+
+
+def test_pictures_are_not_relabelled():
+    pictures = Images(np.zeros((6, 3, 4, 4), np.uint8), SIX.given, [0.5] * 3, [0.5] * 3)
+    with pytest.raises(InputError, match=r"must be a `datasets\.Dataset` or a list of mappings, got Images"):
+        relabel(pictures, SIX, count=3)
+    assert len(drop_suspects(pictures, SIX, count=3)[0]) == 3

@@ -1,5 +1,6 @@
 """What is recorded of a run, and resumed."""
 
+import copy
 import shutil
 
 import numpy as np
@@ -156,6 +157,27 @@ def test_label_errors_are_ranked_by_the_history(make_args):
     assert [candidate.index for candidate in ranking] == table["index"].tolist()
     assert [candidate.text for candidate in ranking] == table["text"].tolist()
     assert [1 - c.given_probability for c in ranking] == pytest.approx(table["suspicion"].tolist(), abs=1e-6)
+
+
+def test_label_errors_of_another_training_set_are_not_ranked(make_args):
+    for options in {"record_dynamics": True}, {}:
+        trainer = make_trainer(make_args, LSTSDConfig(), **options)
+        trainer.train()
+        trainer.train_dataset = make_examples(14, seed=5)
+        with pytest.raises(InputError, match="got another one since"):
+            trainer.rank_label_errors()
+        trainer.train()
+        assert len(trainer.rank_label_errors()) == 14
+
+
+def test_a_trainer_that_has_recorded_is_copied(make_args):
+    trainer = make_trainer(make_args, LSTSDConfig(), record_dynamics=True)
+    trainer.train()
+    other = copy.deepcopy(trainer)
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    other.train()
+    assert all(map(torch.equal, trainer.model.parameters(), before))
+    assert other.teacher.context.student.train_dataset is other.train_dataset
 
 
 def test_another_runs_folder_is_not_taken_for_ones_own(make_args):

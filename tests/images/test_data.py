@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from lstsd_hf.errors import InputError
@@ -144,6 +144,34 @@ def test_folders_of_ones_own(tmp_path, monkeypatch):
     # The second time they are read from the cache.
     monkeypatch.setattr("lstsd_hf.images.folders._read_picture", None)
     assert np.array_equal(load_folders(train, validation, 16, tmp_path / "cache").pixels, loaded.pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(tmp_path, orientation):
+    """Also where another tag is odd: a width that is a text."""
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    write_folders(tmp_path / "train")
+    validation = write_folders(tmp_path / "validation", count=1, seed=50)
+    # Entries of a tag, a type (3: short, 2: text), a count and a value.
+    upright = struct.pack("<HHIHxx", 0x0112, 3, 1, orientation)
+    odd = struct.pack("<HHI4s", 0x0100, 2, 4, b"abc")
+    for number, entries in enumerate([[upright], [odd, upright]]):
+        exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+        Image.fromarray(pixels).save(tmp_path / f"train/ants/{number}.png", exif=exif)
+    loaded = load_folders(str(tmp_path / "train"), validation, 16, tmp_path / "cache")
+    with Image.open(tmp_path / "train/ants/0.png") as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture)).transpose(2, 0, 1)
+    assert np.array_equal(expected, pixels.transpose(2, 0, 1)) == (orientation == 1)
+    assert np.array_equal(loaded.pixels[0], expected)
+    assert np.array_equal(loaded.pixels[1], expected)
+
+
+def test_linked_folders_are_looked_into(tmp_path):
+    train, validation = write_folders(tmp_path / "train"), write_folders(tmp_path / "validation", count=1, seed=50)
+    write_folders(tmp_path / "more", ["of them"], count=2, seed=90)
+    (tmp_path / "train/ants/more").symlink_to(tmp_path / "more")
+    (tmp_path / "train/ants/loop").symlink_to(tmp_path / "train/ants")
+    assert len(load_folders(train, validation, 16, tmp_path / "cache").splits["train"]) == 8
 
 
 def test_hidden_pictures_are_not_the_users(tmp_path):

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, default_data_collator
 
 from lstsd_hf import LSTSDConfig, LSTSDTrainer
+from lstsd_hf.errors import InputError
 from lstsd_hf.fingerprint import describe_dataset
 from lstsd_hf.images import Images
 from lstsd_hf.images.dataset import augmented
@@ -22,6 +23,14 @@ def test_pixels_are_normalised():
     np.testing.assert_allclose(data[2]["pixel_values"], expected, rtol=1e-5, atol=1e-6)
     assert [item["labels"] for item in data.__getitems__([2, 0])] == [1, 0]
     assert "labels" not in Images(pixels, None, MEAN, STD)[0]
+
+
+def test_what_is_no_picture_or_has_no_label_is_refused():
+    pixels = make_pixels(6)
+    with pytest.raises(InputError, match=r"`pixels` must be uint8 .*, got float64 \(6, 3, .* Multiply pixels"):
+        Images(pixels / 255, None, MEAN, STD)
+    with pytest.raises(InputError, match="one label for each of the 2 rows, got 6"):
+        Images(pixels, range(6), MEAN, STD, rows=[5, 3])
 
 
 def test_each_picture_is_a_crop_of_the_padded_one_perhaps_flipped():

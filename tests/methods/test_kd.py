@@ -76,7 +76,11 @@ def test_cached_equals_live_in_one_pass_over_the_data(make_args, calls, tmp_path
 def test_another_teacher_has_another_file(make_args, calls, tmp_path, monkeypatch):
     monkeypatch.setattr(LSTSDTrainer, "cache_dir", tmp_path / "cache")
     make_model(seed=8).save_pretrained(tmp_path / "other")
-    for folder, rows in ((teacher_folder(), make_examples(14)), (str(tmp_path / "other"), make_examples(14))):
+    model = make_model(seed=8)
+    model.config.hidden_act = "relu"
+    model.save_pretrained(tmp_path / "same weights")
+    for name in (teacher_folder(), "other", "same weights"):
+        folder, rows = str(tmp_path / name), make_examples(14)
         trained(make_args, KDConfig(teacher_model_name_or_path=folder), train_dataset=rows, max_steps=1)
     trained(
         make_args,
@@ -84,7 +88,7 @@ def test_another_teacher_has_another_file(make_args, calls, tmp_path, monkeypatc
         train_dataset=make_examples(14, seed=3),
         max_steps=1,
     )
-    assert calls() == [EXAMPLES] * 3
+    assert calls() == [EXAMPLES] * 4
 
 
 def test_numbered_labels_may_be_in_any_order_too():
