@@ -103,18 +103,31 @@ def load_teacher_state(run: Mapping[str, Any], folder: str, changeable: frozense
 
 
 def check_same_run(
-    metadata: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, changeable: frozenset[str] = frozenset()
+    metadata: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    folder: Path,
+    changeable: frozenset[str] = frozenset(),
+    could_change: Iterable[str] = (),
 ) -> None:
-    """Raises an `InputError` naming the first field in which a run differs from that of a teacher's file."""
+    """Raises an `InputError` naming the first field in which a run differs from that of a teacher's file.
+
+    Args:
+        metadata: Of the file.
+        expected: What the run is like.
+        folder: The checkpoint folder.
+        changeable: Fields that may differ.
+        could_change: Fields that might, if the user allowed it.
+    """
     saved = {**metadata["run"], "global_step": metadata["global_step"]}
     for field, value in expected.items():
         # As JSON has it: a tuple comes back as a list.
         if field not in changeable and saved.get(field) != json.loads(json.dumps(value)):
             what = f" {_DIGESTS[field]}" if field in _DIGESTS else ""
+            allowed = ", allow it with `train(..., allow_teacher_changes=True)`" if field in could_change else ""
             raise InputError(
                 f"`{field}` must be what it was when {folder / TEACHER_STATE_NAME} was saved: it was "
-                f"{saved.get(field)!r}, now it is {value!r}.{what} Resume with the same data and settings, or start a "
-                "new run."
+                f"{saved.get(field)!r}, now it is {value!r}.{what} Resume with the same data and settings{allowed}, or "
+                "start a new run."
             )
 
 

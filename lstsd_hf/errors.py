@@ -1,4 +1,7 @@
-"""The error for input that a person can put right."""
+"""The error for input that a person can put right, and notes on others' errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -11,3 +14,17 @@ class InputError(ValueError):
         Traceback (most recent call last):
         lstsd_hf.errors.InputError: `temperature` must be positive, got 0.0. 1 leaves the logits unchanged.
     """
+
+
+@contextmanager
+def noting(note: str) -> Iterator[None]:
+    """Adds a note to an error of another's code that may come from how it was called.
+
+    Args:
+        note: What the code was asked for, and the remedy.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, NameError) as error:
+        error.add_note(note)
+        raise

@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
+from .datasets_library import is_hugging_face_dataset
 from .errors import InputError
 from .memory import index_out_of_range
 
 EXAMPLE_INDEX = "example_index"
 """Key of the example indices in a training batch."""
+
+
+# Methods of a `datasets.Dataset` that return one with the same rows in the same order: a loader of the user's own may
+# drop columns.
+_KEEPS_ROWS = {"add_column", "cast", "cast_column", "remove_columns", "rename_column", "rename_columns"}
+_KEEPS_ROWS |= {"select_columns", "with_format", "with_transform"}
 
 
 class IndexedExamples(list):
@@ -56,7 +63,10 @@ class IndexedDataset(Dataset):
         # A sampler of the user's own may read columns or attributes. Dunders stay, for pickling to workers.
         if name.startswith("__") or name in ("dataset", "source"):
             raise AttributeError(name)
-        return getattr(self.source, name)
+        found = getattr(self.source, name)
+        if name in _KEEPS_ROWS and is_hugging_face_dataset(self.source):
+            return lambda *args, **kwargs: IndexedDataset(found(*args, **kwargs))
+        return found
 
     def __getitem__(self, index: int | str) -> Any:
         return self.source[index]

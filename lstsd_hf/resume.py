@@ -88,8 +88,17 @@ class ResumableMixin:
         if is_stateful:
             self._group.check_can_be_resumed()
         if metadata:
-            check_same_run(metadata, self._run_description(), folder, self._changeable)
+            self._changeable |= self._written_out(metadata["numbers"])
+            config = self.teacher.config
+            could_change = () if config is None else config.changeable
+            check_same_run(metadata, self._run_description(), folder, self._changeable, could_change)
         return str(folder)
+
+    def _written_out(self, numbers: Mapping[str, Any]) -> set[str]:
+        """Options that the interrupted run fitted to its length, and that are given now as they came out."""
+        prefix, config = f"{_OWN}{_FITTED}", self.teacher.config
+        fitted = {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
+        return {name for name, value in fitted.items() if getattr(config, name, None) == value}
 
     def _run_description(self) -> dict[str, Any]:
         """What a resumed run must share with the interrupted one."""
@@ -194,11 +203,11 @@ class ResumableMixin:
         options, fitted = asdict(config), asdict(config.fitted_to(plan))
         saved, self._fitted = self._fitted, {name: fitted[name] for name in fitted if fitted[name] != options[name]}
         for name, value in saved.items():
-            if name not in self._changeable and value != self._fitted.get(name):
+            if name not in self._changeable and value != fitted[name]:
                 raise InputError(
                     f"`{name}` must be what it was when the checkpoint was saved: it was {value}, now it is "
-                    f"{self._fitted.get(name)}, fitted to another number of epochs. Resume with the same number of "
-                    "epochs, or start a new run."
+                    f"{fitted[name]}, fitted to another number of epochs. Give `{name}={value}` to the method's "
+                    "config, resume with the same number of epochs, or start a new run."
                 )
 
     def _load_best_model(self) -> None:

@@ -14,10 +14,15 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from .encoder_decoder import generates_target, with_decoder_inputs
-from .errors import InputError
+from .errors import InputError, noting
 from .fingerprint import random_state_put_back
 from .label_errors import without_augmentation
 from .pixels import PixelStatistics
+
+_FORWARD = (
+    "The method runs {} apart from the training step, without labels. Let its `forward` do without them, or choose a "
+    "method that does not run it, such as lstsd."
+)
 
 
 class Student:
@@ -179,7 +184,7 @@ class Student:
             if name not in self._trainer.label_names and (accepted is None or name in accepted)
         }
         # The wrapper, where there is one, brings the autocast of mixed precision; here it is given anew.
-        with self._trainer.accelerator.autocast():
+        with self._trainer.accelerator.autocast(), noting(_FORWARD.format(type(model).__name__)):
             if tensors is None:
                 return model(**inputs)
             return torch.func.functional_call(model, tensors, kwargs=inputs)

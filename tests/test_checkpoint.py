@@ -162,9 +162,10 @@ def test_stock_checkpoint_is_refused(make_args, tmp_path):
 )
 def test_checkpoint_of_another_run_is_refused(uninterrupted, make_args, tmp_path, options, field, was, now):
     message, checkpoint = resume_error(uninterrupted, make_args, tmp_path, **options)
+    allowed = "" if field == "num_examples" else ", allow it with `train(..., allow_teacher_changes=True)`"
     assert message == (
         f"`{field}` must be what it was when {checkpoint / TEACHER_STATE_NAME} was saved: it was {was!r}, now it is "
-        f"{now!r}. Resume with the same data and settings, or start a new run."
+        f"{now!r}. Resume with the same data and settings{allowed}, or start a new run."
     )
 
 
@@ -360,9 +361,17 @@ def test_a_ramp_up_fitted_to_other_epochs_is_refused(make_args, tmp_path, config
     longer = make_trainer(make_args, tmp_path, config=config)
     longer.args.num_train_epochs = 60
     with pytest.raises(
-        InputError, match=r"`rampup_epochs` must be what it was .*: it was 0\.6, now it is 6\.0, fitted to"
+        InputError,
+        match=r"`rampup_epochs` must be what it was .*: it was 0\.6, now it is 6\.0, .*Give `rampup_epochs=0\.6`",
     ):
         longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    given = dataclasses.replace(config, rampup_epochs=0.6)
+    longer = make_trainer(make_args, tmp_path, config=given, num_train_epochs=7)
+    longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert longer.state.global_step == 7 * STEPS_PER_EPOCH
+    other = make_trainer(make_args, tmp_path, config=dataclasses.replace(config, rampup_epochs=0.7))
+    with pytest.raises(InputError, match=r"it was None, now it is 0\.7"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
 
 
 def test_what_is_no_tensor_does_not_stop_a_checkpoint(make_args, tmp_path):

@@ -6,13 +6,14 @@ import inspect
 import itertools
 import math
 
+import datasets
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, Subset, WeightedRandomSampler
 from transformers import DefaultFlowCallback, Trainer, TrainerCallback
 
-from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer, Observer
+from lstsd_hf import METHODS, LSTSDConfig, LSTSDTrainer, Observer, RDropConfig, SelfDistillationMixin
 from lstsd_hf.errors import InputError
 from lstsd_hf.losses import DIVERGENCES, cross_entropy_to
 from lstsd_hf.problem_types import SingleLabel
@@ -329,6 +330,58 @@ def test_a_loader_over_other_data_names_the_remedy(make_args, config_class):
 
     with pytest.raises(InputError, match=r"must load from `self.train_dataset`"):
         make_trainer(make_args, active(config_class), OtherData).train()
+
+
+@pytest.mark.parametrize("drop", ["remove_unused_columns", "select_columns", "with_format"])
+def test_a_loader_may_drop_columns(make_args, drop):
+    class Own(Trainer):
+        def get_train_dataloader(self):
+            data = self.train_dataset
+            if drop == "remove_unused_columns":
+                data = self._remove_unused_columns(data, description="training")
+            elif drop == "select_columns":
+                data = data.remove_columns("note").select_columns(["input_ids", "labels"])
+            else:
+                data = data.with_format("torch", columns=["input_ids", "labels"])
+            return DataLoader(data, batch_size=4, shuffle=True, collate_fn=self.data_collator)
+
+    class Ours(SelfDistillationMixin, Own):
+        pass
+
+    data = datasets.Dataset.from_list([{**row, "note": "none"} for row in make_examples(14)])
+    models = []
+    for teacher in {}, {"teacher": LSTSDConfig.neutral()}, {"teacher": LSTSDConfig()}:
+        torch.manual_seed(5)
+        args = make_args(num_train_epochs=6, learning_rate=1e-2)
+        trainer = (Ours if teacher else Own)(args=args, model=make_model(), train_dataset=data, **teacher)
+        trainer.train()
+        models.append(trainer.model)
+    assert_same_weights(*models[:2])
+    assert trainer.teacher.memory.coverage == 1.0
+    with pytest.raises(AssertionError):
+        assert_same_weights(*models[1:])
+
+
+class NeedsLabels(torch.nn.Module):
+    """Computes its loss whether there are labels or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = make_model()
+
+    def forward(self, input_ids, labels=None):
+        logits = self.model(input_ids=input_ids).logits
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_a_model_that_needs_labels_is_told_who_ran_it_without(make_args):
+    make_trainer(make_args, LSTSDConfig(), model=NeedsLabels()).train()
+    with pytest.raises(TypeError, match="must be Tensor, not NoneType") as error:
+        make_trainer(make_args, RDropConfig(), model=NeedsLabels()).train()
+    assert error.value.__notes__ == [
+        "The method runs NeedsLabels apart from the training step, without labels. Let its `forward` do without them, "
+        "or choose a method that does not run it, such as lstsd."
+    ]
 
 
 def test_joined_loaders(make_args):

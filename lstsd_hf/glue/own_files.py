@@ -121,11 +121,13 @@ def _task_of(labels: list[tuple[int, str]], texts: tuple[str, ...], path: str) -
 
 
 def _check_values(row: dict[str, Any], names: Sequence[str], place: str) -> None:
-    missing = [name for name in names if row.get(name) is None]
+    missing = [name for name in names if name not in row]
     if missing:
         raise InputError(f"{place}: columns {missing} missing, got {sorted(row)}. Rename or add them.")
     for name in names:
         value = row[name]
+        if value is None:
+            raise InputError(f"{place}: `{name}` must have a value, got null. Leave the row out, or write one.")
         if not isinstance(value, str | int | float):
             raise InputError(
                 f"{place}: `{name}` must be a text or a number, got a {type(value).__name__}: {str(value)[:60]}. Write "

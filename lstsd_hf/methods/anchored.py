@@ -120,7 +120,7 @@ class Anchored(MemoryTeacher):
     def reset(self) -> None:
         super().reset()
         context, share = self.context, self.config.kept_out_share
-        self._is_active = False
+        self._is_active, self._was_active = False, None
         order = torch.randperm(context.num_examples, generator=torch.Generator().manual_seed(self.config.kept_out_seed))
         self._kept_out = torch.zeros(context.num_examples, dtype=torch.bool)
         self._kept_out[order[: round(share * context.num_examples)]] = True
@@ -141,14 +141,20 @@ class Anchored(MemoryTeacher):
             return None
         count, all_of_them = int(self._kept_out.sum()), self.context.num_examples
         epochs, least = self.context.plan.num_epochs, FIRST_ANCHOR + self.config.patience + 2
+        self._is_active = epochs >= least and 0 < count < all_of_them
+        if self._was_active not in (None, self._is_active):
+            raise InputError(
+                f"`num_train_epochs` must be {'at least' if self._was_active else 'below'} {least} in this run, got "
+                f"{epochs}: before the interruption they were {'enough' if self._was_active else 'too few'} to find an "
+                "anchor. Resume with the same number of epochs, or start a new run."
+            )
         if epochs < least:
             return (
                 f"Anchored: {epochs} epochs are too few to find an anchor and be taught by it (at least {least}): "
                 "plain fine-tuning."
             )
-        if not 0 < count < all_of_them:
+        if not self._is_active:
             return f"Anchored: {all_of_them} examples are too few to keep some out: plain fine-tuning."
-        self._is_active = True
         return f"Anchored: {count} of {all_of_them} examples are kept out at first."
 
     # ---- The anchor ----
@@ -288,6 +294,8 @@ class Anchored(MemoryTeacher):
     def load_state_dict(self, state: State) -> None:
         memory = {name.removeprefix("memory."): value for name, value in state.items() if name.startswith("memory.")}
         super().load_state_dict(memory)
+        # Plain fine-tuning remembers nothing.
+        self._was_active = bool(memory)
         self._labels = state["labels"].to(self.context.device)
         self._best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         self._best_epoch, self._seen_epoch = state["best_epoch"], state["seen_epoch"]

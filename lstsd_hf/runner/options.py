@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..methods import METHODS, TeacherConfig
 from .entry import HELP_ALL
 from .noise import NOISE_KINDS
+from .parsing import HelpFormatter, parsed, wide
 from .preparation import DataOptions
 from .run import Run
 
@@ -30,6 +31,7 @@ RUN_SETTINGS = {
 ALL = "all"
 # Beside every loss, which transformers knows.
 _SMALLER_IS_BETTER = ("nll", "ece")
+_IN_FRONT = " With several methods, an option has its method in front: --lstsd.lambda_short."
 
 
 @dataclass
@@ -222,7 +224,7 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
         # An error is not buried under all options.
         usage="%(prog)s --method METHOD [METHOD ...] [options]; --help lists them",
         description=domain.description,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(**RUN_SETTINGS)
@@ -230,15 +232,14 @@ def parse(arguments: list[str], domain: Domain) -> Parsed:
     if is_single:
         parser.set_defaults(**_method_defaults(config_classes[0], domain, known.demo))
     try:
-        run, args, *configs = parser.parse_args_into_dataclasses(plain, look_for_args_file=False)
+        run, args, *configs = parsed(parser, plain, "" if is_single else _IN_FRONT)
         for config_class in [] if is_single else config_classes:
             own = HfArgumentParser(config_class, prog=f"--{config_class.name}.…", allow_abbrev=False)
             own.set_defaults(**_method_defaults(config_class, domain, known.demo))
-            configs += own.parse_args_into_dataclasses(prefixed[config_class.name], look_for_args_file=False)
-    # What the dataclasses say of their fields, of files and packages that are missing, and options that nobody has.
+            configs += parsed(own, prefixed[config_class.name], f" It is for {config_class.name}.")
+    # What the dataclasses say of their fields, and of files and packages that are missing.
     except (ValueError, OSError, ImportError) as error:
-        hint = "" if is_single else " With several methods, an option has its method in front: --lstsd.lambda_short."
-        raise InputError(f"{error}{hint if 'not used by' in str(error) else ''}") from error
+        raise InputError(str(error)) from error
     if known.greater_is_better is None and (args.metric_for_best_model or "").endswith(_SMALLER_IS_BETTER):
         args.greater_is_better = False
     if known.train_sampling_strategy is None and not domain.has_lengths(run, configs):
@@ -264,7 +265,7 @@ def short_help(domain: Domain, prog: str) -> str:
         prog=prog,
         usage=f"{prog} --method METHOD [METHOD ...] [options]",
         description=domain.description,
-        formatter_class=_wide,
+        formatter_class=wide,
     )
     parts = [
         parser.format_help(),
@@ -274,16 +275,11 @@ def short_help(domain: Domain, prog: str) -> str:
         "front: --lstsd.lambda_short 2.\n",
     ]
     for name, config_class in METHODS.items():
-        own = HfArgumentParser(config_class, prog="", usage=argparse.SUPPRESS, add_help=False, formatter_class=_wide)
+        own = HfArgumentParser(config_class, prog="", usage=argparse.SUPPRESS, add_help=False, formatter_class=wide)
         own.set_defaults(**_method_defaults(config_class, domain, is_demo=False))
         options = own.format_help().partition("\n")[2].strip("\n")
         parts.append(f"{name}:\n{options}\n" if options else f"{name}: none\n")
     return "\n".join(parts)
-
-
-def _wide(prog: str) -> argparse.HelpFormatter:
-    """As wide wherever it is called."""
-    return _HelpFormatter(prog, width=110)
 
 
 def _all_methods(arguments: list[str], holds_labels_out: bool) -> list[str]:
@@ -295,15 +291,6 @@ def _all_methods(arguments: list[str], holds_labels_out: bool) -> list[str]:
         or (config.paper().first_stage() is not None and not holds_labels_out)
         or any(argument.startswith(f"--{name}.") for argument in arguments)
     ]
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the lines of the description, and shows defaults."""
-
-    def add_argument(self, action: argparse.Action) -> None:
-        # `--no_x` says with the help of `--x` the opposite; `--x False` is the same.
-        if action.const is not False:
-            super().add_argument(action)
 
 
 def check_unique(name: str, values: list) -> None:

@@ -152,6 +152,25 @@ def test_where_it_cannot_work_it_is_plain_fine_tuning_and_says_so(make_args, cap
     assert_same_weights(ours.model, trained(make_args, AnchoredConfig.neutral(), **options).model)
 
 
+@pytest.mark.parametrize(("epochs", "later", "rule"), [(4, 6, "below 5 in this run, got 6"), (6, 4, "at least 5 in")])
+def test_a_run_does_not_become_long_enough_by_a_resume(make_args, epochs, later, rule):
+    saving = {"callbacks": [SavesAt((10,))], "save_strategy": "steps", "save_steps": 1000}
+    first = trained(make_args, AnchoredConfig(), num_train_epochs=epochs, **saving)
+    checkpoint = f"{first.args.output_dir}/checkpoint-10"
+    with pytest.raises(InputError, match=f"`num_train_epochs` must be {rule}"):
+        trained(make_args, AnchoredConfig(), num_train_epochs=later, resume=checkpoint)
+    again = trained(make_args, AnchoredConfig(), num_train_epochs=epochs, resume=checkpoint)
+    assert_same_weights(again.model, first.model)
+
+
+def test_a_run_of_too_few_examples_is_resumed(make_args):
+    options = {"num_train_epochs": 5, "train_dataset": make_examples(4)}
+    saving = {"callbacks": [SavesAt((3,))], "save_strategy": "steps", "save_steps": 1000}
+    first = trained(make_args, AnchoredConfig(), **saving, **options)
+    again = trained(make_args, AnchoredConfig(), resume=f"{first.args.output_dir}/checkpoint-3", **options)
+    assert_same_weights(again.model, first.model)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
