@@ -1,11 +1,13 @@
 """The folder of a run: new, interrupted or finished, and never that of another run."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from transformers.trainer import SCHEDULER_NAME
 
 from ..checkpoint import newest_whole_checkpoint
@@ -14,7 +16,10 @@ from ..files import is_temporary
 from .results import RESULTS_NAME, read_result, write_json
 from .run import Run
 
+logger = logging.getLogger(__name__)
+
 RUN_NAME = "run.json"
+LOCK_NAME = ".lock"
 # Differences that a message names.
 _SHOWN = 3
 
@@ -28,8 +33,14 @@ def is_finished(run: Run, folder: Path) -> bool:
     return all(submitted.get(name) == digest and (folder / name).exists() for name, digest in run.submissions.items())
 
 
-def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str | None:
-    """The checkpoint to resume from, after the folder has been checked or emptied.
+def take_folder(run: Run, folder: Path, overwrite: bool, lock: FileLock) -> None:
+    """Checks a folder, waits until no other process is at work there, and empties it if asked for.
+
+    Args:
+        run: What is to run there.
+        folder: The folder.
+        overwrite: Whether to delete what is there.
+        lock: The folder's lock, which is held from now on. The system lets go of it if the process is killed.
 
     Raises:
         InputError: If the folder holds something that must not be lost.
@@ -38,11 +49,30 @@ def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str
         raise InputError(f"`output_dir` must be a folder, got the file {folder}. Choose another.")
     with run.args.main_process_first(desc="the run's folder"):
         if not run.args.should_save:
-            return _checkpoint_to_resume(run, folder) if resume else None
+            return
         if overwrite and folder.exists():
             _check_is_run(folder)
-            shutil.rmtree(folder)
-        check_is_for_runs(folder)
+        else:
+            check_is_for_runs(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info(f"Waiting for another process, which carries out the run in {folder}.")
+            lock.acquire()
+        if overwrite:
+            _empty(folder)
+
+
+def prepare_folder(run: Run, folder: Path, resume: bool) -> str | None:
+    """The checkpoint to resume from, if any, after what is in the folder has been checked.
+
+    Raises:
+        InputError: If the folder holds something that must not be lost.
+    """
+    with run.args.main_process_first(desc="what the run's folder holds"):
+        if not run.args.should_save:
+            return _checkpoint_to_resume(run, folder) if resume else None
         if is_finished(run, folder):
             raise InputError(
                 f"{folder} holds this run, finished. Use --resume to show its scores, --overwrite to run it again, or "
@@ -55,20 +85,19 @@ def prepare_folder(run: Run, folder: Path, resume: bool, overwrite: bool) -> str
                 "another --output_dir."
             )
         # With nothing else there, the earlier run did not begin to train.
-        if (folder / RUN_NAME).exists() and len(list(folder.iterdir())) > 1:
+        if (folder / RUN_NAME).exists() and any(path.name != RUN_NAME for path in _content(folder)):
             if not resume:
                 raise InputError(f"{folder} holds an interrupted run. Use --resume to go on, or --overwrite.")
             differs = _what_differs(run, folder)
             if differs:
                 raise InputError(f"{folder} holds an interrupted run{differs}. Use the same to resume, or --overwrite.")
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(run.state, folder / RUN_NAME)
         return _checkpoint_to_resume(run, folder) if resume else None
 
 
 def check_is_for_runs(folder: Path) -> None:
     """Raises an `InputError` if a folder has files of something else."""
-    if folder.exists() and not (folder / RUN_NAME).exists() and _has_content(folder):
+    if folder.exists() and not (folder / RUN_NAME).exists() and _content(folder):
         raise InputError(f"`output_dir` must be new, empty or of an earlier run, got {folder}. Choose another.")
 
 
@@ -79,13 +108,21 @@ def _check_is_run(folder: Path) -> None:
             f"{folder} holds other runs, such as {others[0]}, so --overwrite does not delete it. Choose another "
             "--output_dir, or move them."
         )
-    if not (folder / RUN_NAME).exists() and _has_content(folder):
+    if not (folder / RUN_NAME).exists() and _content(folder):
         raise InputError(f"{folder} holds no run of this program, so --overwrite does not delete it. Choose another.")
 
 
-def _has_content(folder: Path) -> bool:
-    """Whether there is more than what a killed process was about to write."""
-    return any(not is_temporary(path) for path in folder.iterdir())
+def _content(folder: Path) -> list[Path]:
+    """What is there beside the lock, and what a killed process was about to write."""
+    return [path for path in folder.iterdir() if path.name != LOCK_NAME and not is_temporary(path)]
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_NAME:
+            path.unlink()
 
 
 def _what_differs(run: Run, folder: Path) -> str:

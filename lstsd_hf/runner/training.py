@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from transformers import EvalPrediction, set_seed
 
 from ..dynamics.measures import estimated_label_errors
@@ -19,7 +20,7 @@ from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
 from .results import PREDICTIONS_NAME, RESULTS_NAME, read_result, without_times, write_json, write_predictions
 from .run import Run
-from .run_folder import is_finished, prepare_folder
+from .run_folder import LOCK_NAME, is_finished, prepare_folder, take_folder
 from .tasks import Task
 from .trainer import DurationEstimate, EpochTimer, RunTrainer
 
@@ -42,7 +43,17 @@ def execute(run: Run, folder: Path, *, resume: bool, overwrite: bool, cache: Pat
     """
     if resume and is_finished(run, folder):
         return read_result(folder / RESULTS_NAME)
-    checkpoint = prepare_folder(run, folder, resume, overwrite)
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        take_folder(run, folder, overwrite, lock)
+        if resume and is_finished(run, folder):  # by a process that was waited for
+            return read_result(folder / RESULTS_NAME)
+        return _train(run, folder, prepare_folder(run, folder, resume), cache)
+    finally:
+        lock.release()
+
+
+def _train(run: Run, folder: Path, checkpoint: str | None, cache: Path) -> dict[str, Any]:
     run.args.output_dir = str(folder)
     start = time.perf_counter()
     set_seed(run.args.seed)

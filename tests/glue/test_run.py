@@ -4,12 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -746,6 +748,29 @@ def test_a_grid_goes_on_after_a_run_that_fails(workplace, options, monkeypatch, 
     assert output.count("Saved in") == 3
     assert "rte, scores of the last epoch" in output
     assert message.startswith("1 of 4 runs failed, for the reasons given above: runs/rte/")
+
+
+@pytest.mark.parametrize("outcome", ["finished", "killed"])
+def test_a_run_waits_for_another_process_in_its_folder(workplace, options, outcome):
+    """Then it has its results, or goes on where that one was killed."""
+    command = ["--method", "vanilla", *options, "--output_dir", "mine", "--resume"]
+    cli.main(command)
+    results = (workplace / "mine" / "results.json").read_bytes()
+    aside = workplace / "aside.json"
+    (workplace / "mine" / "results.json").rename(aside)
+    holder = FileLock(workplace / "mine" / ".lock", thread_local=False)
+    holder.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(cli.main, command)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=5)
+        if outcome == "finished":
+            aside.rename(workplace / "mine" / "results.json")
+        holder.release()
+        second.result(timeout=120)
+    again = (workplace / "mine" / "results.json").read_bytes()
+    assert (again == results) == (outcome == "finished")
+    assert json.loads(again)["last_epoch"] == json.loads(results)["last_epoch"]
 
 
 def test_a_folder_with_other_runs_below_is_not_deleted(workplace, options):
