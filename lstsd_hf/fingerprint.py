@@ -1,4 +1,4 @@
-"""Digests of a training set, which tell one that was reordered, shortened or edited."""
+"""Digests of a training set, which tell one that was reordered, shortened or edited, and what tells models apart."""
 
 import copy
 import hashlib
@@ -10,10 +10,33 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import IterableDataset
+from transformers import PretrainedConfig
 
 from .datasets_library import is_hugging_face_dataset
 from .label_errors import LABEL_NAMES
+
+# What a config says of the file that it was saved in, of the labels, and of training alone.
+_NOT_OF_THE_MODEL = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+_NOT_OF_THE_MODEL |= {"id2label", "label2id", "num_labels", "problem_type"}
+
+
+def model_settings(model: nn.Module) -> str:
+    """What a model's config makes of its weights in evaluation mode, as JSON; empty without a config.
+
+    Args:
+        model: The model.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, PretrainedConfig):
+        return ""
+    settings = {
+        name: value
+        for name, value in config.to_diff_dict().items()
+        if name not in _NOT_OF_THE_MODEL and not name.endswith("dropout") and not name.endswith("dropout_prob")
+    }
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str, int | str | None]:

@@ -1,7 +1,6 @@
 """A model that teaches and does not learn, on the student's training examples."""
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -15,11 +14,11 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PretrainedConfig,
 )
 
 from .distributed import gather_objects, sum_over_processes
 from .errors import InputError
+from .fingerprint import model_settings
 from .label_order import matched_order
 from .pixels import PixelStatistics
 from .position_limit import position_limit
@@ -28,8 +27,6 @@ from .teacher_outputs import TeacherOutputs, read_teacher_outputs, write_teacher
 
 # A tokenizer without a limit says more.
 NO_LIMIT = 10**6
-# What a config says of the file that it was saved in, and not of the model.
-OF_THE_FILE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
@@ -184,18 +181,13 @@ class FixedTeacher:
     def weights_digest(self) -> str:
         """SHA-256 of its weights, of what its config makes of them, and of the order of its labels."""
         pixels = "" if self._pixels is None else f" {self._pixels}"
-        digest = hashlib.sha256(f"{type(self.model).__name__} {self._order}{pixels}{self._settings()}".encode())
+        digest = hashlib.sha256(
+            f"{type(self.model).__name__} {self._order}{pixels}{model_settings(self.model)}".encode()
+        )
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
-
-    def _settings(self) -> str:
-        config = getattr(self.model, "config", None)
-        if not isinstance(config, PretrainedConfig):
-            return ""
-        settings = {name: value for name, value in config.to_diff_dict().items() if name not in OF_THE_FILE}
-        return json.dumps(settings, sort_keys=True, default=str)
 
     def _digest(self) -> str:
         """SHA-256 of its weights and of what it reads."""

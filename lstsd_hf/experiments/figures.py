@@ -18,6 +18,8 @@ from .statistics import mean_and_std
 LENGTH_OPTION = "mini_generation_epochs"
 NUM_BINS = 10
 _SIZE = (8.5, 4.5)
+# Characters; a title may name whole paths, and file systems take 255 bytes.
+_LONGEST_STEM = 120
 
 
 def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
@@ -25,8 +27,9 @@ def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for section in sections:
-        stem = re.sub(r"[^\w.=]+", "-", section.title).strip("-")
-        stem += f"-{section.first_hash}" if [other.title for other in sections].count(section.title) > 1 else ""
+        whole = re.sub(r"[^\w.=]+", "-", section.title).strip("-")
+        is_unique = [other.title for other in sections].count(section.title) == 1 and len(whole) <= _LONGEST_STEM
+        stem = whole if is_unique else f"{whole[:_LONGEST_STEM]}-{section.first_hash}"
         figures = {
             "curves": learning_curves(section),
             "length": score_by_length(section),

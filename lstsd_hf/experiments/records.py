@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..errors import InputError
 from ..files import replacing
 from ..runner.results import RESULTS_NAME, check_version, read_result, without_times
+from ..runner.run_folder import RUN_NAME
 
 SWEEPS_FOLDER = "sweeps"
 _DIGITS, _COURSE_DIGITS = 6, 4
@@ -62,7 +63,9 @@ def read_results(sources: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
 def _result_files(folder: Path) -> Iterator[Path]:
     """The results in a folder; runs that are under way may remove checkpoints meanwhile."""
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name != SWEEPS_FOLDER and not name.startswith(PREFIX_CHECKPOINT_DIR)]
+        # The folder of a model that was trained further may be called so too.
+        checkpoints = {name for name in folders if name.startswith(PREFIX_CHECKPOINT_DIR) and RUN_NAME in files}
+        folders[:] = [name for name in folders if name not in checkpoints | {SWEEPS_FOLDER}]
         if RESULTS_NAME in files:
             yield Path(place) / RESULTS_NAME
 
@@ -91,7 +94,7 @@ def collect(runs: Path, output: Path) -> int:
 
 def _collect(runs: Path, output: Path) -> int:
     sources = [output, runs] if output.exists() else [runs]
-    key = ("task", "method", "config_hash", "data", "seed")
+    key = ("task", "method", "config_hash", "data", _MODEL_DIGEST, "seed")
     merged = {_key(result, key): result for _, result in read_results(sources)}
     lines: dict[str, dict[str, Any]] = {}
     for result in sorted(merged.values(), key=lambda result: (_key(result, key[:-1]), result["seed"])):
@@ -150,7 +153,7 @@ def _training_defaults() -> dict[str, Any]:
 
 
 def _key(item: Mapping[str, Any], names: Iterable[str]) -> str:
-    return json.dumps([item[name] for name in names], sort_keys=True)
+    return json.dumps([item.get(name) for name in names], sort_keys=True)
 
 
 def _write(lines: Iterable[Mapping[str, Any]], path: Path) -> None:

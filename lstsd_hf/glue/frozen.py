@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..files import replacing_folder
+from ..fingerprint import model_settings
 
 STATES_NAME, OFFSETS_NAME = "states.npy", "offsets.npy"
 BATCH_SIZE = 64
@@ -96,8 +97,8 @@ class EncoderSplit:
         self._layers[self._cut :].requires_grad_(True)
 
     def fingerprint(self) -> str:
-        """Digest of the frozen part's weights and of where the cut is."""
-        digest = hashlib.sha256(f"{type(self._base).__name__} {self._cut}".encode())
+        """Digest of the frozen part's weights, of what the config makes of them, and of where the cut is."""
+        digest = hashlib.sha256(f"{type(self._base).__name__} {self._cut} {model_settings(self._base)}".encode())
         above = {f"layer.{number}." for number in range(self._cut, len(self._layers))}
         for module in (self._base.embeddings, self._stack):
             for name, tensor in module.state_dict().items():

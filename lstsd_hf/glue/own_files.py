@@ -22,6 +22,8 @@ Row = tuple[int, dict[str, Any]]
 
 # A field may be a whole document; the csv module's own limit is 131,072 characters.
 _LARGEST_FIELD = 2**31 - 1
+# Classes that a message names.
+_SHOWN = 10
 
 
 def load_files(
@@ -96,6 +98,8 @@ def parse_label(label: str, task: GlueTask, place: str) -> int | float:
 def _task_of(labels: list[tuple[int, str]], texts: tuple[str, ...], path: str) -> GlueTask:
     """Classification by the labels' names in sorted order, or a regression where some are fractions."""
     label_names = tuple(sorted({label for _, label in labels}))
+    if all(re.fullmatch(r"-?\d+", name) for name in label_names):
+        label_names = tuple(sorted(label_names, key=lambda name: (int(name), name)))
     if len(label_names) < 2:
         raise InputError(f"{path} must have at least 2 different labels, got {list(label_names)}.")
     for line, label in labels:
@@ -108,6 +112,8 @@ def _task_of(labels: list[tuple[int, str]], texts: tuple[str, ...], path: str) -
     # Whole numbers are names of classes.
     fractions = [name for name, number in zip(label_names, numbers, strict=True) if number and not number.is_integer()]
     if not fractions:
+        shown = ", ".join(label_names[:_SHOWN]) + (", …" if len(label_names) > _SHOWN else "")
+        logger.info(f"The labels of {path} are {len(label_names)} classes: {shown}.")
         return _own_task(texts, label_names, labels_are_names=True)
     if None in numbers:
         no_number = label_names[numbers.index(None)]
@@ -183,6 +189,11 @@ def read_file(path: Path) -> list[Row]:
     return rows
 
 
+_HAVE_SEMICOLONS = (
+    " Semicolons in the header do not separate: save it with commas; pandas: `df.to_csv(path, index=False)`."
+)
+
+
 def _read_csv(file: TextIO) -> Iterator[Row]:
     earlier = csv.field_size_limit(_LARGEST_FIELD)
     reader = csv.DictReader(file, strict=True)
@@ -198,7 +209,8 @@ def _read_csv(file: TextIO) -> Iterator[Row]:
             )
         for row in reader:
             if None in row or None in row.values():
-                raise InputError(f"{file.name}, line {reader.line_num}: expected {len(names)} fields.")
+                hint = _HAVE_SEMICOLONS if any(";" in name for name in names) else ""
+                raise InputError(f"{file.name}, line {reader.line_num}: expected {len(names)} fields.{hint}")
             yield reader.line_num, row
     except csv.Error as error:
         raise InputError(

@@ -1,20 +1,26 @@
 """Early stopping without a look at the validation split: by training rows that are kept out of the training."""
 
+import copy
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import TrainerCallback
 
 from ..errors import InputError
 from ..files import replacing
 from ..model_copy import ModelCopy
+from ..observers import State
 
 BEST_NAME = "held_out_best.safetensors"
 SPLIT_SEED = 0
+_MODEL, _TEACHER = "model.", "teacher."
 
 
 def held_out_rows(num_rows: int, share: float) -> tuple[list[int], list[int]]:
@@ -40,37 +46,59 @@ def held_out_rows(num_rows: int, share: float) -> tuple[list[int], list[int]]:
 class KeepsBest(TrainerCallback):
     """Keeps the weights of the epoch with the smallest loss on the held-out rows, whose labels are as given.
 
+    Where a method predicts with copies of the model, these are kept too.
+
     Args:
         folder: The run's folder; the best weights so far lie there for a resumed run.
         held_out: The rows, as the trainer takes them.
 
     Attributes:
         trainer: The trainer, to be set.
-        best: The weights.
-        step: Their optimizer step.
-        loss: Their loss on the held-out rows.
+        step: The optimizer step of the best epoch.
+        loss: Its loss on the held-out rows.
     """
 
     def __init__(self, folder: Path, held_out: Any):
         self.trainer: Any = None
         self._path, self._held_out = folder / BEST_NAME, held_out
-        self.best: ModelCopy | None = None
+        self._best: ModelCopy | None = None
+        self._teacher: State = {}
         self.step, self.loss = 0, math.inf
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step and self._path.is_file():
-            numbers = json.loads(self._path.with_suffix(".json").read_text())
-            self.step, self.loss = numbers["step"], numbers["loss"]
-            self.best = ModelCopy(load_file(self._path)).to(args.device)
+        if not (state.global_step and self._path.is_file()):
+            return
+        with safe_open(self._path, "pt") as file:
+            numbers = json.loads(file.metadata()["numbers"])
+        tensors = load_file(self._path)
+        self.step, self.loss = numbers["step"], numbers["loss"]
+        self._best = ModelCopy(_below(_MODEL, tensors)).to(args.device)
+        self._teacher = numbers["teacher"] | _below(_TEACHER, tensors)
 
     def on_epoch_end(self, args, state, control, **kwargs):
         loss = self.trainer.predict(self._held_out, metric_key_prefix="held_out").metrics["held_out_loss"]
         if not loss < self.loss:
             return
         self.step, self.loss = state.global_step, loss
-        self.best = ModelCopy.of(self.trainer.model)
+        self._best = ModelCopy.of(self.trainer.model)
+        if self.trainer.teacher.predicts_with_copies:
+            self._teacher = copy.deepcopy(dict(self.trainer.teacher.state_dict()))
         if args.should_save and args.save_strategy != "no":
+            tensors = {name: value for name, value in self._teacher.items() if isinstance(value, Tensor)}
+            plain = {name: value for name, value in self._teacher.items() if name not in tensors}
+            numbers = {"step": self.step, "loss": self.loss, "teacher": plain}
+            named = {f"{_MODEL}{name}": value for name, value in self._best.tensors.items()}
+            named |= {f"{_TEACHER}{name}": value for name, value in tensors.items()}
+            contiguous = {name: value.contiguous() for name, value in named.items()}
             with replacing(self._path) as temporary:
-                save_file({name: value.contiguous() for name, value in self.best.tensors.items()}, temporary)
-            with replacing(self._path.with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps({"step": self.step, "loss": self.loss}))
+                save_file(contiguous, temporary, {"numbers": json.dumps(numbers)})
+
+    def restore(self) -> None:
+        """Makes the model, and the copies that a method predicts with, those of the best epoch."""
+        self._best.load_into(self.trainer.model)
+        if self._teacher:
+            self.trainer.teacher.load_state_dict(self._teacher)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from ..dynamics.history import History
 from ..files import replacing
 from ..label_errors import LabelErrorCandidate, rank_label_errors, ranking_quality
 from ..memory import ShardedMemory
-from .preparation import Prepared
+from .preparation import Prepared, Rows
 from .results import SCHEMA_VERSION, device_name, epochs_from_log, package_versions, write_json
 from .run import Run
 from .tasks import Task
@@ -34,10 +34,10 @@ def find_label_errors(
     trainer: RunTrainer, prepared: Prepared, run: Run, folder: Path, out_of_sample: History | None
 ) -> dict[str, Any]:
     """Records the replaced labels, and how well the trained model and whatever else was kept find them."""
-    rows = prepared.rows.noisy_rows
+    rows, positions = prepared.rows.noisy_rows, prepared.rows.positions
     options = run.options
     record = {"rate": options.label_noise, "seed": options.label_noise_seed, "kind": options.label_noise_kind}
-    record["rows"] = rows
+    record["rows"] = [positions[row] for row in rows]
     logits = torch.as_tensor(trainer.predict(prepared.splits["train"], metric_key_prefix="train").predictions).float()
     sources = {"model": (logits.softmax(dim=-1), torch.ones(len(logits), dtype=torch.bool))}
     is_sharded = isinstance(trainer.teacher.memory, ShardedMemory)
@@ -51,19 +51,20 @@ def find_label_errors(
     rankings = {name: rank_label_errors(*source, prepared.train) for name, source in sources.items()}
     if trainer.is_world_process_zero():
         write_json(record, folder / "label_noise.json")
-        _write_ranking([*rankings.values()][-1], prepared.rows.true_labels, run.task, folder / "label_errors.jsonl")
+        _write_ranking([*rankings.values()][-1], prepared.rows, run.task, folder / "label_errors.jsonl")
     found = {name: ranking_quality(ranking, rows) for name, ranking in rankings.items()}
     return {"count": len(rows), "memory": None, **found}
 
 
-def _write_ranking(ranking: Sequence[LabelErrorCandidate], true_labels: Sequence[int], task: Task, path: Path) -> None:
+def _write_ranking(ranking: Sequence[LabelErrorCandidate], rows: Rows, task: Task, path: Path) -> None:
     names = task.label_names
     with replacing(path) as temporary, temporary.open("w") as file:
         for candidate in ranking:
             line = asdict(candidate) | {
+                "index": rows.positions[candidate.index],
                 "given_label": names[candidate.given_label],
                 "believed_label": names[candidate.believed_label],
-                "true_label": names[true_labels[candidate.index]],
+                "true_label": names[rows.true_labels[candidate.index]],
             }
             file.write(json.dumps(line) + "\n")
 

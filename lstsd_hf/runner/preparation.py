@@ -59,11 +59,13 @@ class Rows:
         splits: Raw splits; `train` has the rows and labels that are trained on, `held_out` those kept out.
         true_labels: The labels of `train` before any was replaced.
         noisy_rows: Rows of `train` with a replaced label.
+        positions: Where the rows of `train` stand in the split that it was made from.
     """
 
     splits: dict[str, Dataset]
     true_labels: list[Any]
     noisy_rows: list[int]
+    positions: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,10 @@ def chosen_rows(splits: DatasetDict, task: Task, options: DataOptions) -> Rows:
     """
     train, noisy_rows = with_noise(splits["train"], task, options)
     true_labels = splits["train"]["label"][: len(train)]
-    raw = {**splits}
+    raw, positions = {**splits}, range(len(train))
     if options.held_out_share:
-        kept, held_out = held_out_rows(len(train), options.held_out_share)
-        raw["held_out"], train = train.select(held_out), train.select(kept)
-        true_labels, noisy = [true_labels[row] for row in kept], {*noisy_rows}
-        noisy_rows = [position for position, row in enumerate(kept) if row in noisy]
-    return Rows({**raw, "train": train}, true_labels, noisy_rows)
+        positions, held_out = held_out_rows(len(train), options.held_out_share)
+        raw["held_out"], train = train.select(held_out), train.select(positions)
+        true_labels, noisy = [true_labels[row] for row in positions], {*noisy_rows}
+        noisy_rows = [index for index, row in enumerate(positions) if row in noisy]
+    return Rows({**raw, "train": train}, true_labels, noisy_rows, positions)

@@ -16,6 +16,7 @@ from ..files import replacing
 SCHEMA_VERSION = 3
 RESULTS_NAME = "results.json"
 PREDICTIONS_NAME = "predictions.npz"
+TRAINING_ROWS_NAME = "training_rows.json"
 # What is kept of a training log entry: the parts of the loss, and what methods log.
 OF_TRAINING = ("loss", "teacher_", "samples_", "exposures", "anchor_epoch", "kept_out_loss", "labels_doubted")
 PACKAGES = ("lstsd-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers")

@@ -25,7 +25,7 @@ from .tasks import Task
 # Training arguments without influence on the result; the seed names the run beside the hash.
 _IRRELEVANT = ("output_dir", "run_name", "seed", "report_to", "disable_tqdm", "do_", "logging_", "save_", "hub_")
 _IRRELEVANT += ("push_to_hub", "log_", "dataloader_num", "dataloader_pin", "dataloader_pers", "dataloader_pref")
-_IRRELEVANT += ("project", "trackio_", "eval_on_start", "per_device_eval_batch_size", "resume_from_checkpoint")
+_IRRELEVANT += ("project", "trackio_", "per_device_eval_batch_size", "resume_from_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,10 @@ class Run(ABC):
         training = {name: value for name, value in self.args.to_dict().items() if not name.startswith(_IRRELEVANT)}
         if self.args.world_size > 1:  # several processes make larger batches
             training["world_size"] = self.args.world_size
+        if self.args.n_gpu > 1:  # and so does one that sees several GPUs
+            training["n_gpu"] = self.args.n_gpu
+        if not training["eval_on_start"]:  # which draws random numbers
+            del training["eval_on_start"]
         defaults = asdict(type(self.options)())
         # What was added later is left out where it does nothing, so that the digests of older runs stay.
         options = {

@@ -18,7 +18,15 @@ from .cross_validation import judge_labels
 from .held_out import KeepsBest
 from .metrics import metrics_of
 from .outputs import find_label_errors, results_of, write_submission
-from .results import PREDICTIONS_NAME, RESULTS_NAME, read_result, without_times, write_json, write_predictions
+from .results import (
+    PREDICTIONS_NAME,
+    RESULTS_NAME,
+    TRAINING_ROWS_NAME,
+    read_result,
+    without_times,
+    write_json,
+    write_predictions,
+)
 from .run import Run
 from .run_folder import LOCK_NAME, is_finished, prepare_folder, take_folder
 from .tasks import Task
@@ -94,7 +102,7 @@ def _train(run: Run, folder: Path, checkpoint: str | None, cache: Path) -> dict[
             _predict_again(trainer)
         if keeps_best:
             # As above, but chosen without the validation split.
-            keeps_best.best.load_into(trainer.model)
+            keeps_best.restore()
             best_model = {"step": keeps_best.step, "held_out_loss": keeps_best.loss, **_predict_again(trainer)}
         other_splits = {}
         for name, split in prepared.splits.items():
@@ -102,6 +110,8 @@ def _train(run: Run, folder: Path, checkpoint: str | None, cache: Path) -> dict[
                 write_submission(trainer, split, run.task, folder / run.task.submission_name(name))
             elif name.startswith("validation_"):
                 other_splits[name] = _scores(trainer, split)
+    if run.options.held_out_share and trainer.is_world_process_zero():
+        write_json(list(prepared.rows.positions), folder / TRAINING_ROWS_NAME)
     trainer.save_model()
     seconds = time.perf_counter() - start
     with prepared.training_form():

@@ -21,7 +21,7 @@ from filelock import FileLock
 from lstsd_hf import METHODS
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments.__main__ import main as experiments
-from lstsd_hf.experiments.figures import reliability_points
+from lstsd_hf.experiments.figures import reliability_points, write_figures
 from lstsd_hf.experiments.grid import take_shard
 from lstsd_hf.experiments.grouping import group_runs
 from lstsd_hf.experiments.published import published_score
@@ -440,6 +440,9 @@ def test_records_keep_the_digest_of_a_model_in_a_folder(tmp_path):
         fake_run(tmp_path, "vanilla", seed, 0.7, model_digest="454a0fd668")
     collect(tmp_path, tmp_path / "kept.jsonl")
     assert {result["model_digest"] for _, result in read_results([tmp_path / "kept.jsonl"])} == {"454a0fd668"}
+    # Another model at the same place is another one.
+    fake_run(tmp_path, "vanilla", 1, 0.8, model_digest="0123456789")
+    assert collect(tmp_path, tmp_path / "kept.jsonl") == 3
 
 
 def test_who_collects_waits_for_another_to_have_written(tmp_path):
@@ -462,7 +465,26 @@ def test_what_is_under_way_is_left_alone(tmp_path):
     for place in ("vanilla-1-0/checkpoint-10", "sweeps/rte/trial-3"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "results.json").write_text("{}")
+    (tmp_path / "vanilla-1-0" / "run.json").write_text("{}")
     assert len(read_results([tmp_path])) == 1
+
+
+def test_a_model_in_a_checkpoint_is_a_model(tmp_path):
+    """Its runs are in a folder of its name."""
+    (tmp_path / "rte" / "checkpoint-10").mkdir(parents=True)
+    fake_run(tmp_path / "rte" / "checkpoint-10", "vanilla", 1, 0.7)
+    assert len(read_results([tmp_path])) == 1
+
+
+def test_long_titles_have_short_file_names(tmp_path):
+    """Of one's own data they name whole paths."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        own = {"data": "/home/jane/" + "data/" * 60 + name}
+        fake_run(tmp_path / name, "vanilla", 1, 0.7, more=own, config_hash=name * 10)
+    paths = write_figures(group_runs(read_results([tmp_path])), tmp_path / "figures")
+    assert len({path.name for path in paths}) == len(paths) == 2
+    assert all(len(path.name) < 160 for path in paths)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,14 @@ def test_unlabelled_test_split(tmp_path, name, content):
     assert rows == [dict(zip(TASKS[name].text_columns, ("A.", "B."), strict=False))]
 
 
+def test_a_broken_row_of_a_test_split_is_not_left_out(tmp_path):
+    """The submission would answer other questions from there on."""
+    path = write_glue(tmp_path, "qqp") / "test.tsv"
+    path.write_text("id\tquestion1\tquestion2\n0\tA.\tB.\n1\tC.\n")
+    with pytest.raises(InputError, match="line 3: expected 3 tab-separated fields, got 2"):
+        load_task(TASKS["qqp"], str(tmp_path))
+
+
 def test_missing_file(tmp_path):
     assert message_of(lambda: load_task(TASKS["rte"], str(tmp_path))) == (
         f"{tmp_path}/RTE/train.tsv does not exist. `data` must be 'hub', 'synthetic' or a "
@@ -308,7 +316,7 @@ def test_bad_own_files(tmp_path):
     )
     nameless = write_rows(tmp_path / "null.jsonl", [{"text": None, "label": 0}])
     assert message_of(lambda: load_files(good, nameless)) == (
-        f"{nameless}, line 1: columns ['text'] missing, got ['label', 'text']. Rename or add them."
+        f"{nameless}, line 1: `text` must have a value, got null. Leave the row out, or write one."
     )
     latin = tmp_path / "latin.csv"
     latin.write_bytes("text,label\ncafé,0\n".encode("latin-1"))

@@ -159,11 +159,17 @@ def test_the_cache_is_reused_and_told_apart(tmp_path, pad, monkeypatch):
     torch.nn.init.ones_(model.bert.encoder.layer[0].output.dense.bias)
     others.add(folder())
     assert len(others | {first}) == 5
+    # What the config makes of the same weights.
+    model.config.layer_norm_eps = 1e-5
+    others.add(folder())
+    model.config.hidden_dropout_prob = 0.3  # which does nothing here
+    others.add(folder())
+    assert len(others | {first}) == 6
     # An interrupted computation leaves nothing that looks finished.
     monkeypatch.setattr("lstsd_hf.glue.frozen.np.save", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         folder(rows=tokens([4, 4]))
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_an_encoder_that_is_more_than_a_stack_is_refused():

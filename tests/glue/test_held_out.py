@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from lstsd_hf.glue import cli
 from lstsd_hf.runner import held_out
 from lstsd_hf.runner.held_out import held_out_rows
+from lstsd_hf.runner.noise import replace_labels
 from tests.helpers import error_of
 
 
@@ -59,7 +61,11 @@ def test_the_model_is_that_of_the_epoch_with_the_smallest_loss_on_them(workplace
     # A quarter of 48 labels is wrong; those among the rows kept out are not counted.
     rows = json.loads(Path("run/label_noise.json").read_text())["rows"]
     assert found["label_errors"]["count"] == len(rows) < 12
-    assert all(row < 36 for row in rows)
+    trained = json.loads(Path("run/training_rows.json").read_text())
+    assert trained == held_out_rows(48, 0.25)[0]
+    # Rows of the split as it is in the file.
+    labels = cli.plan(cli.parse([*command, "--output_dir", "other"]))[0].run.splits["train"]["label"][:48]
+    assert [*rows] == [row for row in trained if row in replace_labels(labels, 2, 0.25, 0)[1]]
     true = [json.loads(line) for line in Path("run/label_errors.jsonl").read_text().splitlines()]
     assert {line["index"] for line in true if line["given_label"] != line["true_label"]} == {*rows}
     # What is saved is that model: its predictions are the ones kept, and its scores the ones named.
@@ -69,6 +75,30 @@ def test_the_model_is_that_of_the_epoch_with_the_smallest_loss_on_them(workplace
     with np.load("run/predictions.npz") as arrays:
         accuracy = float((arrays["logits"].argmax(-1) == arrays["labels"]).mean())
     assert best["eval_accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("method", ["snapshot_ensemble", "mean_teacher"])
+def test_copies_are_those_of_the_best_epoch_too(workplace, command, method):
+    early = {
+        "snapshot_ensemble": ["--cycle_epochs", "1"],
+        "mean_teacher": ["--ema_decay", "0.5", "--rampup_epochs", "0"],
+    }
+    command = [*command, "--method", method, *early[method], "--num_train_epochs", "8", "--output_dir", "run"]
+    cli.main(command)
+    found = results("run")
+    best = found["best_model"]
+    epoch = best["step"] // 3  # 36 rows in batches of 16
+    assert epoch < 8
+    logged = found["epochs"][epoch - 1]
+    assert logged["epoch"] == epoch
+    names = [name for name in logged if name.endswith(("loss", "nll", "accuracy")) and name in best]
+    assert len(names) >= 3
+    assert {name: best[name] for name in names} == {name: pytest.approx(logged[name]) for name in names}
+    # What a resumed run would read.
+    keeps = held_out.KeepsBest(Path("run"), None)
+    keeps.on_train_begin(SimpleNamespace(device="cpu"), SimpleNamespace(global_step=1), None)
+    assert keeps.step == best["step"]
+    assert keeps._teacher
 
 
 def test_interrupted_equals_uninterrupted(workplace, command, monkeypatch):

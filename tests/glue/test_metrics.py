@@ -21,6 +21,12 @@ def test_metrics_by_hand():
     assert scores["ece"] == pytest.approx((0.1 + 0.4 + 0.7 + 0.8) / 4)
 
 
+def test_who_is_sure_and_wrong_pays_in_full():
+    logits = np.array([[100.0, 0.0], [0.0, 5.0]])
+    scores = ClassificationMetrics(TASKS["mrpc"]).compute(predictions=logits, references=np.array([1, 1]))
+    assert scores["nll"] == pytest.approx((100.0 + math.log1p(math.exp(-5.0))) / 2)
+
+
 def test_matthews_by_hand():
     logits = np.array([[0.0, 1.0]] * 3 + [[1.0, 0.0]] * 2)
     labels = np.array([1, 1, 0, 0, 1])  # TP 2, FP 1, TN 1, FN 1

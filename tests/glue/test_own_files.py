@@ -186,6 +186,7 @@ FILES = [
     ("open.csv", 'text,label\n"a b,1\nc,0\n', "must stand in quotes"),
     ("ragged.csv", "text,label\na,b,1\n", "line 2: expected 2 fields"),
     ("short.csv", "text,label\na\n", "line 2: expected 2 fields"),
+    ("both.csv", "text, or so;label\na b;1\n", "line 2: expected 2 fields. Semicolons in the header do not separate"),
     ("empty.csv", "", "is empty"),
     ("nul.csv", "text,label\na\x00b,\n", "the label must not be empty"),
     ("one.csv", "text,label\na b,1\nc d,1\n", "must have at least 2 different labels, got ['1']"),
@@ -231,3 +232,12 @@ def test_every_text_comes_back_as_it_was(tmp_path_factory, texts, suffix, length
     _, splits = load_files(str(path), str(path))
     assert splits["train"]["text"][:] == texts
     assert splits["train"]["label"][:] == [row["label"] for row in rows]
+
+
+def test_labels_that_are_numbers_are_in_their_order(tmp_path, caplog):
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\n" + "".join(f"text {label},{label}\n" for label in (10, 2, 1, 0, -3)))
+    with caplog.at_level("INFO", "lstsd_hf"):
+        task, _ = load_files(str(path), str(path))
+    assert task.label_names == ("-3", "0", "1", "2", "10")
+    assert "are 5 classes: -3, 0, 1, 2, 10." in caplog.text

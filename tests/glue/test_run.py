@@ -750,6 +750,20 @@ def test_a_grid_goes_on_after_a_run_that_fails(workplace, options, monkeypatch, 
     assert message.startswith("1 of 4 runs failed, for the reasons given above: runs/rte/")
 
 
+def test_what_changes_the_result_changes_the_name_of_a_run(options):
+    """An evaluation before training draws random numbers, and several GPUs make larger batches."""
+
+    def config_of(*more, n_gpu=1):
+        (planned,) = cli.plan(cli.parse(["--method", "vanilla", *options, *more]))
+        planned.run.args._n_gpu = n_gpu
+        return planned.run.config["training"], planned.run.config_hash
+
+    plain, at_start, two = config_of(), config_of("--eval_on_start", "true"), config_of(n_gpu=2)
+    assert len({name for _, name in (plain, at_start, two)}) == 3
+    assert plain[0].keys() & {"eval_on_start", "n_gpu"} == set()
+    assert (at_start[0]["eval_on_start"], two[0]["n_gpu"]) == (True, 2)
+
+
 @pytest.mark.parametrize("outcome", ["finished", "killed"])
 def test_a_run_waits_for_another_process_in_its_folder(workplace, options, outcome):
     """Then it has its results, or goes on where that one was killed."""
