@@ -82,8 +82,8 @@ def relabel(
     is_table = is_hugging_face_dataset(dataset)
     if hasattr(dataset, "select") and not is_table:
         raise InputError(
-            f"`dataset` must be a `datasets.Dataset` or a list of mappings, got {type(dataset).__name__}, of which "
-            "nobody here knows how it takes new labels. Make it anew with them."
+            f"`dataset` must be a `datasets.Dataset` or a list of mappings, got {type(dataset).__name__}. Build one "
+            "with the new labels yourself: `suspects` has them as `believed`."
         )
     columns = dataset.column_names if is_table else list(dataset[0])
     names = [label_name] if label_name is not None else LABEL_NAMES
