@@ -32,4 +32,5 @@ def add_to_model_card(path: Path, teacher: Teacher) -> None:
     name, *options = describe_teacher(teacher).items()
     lines = [f"Trained with lstsd_hf {__version__}, method `{name[1]}`.", ""]
     lines += [f"- {option}: {value}" for option, value in options]
+    lines += ["", teacher.card_note] if teacher.card_note else []
     path.write_text("\n".join([card.rstrip("\n"), "", HEADING, "", *lines, ""]), encoding="utf-8")

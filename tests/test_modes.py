@@ -17,7 +17,9 @@ from lstsd_hf import (
     METHODS,
     LSTSDConfig,
     LSTSDTrainer,
+    MeanTeacherConfig,
     SelfDistillationMixin,
+    SnapshotEnsembleConfig,
     Teacher,
     TeacherMemory,
     TemporalEnsembleConfig,
@@ -461,7 +463,7 @@ def test_weights_of_examples_under_data_parallel(make_args, two_devices):
 # ---- The hub, the memory's device ----
 
 
-@pytest.mark.parametrize("config", [CONFIG, TemporalEnsembleConfig()])
+@pytest.mark.parametrize("config", [CONFIG, TemporalEnsembleConfig(), SnapshotEnsembleConfig(), MeanTeacherConfig()])
 def test_the_model_card_names_method_and_options(make_args, config):
     trainer = make_trainer(make_args, num_train_epochs=3)
     other = LSTSDTrainer(model=make_model(), args=trainer.args, train_dataset=make_examples(8), teacher=config)
@@ -474,6 +476,8 @@ def test_the_model_card_names_method_and_options(make_args, config):
     for name, value in vars(config).items():
         assert f"- {name}: {value}\n" in text
     assert text.startswith("---\n")
+    # Whose scores they are, where they are not those of what is saved.
+    assert ("saved here" in text) == (config.name in ("snapshot_ensemble", "mean_teacher"))
 
 
 def test_a_memory_on_another_device_is_asked_for_by_name(make_args):

@@ -71,6 +71,10 @@ class AnchoredConfig(TeacherConfig):
         super().__post_init__()
         self._check_choice("rule", dict.fromkeys(RULES))
         self._check_share("mixing")
+        if not self.mixing:
+            raise InputError(
+                "`mixing` must be above 0, got 0: the anchor would teach nothing. Take `NoTeacherConfig()`."
+            )
         if not 0 <= self.momentum <= 1:
             raise InputError(f"`momentum` must be from 0 to 1, got {self.momentum}. 1 keeps the teacher as it is.")
         self._check_weight("pull")
@@ -217,8 +221,10 @@ class Anchored(MemoryTeacher):
             return 1.0
         like = batch.student_logits[:, 0].detach()
         if self.anchor_epoch is None:
-            # The mean over those that take part.
-            return with_mean_one((~self._kept_out[batch.indices]).to(like.dtype))
+            # The mean over those that take part; the base loss is one over those that have a label.
+            has_label = class_labels(batch.labels) >= 0
+            takes_part = has_label & ~self._kept_out[batch.indices]
+            return with_mean_one(takes_part.to(like.dtype)) * (has_label.sum() / len(has_label))
         shares = 1.0 - self._shares(batch, like)
         if self.config.rule == "flip":
             shares = shares.masked_fill(self._is_doubted[batch.indices], 0.0)

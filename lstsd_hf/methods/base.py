@@ -91,6 +91,7 @@ class Teacher(Observer):
         needs_example_losses: Whether it means nothing where the base loss is not known example by example; see
             `base_loss_weight`. Training then stops before the first optimizer step.
         is_empty: Whether nobody of the micro-batch that runs takes part; other observers then do not see it.
+        card_note: What a model card must say of its scores.
         memory: The memory with a row for each training example, where the method keeps one and has seen a batch.
 
     Examples:
@@ -110,6 +111,7 @@ class Teacher(Observer):
     memory: ExampleMemory | ShardedMemory | ConstantMemory | None = None
     config: TeacherConfig | None = None
     is_empty: bool = False
+    card_note: ClassVar[str] = ""
     needs_example_losses: bool = False
 
     # ---- Loss ----

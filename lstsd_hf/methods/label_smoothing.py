@@ -68,4 +68,9 @@ class LabelSmoothing(ConfiguredTeacher):
             return {}
         targets = batch.problem_type.uniform_targets(batch.student_logits)
         per_example = batch.problem_type.cross_entropy_to(batch.student_logits, targets)
+        labels = batch.labels
+        if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
+            # As the base loss is, a mean over the examples with a label.
+            has_label = labels >= 0
+            per_example = per_example.where(has_label, 0.0) * (len(labels) / has_label.sum().clamp(min=1))
         return {"uniform": DistillationTerm(per_example, self.config.smoothing)}

@@ -106,6 +106,7 @@ class MeanTeacher(ConfiguredTeacher):
 
     runs_model = True
     takes_tokens = True
+    card_note = "Scores whose names begin with `Ema` are those of the averaged model, which is not the one saved here."
 
     def reset(self) -> None:
         self.ema = None

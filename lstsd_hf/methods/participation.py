@@ -137,10 +137,13 @@ class Gate(ConfiguredTeacher):
         self._drawn, self.is_empty, self.needs = len(indices), False, None
         if not self.is_gated:
             return None
-        rows = (~self.known(inputs, indices, labels, forward)).nonzero()[:, 0]
-        self.is_empty = not len(rows)
+        takes_part = ~self.known(inputs, indices, labels, forward)
+        rows = takes_part.nonzero()[:, 0]
+        # Of rows without a label the mean loss is NaN.
+        has_label = torch.ones_like(takes_part) if labels is None or labels.dim() > 1 else labels >= 0
+        self.is_empty = not (takes_part & has_label).any()
         # A step all the same: other processes may have rows.
-        return rows.new_zeros(1) if self.is_empty else rows
+        return has_label.int().argmax()[None] if self.is_empty else rows
 
     def count(self, batch: TrainingBatch) -> None:
         """Counts a batch's examples that take part."""

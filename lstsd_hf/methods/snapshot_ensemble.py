@@ -25,7 +25,8 @@ class SnapshotEnsembleConfig(CyclicConfig):
     Source: Huang et al., "Snapshot Ensembles: Train 1, Get M for Free", ICLR 2017, arXiv 1704.00109.
 
     Attributes:
-        cycle_epochs: Epochs in a learning-rate cycle; `None` is a fifth of the planned epochs (5 snapshots).
+        cycle_epochs: Epochs in a learning-rate cycle; `None` is a fifth of the planned epochs (5 snapshots, or a few
+            more where that is no whole number).
         cyclic_learning_rate: Restart the learning rate with each cycle; `False` keeps the schedule of
             `TrainingArguments`, to tell the ensemble from its schedule.
         max_snapshots: How many of the newest snapshots predict; `None` is all, 1 the model alone.
@@ -88,6 +89,10 @@ class SnapshotEnsemble(CyclicTeacher):
     """
 
     config_class = SnapshotEnsembleConfig
+    card_note = (
+        "Loss and scores are those of the ensemble of snapshots, of which only the last is saved here; those that "
+        "begin with `Student` are its own."
+    )
 
     needs_batches = False
     runs_model = True

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
-from lstsd_hf import AnchoredConfig
+from lstsd_hf import AnchoredConfig, Observer
 from lstsd_hf.distributed import with_mean_one
 from lstsd_hf.errors import InputError
 from tests.helpers import (
@@ -176,6 +176,7 @@ def test_a_run_of_too_few_examples_is_resumed(make_args):
     [
         ({"kept_out_share": 1.0}, "`kept_out_share` must be from 0 to below 1"),
         ({"patience": 0}, "`patience` must be at least 1 epoch"),
+        ({"mixing": 0.0}, "`mixing` must be above 0, got 0"),
         ({"rule": "drop"}, "`rule` must be one of"),
         ({"mixing": 1.5}, "`mixing` must be from 0 to 1"),
         ({"pull": -1.0}, "`pull` must be a finite number of at least 0"),
@@ -189,3 +190,23 @@ def test_options_that_are_refused(options, message):
 def test_a_batch_of_examples_that_are_all_kept_out_moves_nothing():
     assert with_mean_one(torch.zeros(64)).tolist() == [0.0] * 64
     assert with_mean_one(torch.tensor([0.0, 1.0, 0.0, 1.0])).tolist() == [0.0, 2.0, 0.0, 2.0]
+
+
+def test_before_the_anchor_it_is_the_mean_over_those_with_a_label_that_are_not_kept_out(make_args):
+    rows = [{**row, "labels": -100 if index % 3 == 0 else row["labels"]} for index, row in enumerate(make_examples(14))]
+    model, seen = make_model(dropout=0.0), []
+
+    class Look(Observer):
+        name, is_stateful = "look", False
+
+        def observe(self, batch):
+            takes_part = (batch.labels >= 0) & ~trainer.teacher._kept_out[batch.indices]
+            losses = torch.nn.functional.cross_entropy(batch.student_logits, batch.labels, reduction="none")
+            seen.append(float(losses[takes_part].mean()) if takes_part.any() else 0.0)
+
+    config = AnchoredConfig(kept_out_share=0.3)
+    options = {"num_train_epochs": 5, "observers": [Look()], "logging_steps": 1}
+    trainer = make_trainer(make_args, config, model=model, train_dataset=rows, **options)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[:8] == pytest.approx(seen[:8], rel=1e-5)

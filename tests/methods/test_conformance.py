@@ -465,11 +465,16 @@ def test_snapshots_of_another_run_are_refused(make_args):
         first.evaluate()
 
 
-def test_label_smoothing_is_that_of_training_arguments(make_args):
+@pytest.mark.parametrize("unlabelled", [0, 4])
+def test_label_smoothing_is_that_of_training_arguments(make_args, unlabelled):
     """Up to the order of float operations."""
     models = []
+    rows = [
+        {**row, "labels": -100 if index < unlabelled else row["labels"]} for index, row in enumerate(make_examples(14))
+    ]
     for trainer_class, options in ((LSTSDTrainer, {}), (Trainer, {"label_smoothing_factor": 0.2})):
         teacher = METHODS["label_smoothing"](smoothing=0.2)
+        options["train_dataset"] = rows
         trainer = make_trainer(make_args, teacher, trainer_class, model=make_model().double(), optim="sgd", **options)
         trainer.train()
         models.append(trainer.model)

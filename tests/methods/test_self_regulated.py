@@ -47,6 +47,39 @@ def trained(make_args, config, **options):
     return trainer
 
 
+class MasksItsLoss(nn.Module):
+    """A loss of one's own, whose gradient is NaN where no example has a label."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = make_model(dropout=0.0)
+        self.config = self.inner.config
+
+    def forward(self, input_ids, labels=None):
+        logits = self.inner(input_ids=input_ids).logits
+        if labels is None:
+            return {"logits": logits}
+        has_label = (labels >= 0).float()
+        losses = nn.functional.cross_entropy(logits, labels.clamp(min=0), reduction="none")
+        return {"loss": (losses * has_label).sum() / has_label.sum(), "logits": logits}
+
+
+@pytest.mark.parametrize("config_class", [SelfRegulatedConfig, RegulatedLSTSDConfig])
+def test_who_stands_in_for_nobody_has_a_label(make_args, config_class):
+    """A step all the same, of an example whose loss is a number."""
+    # In each batch of 4 there is a label.
+    rows = [{**row, "labels": -100 if index < 3 else row["labels"]} for index, row in enumerate(make_examples(14))]
+    options = {"num_train_epochs": 12, "dataloader_drop_last": True, "logging_nan_inf_filter": False}
+    config = config_class(confidence_threshold=0.5)
+    trainer = make_trainer(make_args, config, model=MasksItsLoss(), train_dataset=rows, **options)
+    trainer.train()
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    assert any(entry["loss"] == 0 for entry in log)
+    # What takes no part is not in the base loss either.
+    assert all(entry["loss_base"] == 0 for entry in log if entry["loss"] == 0)
+
+
 def test_what_is_known_costs_no_training_pass(make_args):
     trainer = trained(make_args, SelfRegulatedConfig(confidence_threshold=0.6))
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
