@@ -16,6 +16,11 @@ State = Mapping[str, Tensor | int | float | str | None]
 """Tensors, plain numbers and strings for a checkpoint, by name."""
 
 
+def entries_below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries of a state whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 @dataclass(frozen=True)
 class TrainingBatch:
     """One micro-batch of training as teachers and observers see it.
@@ -258,7 +263,7 @@ class ObserverGroup:
         """
         for prefix, member in self._by_prefix().items():
             if member is self.teacher or not teacher_only:
-                own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+                own = entries_below(state, prefix)
                 member.load_state_dict(own)
 
     def _by_prefix(self) -> dict[str, Observer]:

@@ -22,6 +22,7 @@ from .checkpoint import (
 from .distributed import gather_objects
 from .errors import InputError
 from .fingerprint import describe_dataset
+from .observers import entries_below
 from .problem_types import PROBLEM_TYPES
 from .schedules import TrainingPlan
 
@@ -96,8 +97,7 @@ class ResumableMixin:
 
     def _written_out(self, numbers: Mapping[str, Any]) -> set[str]:
         """Options that the interrupted run fitted to its length, and that are given now as they came out."""
-        prefix, config = f"{_OWN}{_FITTED}", self.teacher.config
-        fitted = {name.removeprefix(prefix): value for name, value in numbers.items() if name.startswith(prefix)}
+        fitted, config = entries_below(numbers, f"{_OWN}{_FITTED}"), self.teacher.config
         return {name for name, value in fitted.items() if getattr(config, name, None) == value}
 
     def _run_description(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class ResumableMixin:
             self._number_tokens(own["labels_are_shifted"])
         if own["base_loss_is_usual"] is not None:
             self._example_losses.is_usual = torch.tensor(own["base_loss_is_usual"], device=self.args.device)
-        self._fitted = {name.removeprefix(_FITTED): own[name] for name in own if name.startswith(_FITTED)}
+        self._fitted = entries_below(own, _FITTED)
         self._group.load_state_dict(state)
 
     def _saved_state(self, checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:

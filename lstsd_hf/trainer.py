@@ -60,9 +60,10 @@ class SelfDistillationMixin(
 
     Logged with each training `loss`: `loss_base` and, while the teacher distils, `loss_<term>`, both without their
     weights and on the same scale, so that `loss = base weight · loss_base + Σ weight · loss_<term>`; the share of
-    examples on whose answer student and teacher agree, `teacher_agreement_<term>`; and the teacher's own numbers, such
-    as `teacher_coverage`, the share of examples that have a teacher. Where there is none, or a term is zero for a whole
-    epoch or has no gradient or is not finite, training stops. If the base loss is not finite, it goes on as usual.
+    examples on whose answer student and teacher agree, `teacher_agreement_<term>`, a mean over micro-batches; and the
+    teacher's own numbers, such as `teacher_coverage`, the share of examples that have a teacher. Where there is none,
+    or all terms are zero for a whole epoch, or one has no gradient or is not finite, training stops. If the base loss
+    is not finite, it goes on.
 
     A `training_step` of your own may compute the loss of a micro-batch several times, as adversarial training does.
     Each loss has the terms. The teacher remembers the first one's outputs, and the log has the first one's parts.

@@ -285,10 +285,9 @@ without it (a small network on frozen features, 30 epochs).
   In full fine-tuning for 3 epochs, its defaults lose on {" and ".join(lost)}, of {len(short)} tasks.
 - **It replaces neither tuning nor a simpler teacher**: {counted(tuned)} against tuned vanilla;
   {counted(temporal)} against temporal ensembling with the same total weight.
-- **Of ten methods in such runs**, the paper's LSTSD is within {MARGIN} points of the best in \
-{close_to_best(right, "lstsd")} of {len(right)} settings with right labels, the most of all, \
-and in {close_to_best(wrong, "lstsd")} of {len(wrong)} with wrong ones, [ELR](docs/methods/elr.md) in \
-{close_to_best(wrong, "elr")}; but do not trust ELR's \
+- **Of ten methods in 30-epoch runs on frozen features**, the paper's LSTSD is within {MARGIN} points of the best in \
+{close_to_best(right, "lstsd")} of {len(right)} settings with right labels, the most of all. With wrong ones \
+it is in {close_to_best(wrong, "lstsd")} of {len(wrong)}, and [ELR](docs/methods/elr.md) in {close_to_best(wrong, "elr")}; but do not trust ELR's \
 probabilities, and on CoLA it learns nothing ([all ten](docs/results.md#the-judgement-of-anchored)).
 - **In full fine-tuning** of a 3-layer MiniLM for 10 epochs (3 seeds), LSTSD and \
 [`anchored`](docs/methods/anchored.md) are each within {MARGIN} points of the best in \

@@ -67,7 +67,9 @@ def main(arguments: Sequence[str]) -> None:
         is_wrong = "planted" if row["index"] in wrong else "correct"
         print(f"  {row['suspicion']:.2f}  given {names[row['given']]:14} ({is_wrong})  {row['text'][:70]}")
     found = sum(index in wrong for index in ranked["index"])
-    print(f"\nOf these {CHECKED}, {found} are planted ({found / CHECKED:.0%}; by chance {RATE:.0%}).")
+    print(
+        f"\nOf the {CHECKED} labels believed least, {found} are planted ({found / CHECKED:.0%}; by chance {RATE:.0%})."
+    )
 
     noisy = train.remove_columns("label").add_column("label", history.given.tolist())
     with warnings.catch_warnings():

@@ -28,7 +28,7 @@ class Images(Dataset):
         std: Standard deviation of each channel.
         rows: Which of the pictures; all of them by default.
         crop_padding: Empty pixels that are added on each side before a picture of the old size is cropped at random.
-        flip: Whether every other picture is flipped, left to right.
+        flip: Whether pictures are flipped left to right, at random, half of the time.
         seed: Seed of the augmentation.
 
     Raises:

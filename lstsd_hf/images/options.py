@@ -61,7 +61,7 @@ class ImageArguments(RunArguments):
         metadata={"help": "Pixels of padding before a random crop, 0 for none. Default: 4; digits 1; own size / 8."},
     )
     flip: bool | None = field(
-        default=None, metadata={"help": "Flip every other picture, left to right. Default: CIFAR and Fashion-MNIST."}
+        default=None, metadata={"help": "Flip pictures at random, half of the time. Default: CIFAR and Fashion-MNIST."}
     )
     lr_milestones: list[float] = field(
         default_factory=lambda: [*PAPER_MILESTONES],

@@ -49,7 +49,7 @@ class ImageOptions(DataOptions):
 
     Attributes:
         crop_padding: Pixels of the padding before a random crop; `None`: the task's.
-        flip: Whether to flip every other picture; `None`: the task's.
+        flip: Whether to flip pictures left to right, at random, half of the time; `None`: the task's.
         lr_milestones: Shares of a run at which a constant learning rate is divided by 10.
     """
 

@@ -48,7 +48,7 @@ class ImageTask(Task):
 
     Attributes:
         crop_padding: Pixels of the padding before a random crop.
-        flip: Whether to flip every other picture, left to right.
+        flip: Whether to flip pictures left to right, at random, half of the time.
         image_size: Height and width to which pictures of one's own were resized; `None` for those of one size.
     """
 

@@ -11,7 +11,7 @@ from ..agreement import agreement_with
 from ..distributed import max_over_processes, with_mean_one
 from ..errors import InputError
 from ..memory import LatestMemory
-from ..observers import State, TrainingBatch
+from ..observers import State, TrainingBatch, entries_below
 from ..schedules import Progress
 from .base import DistillationTerm
 from .config import TeacherConfig
@@ -298,7 +298,7 @@ class Anchored(MemoryTeacher):
         }
 
     def load_state_dict(self, state: State) -> None:
-        memory = {name.removeprefix("memory."): value for name, value in state.items() if name.startswith("memory.")}
+        memory = entries_below(state, "memory.")
         super().load_state_dict(memory)
         # Plain fine-tuning remembers nothing.
         self._was_active = bool(memory)

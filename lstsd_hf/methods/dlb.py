@@ -9,7 +9,7 @@ from torch import Tensor
 from ..distributed import num_processes
 from ..errors import InputError
 from ..memory import LastStepMemory
-from ..observers import State, TrainingBatch
+from ..observers import State, TrainingBatch, entries_below
 from ..overlapping import Batching, OverlappingSampler
 from ..problem_types import ProblemType
 from ..schedules import Progress
@@ -155,7 +155,7 @@ class DLB(_DLB):
         partner = self._memory.partner
         if partner is None:
             return {}
-        inputs = {name.removeprefix(_INPUTS): value for name, value in partner.items() if name.startswith(_INPUTS)}
+        inputs = entries_below(partner, _INPUTS)
         logits = batch.forward(inputs)
         return {
             "previous_labels": DistillationTerm(

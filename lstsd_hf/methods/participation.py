@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import gather_objects, rank, sum_over_processes
-from ..observers import State, TrainingBatch
+from ..observers import State, TrainingBatch, entries_below
 from .base import ConfiguredTeacher
 
 
@@ -162,7 +162,7 @@ class Gate(ConfiguredTeacher):
 
     def load_participation(self, state: State) -> dict[str, Any]:
         """Takes over its part of a checkpoint, and returns the rest."""
-        own = {name.removeprefix(_PREFIX): state[name] for name in state if name.startswith(_PREFIX)}
+        own = entries_below(state, _PREFIX)
         if own:
             self.participation.load_state_dict(own)
         return {name: value for name, value in state.items() if not name.startswith(_PREFIX)}

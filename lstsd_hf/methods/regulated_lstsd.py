@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..joint_term import JointTerm
-from ..observers import State, TrainingBatch
+from ..observers import State, TrainingBatch, entries_below
 from ..schedules import Progress
 from ..term_names import Names
 from .base import DistillationTerm, separate
@@ -169,5 +169,5 @@ class RegulatedLSTSD(Gate, LSTSD):
         if "epoch_counts" in own:
             self._counts = own["epoch_counts"].to(self.context.device)
         self._counted_epoch = own["counted_epoch"]
-        lstsd = {name.removeprefix("lstsd."): value for name, value in own.items() if name.startswith("lstsd.")}
+        lstsd = entries_below(own, "lstsd.")
         LSTSD.load_state_dict(self, lstsd)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..memory import LatestMemory
 from ..model_copy import ModelCopy
-from ..observers import State, TrainingBatch
+from ..observers import State, TrainingBatch, entries_below
 from ..schedules import Progress
 from .base import DistillationTerm
 from .cyclic import CyclicConfig, CyclicTeacher
@@ -169,10 +169,7 @@ class SnapshotDistillation(CyclicTeacher):
     def load_state_dict(self, state: State) -> None:
         context = self.context
         self._snapshot_epoch = state["snapshot_epoch"]
-        snapshot, memory = (
-            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            for prefix in ("snapshot.", "memory.")
-        )
+        snapshot, memory = entries_below(state, "snapshot."), entries_below(state, "memory.")
         self.snapshot = ModelCopy(snapshot).to(context.device) if snapshot else None
         self.memory = None
         if memory:

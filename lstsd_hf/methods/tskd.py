@@ -13,7 +13,7 @@ from ..distributed import is_distributed
 from ..errors import InputError
 from ..memory import check_same_digest
 from ..model_copy import ModelCopy
-from ..observers import State, TrainingBatch
+from ..observers import State, TrainingBatch, entries_below
 from ..schedules import Progress, TrainingPlan
 from .base import DistillationTerm
 from .kd import KD, KDConfig
@@ -145,7 +145,7 @@ class TSKD(KD):
         super().reset()
         self.memories: list[ModelCopy] = []
         self._saved_weights: str | None = None
-        self._epoch, self._reviews = -1, False
+        self._epoch, self._reviews, self._has_states = -1, False, False
         self.predictors = None
         self._callables: Sequence[nn.Module] = ()
         if self.config.review_weight:
@@ -218,6 +218,10 @@ class TSKD(KD):
         return 1.0
 
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
+        if self.config.review_weight and not self._has_states:
+            # Not after many epochs: a look in evaluation mode, which leaves training as it is.
+            ModelCopy({}).hidden_states(self.context.student, batch.inputs)
+            self._has_states = True
         terms = {} if self.config.teacher_free else super().loss_terms(batch)
         if self._reviews:
             terms["temporal"] = DistillationTerm(self._temporal(batch), self.config.review_weight)
@@ -271,8 +275,8 @@ class TSKD(KD):
         super().load_state_dict(state)
         self._epoch, self._saved_weights = state["epoch"], state["teacher_weights"]
         if self.predictors is not None:
-            self.predictors.load_state_dict(_below(state, "predictors."))
-        memories = [_below(state, f"memories.{slot}.") for slot in range(NUM_MEMORIES)]
+            self.predictors.load_state_dict(entries_below(state, "predictors."))
+        memories = [entries_below(state, f"memories.{slot}.") for slot in range(NUM_MEMORIES)]
         self.memories = [ModelCopy(tensors).to(self.context.device) for tensors in memories if tensors]
 
 
@@ -344,7 +348,3 @@ def resized(maps: Tensor, own_mask: Tensor, mask: Tensor) -> Tensor:
             continue  # an empty text
         row[is_token] = nn.functional.adaptive_avg_pool1d(own[is_own][None], int(is_token.sum()))[0]
     return result
-
-
-def _below(state: State, prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

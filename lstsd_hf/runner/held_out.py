@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers import TrainerCallback
 from ..errors import InputError
 from ..files import replacing
 from ..model_copy import ModelCopy
-from ..observers import State
+from ..observers import State, entries_below
 
 BEST_NAME = "held_out_best.safetensors"
 SPLIT_SEED = 0
@@ -72,8 +71,8 @@ class KeepsBest(TrainerCallback):
             numbers = json.loads(file.metadata()["numbers"])
         tensors = load_file(self._path)
         self.step, self.loss = numbers["step"], numbers["loss"]
-        self._best = ModelCopy(_below(_MODEL, tensors)).to(args.device)
-        self._teacher = numbers["teacher"] | _below(_TEACHER, tensors)
+        self._best = ModelCopy(entries_below(tensors, _MODEL)).to(args.device)
+        self._teacher = numbers["teacher"] | entries_below(tensors, _TEACHER)
 
     def on_epoch_end(self, args, state, control, **kwargs):
         loss = self.trainer.predict(self._held_out, metric_key_prefix="held_out").metrics["held_out_loss"]
@@ -98,7 +97,3 @@ class KeepsBest(TrainerCallback):
         self._best.load_into(self.trainer.model)
         if self._teacher:
             self.trainer.teacher.load_state_dict(self._teacher)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -202,7 +202,7 @@ def test_before_the_anchor_it_is_the_mean_over_those_with_a_label_that_are_not_k
         def observe(self, batch):
             takes_part = (batch.labels >= 0) & ~trainer.teacher._kept_out[batch.indices]
             losses = torch.nn.functional.cross_entropy(batch.student_logits, batch.labels, reduction="none")
-            seen.append(float(losses[takes_part].mean()) if takes_part.any() else 0.0)
+            seen.append(float(losses[takes_part].detach().mean()) if takes_part.any() else 0.0)
 
     config = AnchoredConfig(kept_out_share=0.3)
     options = {"num_train_epochs": 5, "observers": [Look()], "logging_steps": 1}

@@ -115,8 +115,10 @@ class NoStates(nn.Module):
 
 
 def test_what_is_refused(make_args):
+    trainer = make_trainer(make_args, TSKDConfig(**FREE), model=NoStates())
     with pytest.raises(InputError, match="NoStates must return hidden states"):
-        make_trainer(make_args, TSKDConfig(**FREE), model=NoStates()).train()
+        trainer.train()
+    assert trainer.state.global_step == 0
     with pytest.raises(InputError, match="`interval_epochs` must be so small that a review comes"):
         make_trainer(make_args, TSKDConfig(teacher_free=True, interval_epochs=2)).train()
     with pytest.raises(InputError, match="`tskd` needs a teacher, got none"):
