@@ -287,7 +287,8 @@ without it (a small network on frozen features, 30 epochs).
   {counted(temporal)} against temporal ensembling with the same total weight.
 - **Of ten methods in 30-epoch runs on frozen features**, the paper's LSTSD is within {MARGIN} points of the best in \
 {close_to_best(right, "lstsd")} of {len(right)} settings with right labels, the most of all. With wrong ones \
-it is in {close_to_best(wrong, "lstsd")} of {len(wrong)}, and [ELR](docs/methods/elr.md) in {close_to_best(wrong, "elr")}; but do not trust ELR's \
+it is in {close_to_best(wrong, "lstsd")} of {len(wrong)}, and [ELR](docs/methods/elr.md) in \
+{close_to_best(wrong, "elr")}; but do not trust ELR's \
 probabilities, and on CoLA it learns nothing ([all ten](docs/results.md#the-judgement-of-anchored)).
 - **In full fine-tuning** of a 3-layer MiniLM for 10 epochs (3 seeds), LSTSD and \
 [`anchored`](docs/methods/anchored.md) are each within {MARGIN} points of the best in \
