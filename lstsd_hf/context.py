@@ -25,7 +25,8 @@ class TrainingContext:
         plan: The length of the run; `None` until training begins.
         problem_type: What the model's outputs mean; `None` until the first training batch.
         token_index: Of a token-level task, which examples the tokens are in; `None` until the first training batch.
-        has_diverged: Whether the base loss was not finite when last looked at, which happens at least once an epoch.
+        has_diverged: Whether the base loss was not finite when last looked at, which happens at least once an epoch;
+            `None` until then.
 
     Examples:
         >>> trainer = LSTSDTrainer(model=model, args=args, train_dataset=data)
@@ -42,7 +43,7 @@ class TrainingContext:
     plan: TrainingPlan | None = None
     problem_type: ProblemType | None = None
     token_index: TokenIndex | None = None
-    has_diverged: bool = False
+    has_diverged: bool | None = None
     train_dataset: Any = None
 
     def __post_init__(self):

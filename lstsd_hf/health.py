@@ -115,7 +115,7 @@ def check_coverage(memory: ExampleMemory | None, context: TrainingContext) -> No
         memory: The memory, made ready for an epoch.
         context: The run.
     """
-    if memory is not None and memory.coverage == 0 and not context.has_diverged:
+    if memory is not None and memory.coverage == 0 and context.has_diverged is False:
         raise InputError(
             "The teacher memory must hold a prediction for some examples by now, got none: the model's outputs were "
             "not finite for any of them, though its loss was. Return the logits that the loss is made of."

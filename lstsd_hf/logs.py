@@ -44,7 +44,7 @@ class TrainingLog:
     """Sums on the device; nothing waits for the device before the next log entry, or the end of the epoch.
 
     Attributes:
-        has_diverged: Whether the base loss was not finite when last looked at.
+        has_diverged: Whether the base loss was not finite when last looked at; `None` before.
     """
 
     def __init__(self):
@@ -55,7 +55,7 @@ class TrainingLog:
         self._since_step: int | None = None  # of the sums
         self._collected_step: int | None = None
         self._silence = SilenceDetector()
-        self.has_diverged = False
+        self.has_diverged: bool | None = None
         self._clear()
         self._clear_collected()
 
@@ -151,7 +151,8 @@ class TrainingLog:
         num_steps = global_step - (self._collected_step or 0)
         self._clear()
         self._collected_step = global_step
-        self.has_diverged = not math.isfinite(averages.pop(BASE, 0.0))
+        if BASE in averages:
+            self.has_diverged = not math.isfinite(averages.pop(BASE))
         # Then the terms are silent through no fault of their own.
         self._silence.check({} if self.has_diverged else averages, num_steps, steps_per_epoch)
 

@@ -18,7 +18,7 @@ from .statistics import mean_and_std
 LENGTH_OPTION = "mini_generation_epochs"
 NUM_BINS = 10
 _SIZE = (8.5, 4.5)
-# Characters; a title may name whole paths, and file systems take 255 bytes.
+# Bytes; a title may name whole paths, and file systems take 255.
 _LONGEST_STEM = 120
 
 
@@ -28,8 +28,9 @@ def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
     paths = []
     for section in sections:
         whole = re.sub(r"[^\w.=]+", "-", section.title).strip("-")
-        is_unique = [other.title for other in sections].count(section.title) == 1 and len(whole) <= _LONGEST_STEM
-        stem = whole if is_unique else f"{whole[:_LONGEST_STEM]}-{section.first_hash}"
+        cut = whole.encode()[:_LONGEST_STEM].decode(errors="ignore")
+        is_unique = [other.title for other in sections].count(section.title) == 1 and cut == whole
+        stem = whole if is_unique else f"{cut}-{section.first_hash}"
         figures = {
             "curves": learning_curves(section),
             "length": score_by_length(section),

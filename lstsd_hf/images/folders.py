@@ -62,13 +62,14 @@ def _pictures_in(folder: Path) -> list[Path]:
     found, seen = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above
+        if real in seen:  # by a link
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(root, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+        pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        found += [path for path in pictures if path.is_file() or not path.exists()]
     found.sort()
     for path in found:
         if not path.exists():

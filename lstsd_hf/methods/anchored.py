@@ -223,12 +223,15 @@ class Anchored(MemoryTeacher):
         if self.anchor_epoch is None:
             # The mean over those that take part; the base loss is one over those that have a label.
             has_label = class_labels(batch.labels) >= 0
-            takes_part = has_label & ~self._kept_out[batch.indices]
-            return with_mean_one(takes_part.to(like.dtype)) * (has_label.sum() / len(has_label))
+            return self._not_kept_out(batch, has_label) * (has_label.sum() / len(has_label))
         shares = 1.0 - self._shares(batch, like)
         if self.config.rule == "flip":
             shares = shares.masked_fill(self._is_doubted[batch.indices], 0.0)
         return shares
+
+    def _not_kept_out(self, batch: TrainingBatch, among: Tensor) -> Tensor:
+        """Weights with a mean of 1 for those among some examples, bool `(batch_size,)`, that are not kept out."""
+        return with_mean_one((among & ~self._kept_out[batch.indices]).to(batch.student_logits.dtype))
 
     def _shares(self, batch: TrainingBatch, like: Tensor) -> Tensor:
         """a of each example, `(batch_size,)`: 0 without a prediction at the anchor."""
@@ -246,7 +249,8 @@ class Anchored(MemoryTeacher):
     def _pull(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         if not (self.config.pull and self.memory is not None and batch.progress.epoch):
             return {}
-        kind, weights = batch.problem_type, self.base_loss_weight(batch)
+        # It needs no label.
+        kind, weights = batch.problem_type, self._not_kept_out(batch, torch.ones_like(batch.indices, dtype=torch.bool))
         logits, written = self.recall(batch, batch.student_logits)
         targets = kind.targets(logits)
         divergences = kind.divergence("student_teacher", batch.student_logits, targets)

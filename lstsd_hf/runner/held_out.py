@@ -68,7 +68,10 @@ class KeepsBest(TrainerCallback):
         if not (state.global_step and self._path.is_file()):
             return
         with safe_open(self._path, "pt") as file:
-            numbers = json.loads(file.metadata()["numbers"])
+            metadata = file.metadata() or {}
+        if "numbers" not in metadata:
+            raise InputError(f"{self._path} must have been written by this version of lstsd_hf. Use --overwrite.")
+        numbers = json.loads(metadata["numbers"])
         tensors = load_file(self._path)
         self.step, self.loss = numbers["step"], numbers["loss"]
         self._best = ModelCopy(entries_below(tensors, _MODEL)).to(args.device)

@@ -33,17 +33,19 @@ def is_finished(run: Run, folder: Path) -> bool:
     return all(submitted.get(name) == digest and (folder / name).exists() for name, digest in run.submissions.items())
 
 
-def take_folder(run: Run, folder: Path, overwrite: bool, lock: FileLock) -> None:
+def take_folder(run: Run, folder: Path, resume: bool, overwrite: bool, lock: FileLock) -> None:
     """Checks a folder, waits until no other process is at work there, and empties it if asked for.
 
     Args:
         run: What is to run there.
         folder: The folder.
+        resume: As in `execute`.
         overwrite: Whether to delete what is there.
         lock: The folder's lock, which is held from now on. The system lets go of it if the process is killed.
 
     Raises:
-        InputError: If the folder holds something that must not be lost.
+        InputError: If the folder holds something that must not be lost, or a run of several processes would have to
+            wait, whose barriers run out of time.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"`output_dir` must be a folder, got the file {folder}. Choose another.")
@@ -54,14 +56,25 @@ def take_folder(run: Run, folder: Path, overwrite: bool, lock: FileLock) -> None
             _check_is_run(folder)
         else:
             check_is_for_runs(folder)
+            _check_content(run, folder, resume)
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info(f"Waiting for another process, which carries out the run in {folder}.")
-            lock.acquire()
+        if run.args.process_index == 0:
+            _acquire(lock, folder, waits=run.args.world_size == 1)
         if overwrite:
             _empty(folder)
+
+
+def _acquire(lock: FileLock, folder: Path, *, waits: bool) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if not waits:
+            raise InputError(
+                f"{folder} must not be in use, but another process carries out a run there. Wait until it has ended, "
+                "or choose another --output_dir."
+            ) from error
+        logger.info(f"Waiting for another process, which carries out a run in {folder}.")
+        lock.acquire()
 
 
 def prepare_folder(run: Run, folder: Path, resume: bool) -> str | None:
@@ -71,28 +84,34 @@ def prepare_folder(run: Run, folder: Path, resume: bool) -> str | None:
         InputError: If the folder holds something that must not be lost.
     """
     with run.args.main_process_first(desc="what the run's folder holds"):
-        if not run.args.should_save:
-            return _checkpoint_to_resume(run, folder) if resume else None
-        if is_finished(run, folder):
-            raise InputError(
-                f"{folder} holds this run, finished. Use --resume to show its scores, --overwrite to run it again, or "
-                "another --output_dir."
-            )
-        if (folder / RESULTS_NAME).exists():
-            lacks = " that did not predict this test split" if run.submissions else ""
-            raise InputError(
-                f"{folder} holds a finished run{_what_differs(run, folder) or lacks}. Use --overwrite to delete it, or "
-                "another --output_dir."
-            )
-        # With nothing else there, the earlier run did not begin to train.
-        if (folder / RUN_NAME).exists() and any(path.name != RUN_NAME for path in _content(folder)):
-            if not resume:
-                raise InputError(f"{folder} holds an interrupted run. Use --resume to go on, or --overwrite.")
-            differs = _what_differs(run, folder)
-            if differs:
-                raise InputError(f"{folder} holds an interrupted run{differs}. Use the same to resume, or --overwrite.")
-        write_json(run.state, folder / RUN_NAME)
+        if run.args.should_save:
+            _check_content(run, folder, resume)
+            write_json(run.state, folder / RUN_NAME)
         return _checkpoint_to_resume(run, folder) if resume else None
+
+
+def _check_content(run: Run, folder: Path, resume: bool) -> None:
+    """Raises an `InputError` if what a folder holds is not to be gone on with."""
+    if not folder.exists() or (resume and is_finished(run, folder)):
+        return
+    if is_finished(run, folder):
+        raise InputError(
+            f"{folder} holds this run, finished. Use --resume to show its scores, --overwrite to run it again, or "
+            "another --output_dir."
+        )
+    if (folder / RESULTS_NAME).exists():
+        lacks = " that did not predict this test split" if run.submissions else ""
+        raise InputError(
+            f"{folder} holds a finished run{_what_differs(run, folder) or lacks}. Use --overwrite to delete it, or "
+            "another --output_dir."
+        )
+    # With nothing else there, the earlier run did not begin to train.
+    if (folder / RUN_NAME).exists() and any(path.name != RUN_NAME for path in _content(folder)):
+        if not resume:
+            raise InputError(f"{folder} holds an interrupted run. Use --resume to go on, or --overwrite.")
+        differs = _what_differs(run, folder)
+        if differs:
+            raise InputError(f"{folder} holds an interrupted run{differs}. Use the same to resume, or --overwrite.")
 
 
 def check_is_for_runs(folder: Path) -> None:

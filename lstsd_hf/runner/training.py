@@ -53,7 +53,7 @@ def execute(run: Run, folder: Path, *, resume: bool, overwrite: bool, cache: Pat
         return read_result(folder / RESULTS_NAME)
     lock = FileLock(folder / LOCK_NAME)
     try:
-        take_folder(run, folder, overwrite, lock)
+        take_folder(run, folder, resume, overwrite, lock)
         if resume and is_finished(run, folder):  # by a process that was waited for
             return read_result(folder / RESULTS_NAME)
         return _train(run, folder, prepare_folder(run, folder, resume), cache)

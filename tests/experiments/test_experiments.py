@@ -480,7 +480,7 @@ def test_long_titles_have_short_file_names(tmp_path):
     """Of one's own data they name whole paths."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        own = {"data": "/home/jane/" + "data/" * 60 + name}
+        own = {"data": "/home/jane/" + "数据/" * 60 + name}
         fake_run(tmp_path / name, "vanilla", 1, 0.7, more=own, config_hash=name * 10)
     paths = write_figures(group_runs(read_results([tmp_path])), tmp_path / "figures")
     assert len({path.name for path in paths}) == len(paths) == 2

@@ -29,6 +29,7 @@ from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model, resolve_model
 from lstsd_hf.glue.run import GlueRun
 from lstsd_hf.glue.tasks import TASKS
+from lstsd_hf.runner import run_folder
 from lstsd_hf.runner.results import results_schema
 from tests.helpers import ROOT, assert_same_weights, error_of, write_rows
 
@@ -785,6 +786,20 @@ def test_a_run_waits_for_another_process_in_its_folder(workplace, options, outco
     again = (workplace / "mine" / "results.json").read_bytes()
     assert (again == results) == (outcome == "finished")
     assert json.loads(again)["last_epoch"] == json.loads(results)["last_epoch"]
+
+
+def test_what_is_certain_beforehand_is_refused_without_waiting(workplace, options, monkeypatch):
+    command = ["--method", "vanilla", *options, "--num_train_epochs", "1", "--output_dir", "mine"]
+    cli.main(command)
+    holder = FileLock(workplace / "mine" / ".lock")
+    with holder:
+        assert "mine holds a finished run with other settings" in error_of([*command, "--learning_rate", "3e-3"])
+        assert "mine holds this run, finished. Use --resume" in error_of(command)
+        cli.main([*command, "--resume"])  # its scores are there to be read
+    # Several processes do not wait: their barriers run out of time.
+    lock = FileLock(workplace / "mine" / ".lock")
+    with holder, pytest.raises(InputError, match="mine must not be in use, but another process carries out a run"):
+        run_folder._acquire(lock, Path("mine"), waits=False)
 
 
 def test_a_folder_with_other_runs_below_is_not_deleted(workplace, options):

@@ -1,6 +1,7 @@
 """Pictures from files in the official formats, from folders, and as the hub has them."""
 
 import gzip
+import os
 import pickle
 import shutil
 import struct
@@ -179,6 +180,7 @@ def test_hidden_pictures_are_not_the_users(tmp_path):
     (tmp_path / "train" / "ants" / ".ipynb_checkpoints").mkdir()
     shutil.copy(tmp_path / "train" / "ants" / "1.png", tmp_path / "train" / "ants" / ".ipynb_checkpoints" / "1.png")
     (tmp_path / "train" / "ants" / "shots.png").mkdir()
+    os.mkfifo(tmp_path / "train" / "ants" / "pipe.png")
     assert len(load_folders(train, validation, 16, tmp_path / "cache").splits["train"]) == 6
 
 

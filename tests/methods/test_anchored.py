@@ -210,3 +210,22 @@ def test_before_the_anchor_it_is_the_mean_over_those_with_a_label_that_are_not_k
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[:8] == pytest.approx(seen[:8], rel=1e-5)
+
+
+def test_the_pull_needs_no_label(make_args):
+    rows = [{**row, "labels": -100 if index % 3 == 0 else row["labels"]} for index, row in enumerate(make_examples(14))]
+    seen = []
+
+    class Look(Observer):
+        name, is_stateful = "look", False
+
+        def observe(self, batch):
+            if batch.progress.epoch == 1:
+                pull = trainer.teacher.loss_terms(batch)["pull"].per_example
+                seen.append((pull > 0) == ~trainer.teacher._kept_out[batch.indices])
+
+    config = AnchoredConfig(kept_out_share=0.3, pull=1.0)
+    options = {"num_train_epochs": 5, "observers": [Look()]}
+    trainer = make_trainer(make_args, config, model=make_model(), train_dataset=rows, **options)
+    trainer.train()
+    assert torch.cat(seen).all()

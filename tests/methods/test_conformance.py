@@ -349,6 +349,16 @@ def test_a_run_that_diverges_goes_on_as_stock_does(make_args, config_class):
     assert math.isnan(trainer.evaluate()["eval_loss"])
 
 
+@pytest.mark.parametrize("name", ["lstsd", "temporal_ensemble"])
+def test_a_run_that_has_diverged_is_resumed_as_stocks_is(make_args, name):
+    options = {"callbacks": [Diverges()], "save_strategy": "epoch", "num_train_epochs": 4}
+    trainer = make_trainer(make_args, active(METHODS[name]), **options)
+    trainer.train()
+    again = make_trainer(make_args, active(METHODS[name]), **options)
+    again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-{2 * STEPS_PER_EPOCH}")
+    assert again.state.global_step == 4 * STEPS_PER_EPOCH
+
+
 # ---- Predictions of more than the student ----
 
 SCORED = [config for config in CONFIGS if config().build().predicts_with_copies]
