@@ -7,6 +7,7 @@ from ..errors import InputError
 from ..observers import TrainingBatch
 from .base import ConfiguredTeacher, DistillationTerm
 from .config import TeacherConfig
+from .one_label import has_class
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ class LabelSmoothing(ConfiguredTeacher):
             return {}
         targets = batch.problem_type.uniform_targets(batch.student_logits)
         per_example = batch.problem_type.cross_entropy_to(batch.student_logits, targets)
-        labels = batch.labels
-        if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
-            # As the base loss is, a mean over the examples with a label.
-            has_label = labels >= 0
-            per_example = per_example.where(has_label, 0.0) * (len(labels) / has_label.sum().clamp(min=1))
+        # As the base loss is, a mean over the examples with a label.
+        is_labelled = has_class(batch.labels, per_example)
+        per_example = per_example.where(is_labelled, 0.0) * (len(per_example) / is_labelled.sum().clamp(min=1))
         return {"uniform": DistillationTerm(per_example, self.config.smoothing)}

@@ -42,3 +42,15 @@ def class_labels(labels: Tensor | None) -> Tensor:
             f"{'none' if labels is None else labels.dtype}. Name them in `label_names`."
         )
     return labels
+
+
+def has_class(labels: Tensor | None, rows: Tensor) -> Tensor:
+    """Which examples have a class as their label, bool `(batch_size,)`; all where labels are something else.
+
+    Args:
+        labels: Those of a batch.
+        rows: Anything with a row for each example.
+    """
+    if labels is None or labels.is_floating_point() or labels.dim() > 1:
+        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    return labels >= 0

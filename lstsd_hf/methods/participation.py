@@ -9,6 +9,7 @@ from torch import Tensor
 from ..distributed import gather_objects, rank, sum_over_processes
 from ..observers import State, TrainingBatch, entries_below
 from .base import ConfiguredTeacher
+from .one_label import has_class
 
 
 def needs_training(probabilities: Tensor, labels: Tensor, threshold: float) -> Tensor:
@@ -140,7 +141,7 @@ class Gate(ConfiguredTeacher):
         takes_part = ~self.known(inputs, indices, labels, forward)
         rows = takes_part.nonzero()[:, 0]
         # Of rows without a label the mean loss is NaN.
-        has_label = torch.ones_like(takes_part) if labels is None or labels.dim() > 1 else labels >= 0
+        has_label = has_class(labels, indices)
         self.is_empty = not (takes_part & has_label).any()
         # A step all the same: other processes may have rows.
         return has_label.int().argmax()[None] if self.is_empty else rows

@@ -29,7 +29,7 @@ from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model, resolve_model
 from lstsd_hf.glue.run import GlueRun
 from lstsd_hf.glue.tasks import TASKS
-from lstsd_hf.runner import run_folder
+from lstsd_hf.runner import run_folder, training
 from lstsd_hf.runner.results import results_schema
 from tests.helpers import ROOT, assert_same_weights, error_of, write_rows
 
@@ -766,7 +766,7 @@ def test_what_changes_the_result_changes_the_name_of_a_run(options):
 
 
 @pytest.mark.parametrize("outcome", ["finished", "killed"])
-def test_a_run_waits_for_another_process_in_its_folder(workplace, options, outcome):
+def test_a_run_waits_for_another_process_in_its_folder(workplace, options, outcome, monkeypatch):
     """Then it has its results, or goes on where that one was killed."""
     command = ["--method", "vanilla", *options, "--output_dir", "mine", "--resume"]
     cli.main(command)
@@ -775,16 +775,19 @@ def test_a_run_waits_for_another_process_in_its_folder(workplace, options, outco
     (workplace / "mine" / "results.json").rename(aside)
     holder = FileLock(workplace / "mine" / ".lock", thread_local=False)
     holder.acquire()
+    trained, train = [], training._train
+    monkeypatch.setattr(training, "_train", lambda *args: (trained.append(1), train(*args))[1])
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(cli.main, command)
         with pytest.raises(TimeoutError):
             second.result(timeout=5)
+        assert not trained
         if outcome == "finished":
             aside.rename(workplace / "mine" / "results.json")
         holder.release()
         second.result(timeout=120)
     again = (workplace / "mine" / "results.json").read_bytes()
-    assert (again == results) == (outcome == "finished")
+    assert (again == results) == (outcome == "finished") == (not trained)
     assert json.loads(again)["last_epoch"] == json.loads(results)["last_epoch"]
 
 
