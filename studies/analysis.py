@@ -54,7 +54,9 @@ MAJORITY = {"sst2": (444, 872), "mrpc": (279, 408), "rte": (146, 277), "fashion_
 LENGTHS = dict.fromkeys(("mlp", "mlp_tuned", "cnn", "cnn_tuned", "cnn_fitting", "single_seed_mrpc_cnn"), 6)
 LENGTHS |= dict.fromkeys(("mlp_targets", "mlp_kd", "mlp_gated", "mlp_stopped", "judged_prototype"), 6)
 LENGTHS |= dict.fromkeys(("top_layer", "full", "single_seed_glue", "single_seed_mrpc_minilm"), 2)
-LENGTHS |= dict.fromkeys(("mlp_short", "timing_mrpc_minilm", "gpu_short", "l3_short", "kd_cnn", "kd_minilm"), 1)
+LENGTHS |= dict.fromkeys(
+    ("mlp_short", "timing_mrpc_minilm", "gpu_short", "gpu_tuned", "l3_short", "kd_cnn", "kd_minilm"), 1
+)
 LENGTHS |= dict.fromkeys(("l3", "l3_gated", "images", "images_noise", "images_noise_short"), 2)
 LENGTHS |= dict.fromkeys(("judged_l3", "judged_l3_short", "judged_l3_stopped"), 2)
 LENGTHS |= {"gpu": 6, "images_epochs": 3}

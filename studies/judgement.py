@@ -283,7 +283,7 @@ def _verdict(among: list[Cell]) -> str:
         f"{len(among)} cells it was run in; the rule asks for {LEAST} of {NUM_CELLS}."
     )
     if NUM_CELLS - len(among) + len(held) < LEAST:
-        text += " That cannot be reached any more: **by the protocol's rule it is not the recommended method.**"
+        text += " **By the protocol's rule it is not the recommended method.**"
     return text
 
 

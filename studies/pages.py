@@ -11,11 +11,14 @@ from .analysis import (
     ranking,
 )
 from .cleaning_table import cleaning_table
+from .gpu_tables import gpu_against_controls
 from .history_table import history_table
 from .image_tables import images_epochs_table, images_lengths, images_noise_table, images_parts, images_table
 from .judgement import (
+    NUM_CELLS,
     constant_rate_table,
     full_judgement_tables,
+    judged_cells,
     judgement_tables,
     lengths_table,
     prototype_table,
@@ -27,12 +30,12 @@ from .sentences import (
     cnn_sentence,
     cost_sentence,
     full_sentences,
-    honest_lines,
     is_cnn_finished,
     paper_table,
     when_to_use,
 )
 from .settings_tables import cell_costs, defaults, method_costs, rate_table, searches
+from .summary import honest_lines
 from .tables import (
     CONTROLS,
     NOISY,
@@ -88,8 +91,10 @@ def results_blocks() -> dict[str, str]:
         "cnn-fitting-against-tuned": family(cnn_cells("cnn_fitting"), "lstsd", "vanilla-tuned", **OF_CNN),
         "cnn-fitting-against-temporal": family(cnn_cells("cnn_fitting"), "lstsd", TEMPORAL, **OF_CNN),
         "top-layer": cell_tables("top_layer", cells("top_layer")),
+        "top-layer-against-tuned": family(cells("top_layer"), "lstsd", "vanilla-tuned", count=2),
         "full": cell_tables("full", cells("full")),
         "gpu": full_tables("gpu"),
+        "gpu-against-controls": gpu_against_controls(),
         "gpu-short": full_tables("gpu_short"),
         "l3": full_tables("l3"),
         "l3-against-short": family(l3_cells(), "lstsd", "vanilla-short", **OF_L3),
@@ -103,6 +108,7 @@ def results_blocks() -> dict[str, str]:
         "backward": backward_table(),
         "judgement": judgement_tables(),
         "judgement-ranking": ranking_table(),
+        "judgement-against-short": family(judged_cells(), "lstsd", "vanilla-short", count=NUM_CELLS),
         "judgement-lengths": lengths_table(),
         "judgement-lengths-constant": lengths_table(constant=True),
         "judgement-constant": constant_rate_table(),
@@ -137,12 +143,17 @@ def cell_tables_in_one_family(records: str) -> str:
 
 def conclusion_blocks() -> dict[str, str]:
     """What follows from the tables of docs/results.md."""
-    return {"full-sentences": full_sentences(), "when-to-use": when_to_use(), "paper": paper_table()}
+    return {
+        "in-short": honest_lines(),
+        "full-sentences": full_sentences(),
+        "when-to-use": when_to_use(),
+        "paper": paper_table(),
+    }
 
 
 def readme_blocks() -> dict[str, str]:
     """The measured parts of README."""
-    return {"honest": honest_lines(), "cost": cost_sentence()}
+    return {"honest": honest_lines("docs/"), "cost": cost_sentence()}
 
 
 def methods_blocks() -> dict[str, str]:

@@ -4,7 +4,7 @@ import json
 import math
 
 from lstsd_hf.experiments.report import shown_difference, shown_p_value, shown_spread
-from lstsd_hf.experiments.statistics import holm, mean_and_std, paired_difference
+from lstsd_hf.experiments.statistics import PairedDifference, holm, mean_and_std, paired_difference
 
 from .analysis import NAMES, records_file
 from .tables import NOT_RUN, TEMPORAL, table
@@ -18,21 +18,17 @@ PLACES = {
 CONTROLS = ("vanilla", "vanilla-short", "lstsd-defaults", "temporal_ensemble")
 METRICS = {"score": 2, "nll": 3}
 
-Scores = dict[int, float]
+Place = tuple[str, float]
+# By setting, method and metric: a number for each seed.
+Runs = dict[tuple[Place, str, str], dict[int, float]]
 
 
 def tagging_table() -> str:
     """Every control in every setting, each with LSTSD's difference to it; corrected for all of them together."""
-    path = records_file("tagging.jsonl")
-    if not path.exists():
+    found = _runs()
+    if not found:
         return NOT_RUN
-    found: dict[tuple[tuple[str, float], str, str], Scores] = {}
-    for line in map(json.loads, path.read_text().splitlines()):
-        for metric in METRICS:
-            key = (line["task"], line["noise"]), line["method"], metric
-            found.setdefault(key, {})[line["seed"]] = line[metric]
-    rows = [(place, control) for place in PLACES for control in CONTROLS]
-    columns: dict[str, list[tuple[str, str]]] = {metric: _differences(found, rows, metric) for metric in METRICS}
+    columns = {metric: differences(found, metric) for metric in METRICS}
     shown = []
     for place, title in PLACES.items():
         for method in ("lstsd", *CONTROLS):
@@ -40,7 +36,9 @@ def tagging_table() -> str:
             cells = [title, name, str(len(found.get((place, method, "score"), {})))]
             for metric, digits in METRICS.items():
                 cells.append(shown_spread(mean_and_std([*found.get((place, method, metric), {}).values()]), digits))
-                cells += columns[metric][rows.index((place, method))] if method != "lstsd" else ("", "")
+                item, p_value = columns[metric].get((place, method), (None, math.nan))
+                beside = ("–", "–") if item is None else (shown_difference(item, SEEDS, digits), shown_p_value(p_value))
+                cells += beside if method != "lstsd" else ("", "")
             shown.append(cells)
     return table(["", "", "n", "score", "LSTSD − it", "p", "NLL", "LSTSD − it", "p"], shown)
 
@@ -68,16 +66,28 @@ def tagging_errors_table() -> str:
     return table(["ROC-AUC / precision", *(NAMES[method] for method in by)], rows)
 
 
-def _differences(
-    found: dict[tuple[tuple[str, float], str, str], Scores], rows: list[tuple[tuple[str, float], str]], metric: str
-) -> list[tuple[str, str]]:
-    """Difference and adjusted p-value of each comparison; dashes where it was not run."""
-    tested = []
-    for place, control in rows:
-        ours, theirs = found.get((place, "lstsd", metric), {}), found.get((place, control, metric), {})
-        tested.append(paired_difference(ours, theirs) if ours.keys() & theirs.keys() else None)
-    adjusted = holm([math.nan if item is None else item.p_value for item in tested])
-    return [
-        ("–", "–") if item is None else (shown_difference(item, SEEDS, METRICS[metric]), shown_p_value(p_value))
-        for item, p_value in zip(tested, adjusted, strict=True)
-    ]
+def lstsd_as_a_tagger() -> list[tuple[PairedDifference, float]]:
+    """LSTSD − vanilla in each setting, with its adjusted p-value."""
+    return [item for (_, control), item in differences(_runs(), "score").items() if control == "vanilla"]
+
+
+def differences(runs: Runs, metric: str) -> dict[tuple[Place, str], tuple[PairedDifference, float]]:
+    """LSTSD − each control in each setting, with p-values adjusted for all of them together."""
+    found = {}
+    for place, control in [(place, control) for place in PLACES for control in CONTROLS]:
+        ours, theirs = runs.get((place, "lstsd", metric), {}), runs.get((place, control, metric), {})
+        if ours.keys() & theirs.keys():
+            found[place, control] = paired_difference(ours, theirs)
+    adjusted = holm([item.p_value for item in found.values()])
+    return {key: (item, p_value) for (key, item), p_value in zip(found.items(), adjusted, strict=True)}
+
+
+def _runs() -> Runs:
+    """The scores of T1's runs."""
+    path = records_file("tagging.jsonl")
+    found: Runs = {}
+    for line in map(json.loads, path.read_text().splitlines() if path.exists() else []):
+        for metric in METRICS:
+            key = (line["task"], line["noise"]), line["method"], metric
+            found.setdefault(key, {})[line["seed"]] = line[metric]
+    return found

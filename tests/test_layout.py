@@ -1,7 +1,10 @@
 """The house: no cycles among modules, and none too large to read."""
 
 import ast
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.helpers import ROOT
 
@@ -41,3 +44,11 @@ def test_modules_can_be_read_in_one_go():
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in MODULES.values()}
     assert lengths["lstsd_hf/trainer.py"] <= 320
     assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
+def test_no_output_of_a_run_is_tracked():
+    found = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("not a git checkout")
+    outputs = (".safetensors", ".pt", ".pth", ".bin", ".parquet", ".npy")
+    assert [name for name in found.stdout.split() if name.endswith(outputs)] == []

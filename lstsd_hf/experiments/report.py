@@ -142,8 +142,8 @@ def shown_spread(value: tuple[float, float], digits: int) -> str:
 def shown_difference(difference: PairedDifference, seeds: int, digits: int = 2) -> str:
     """Mean difference and interval, with the number of pairs where it is not that of the seeds."""
     numbers = (difference.mean, difference.low, difference.high)
-    # What is zero when rounded has no sign.
-    mean, low, high = (f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}" for value in numbers)
+    # Only zero itself has no sign: that of "-0.0" tells that an interval includes zero.
+    mean, low, high = (f"{value:+.{digits}f}" if value else f"{0:.{digits}f}" for value in numbers)
     interval = "" if math.isnan(difference.low) else f" [{low}, {high}]"
     pairs = "" if difference.count == seeds else f" (n={difference.count})"
     return f"{mean}{interval}{pairs}"

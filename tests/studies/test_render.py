@@ -127,7 +127,7 @@ def test_a_sentence_that_the_records_do_not_bear_is_found(pages):
                 run["last_epoch"]["eval_accuracy"] *= 0.9
 
     edit(pages, worsen)
-    with pytest.raises(ValueError, match="two teachers are not shown to beat one: write the sentences"):
+    with pytest.raises(ValueError, match="a simpler teacher: write anew the sentences"):
         pages.conclusion_blocks()
 
 
