@@ -17,6 +17,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save, save_file
 from transformers import TrainerState
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .errors import InputError
@@ -253,6 +254,11 @@ def check_whole(folder: Path, needs_teacher: bool) -> dict[str, Any]:
         InputError: If something is missing or damaged.
     """
     state = folder / TRAINER_STATE_NAME
+    if not state.is_file() and get_last_checkpoint(str(folder)) is not None:
+        raise InputError(
+            f"`resume_from_checkpoint` must be a checkpoint folder, got {folder}, which has some within it, such as "
+            f"{Path(get_last_checkpoint(str(folder))).name}. Name one of them, or give True for the newest."
+        )
     try:
         trainer_state = json.loads(state.read_text())
         step = trainer_state["global_step"]

@@ -16,6 +16,11 @@ class InputError(ValueError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @contextmanager
 def noting(note: str) -> Iterator[None]:
     """Adds a note to an error of another's code that may come from how it was called.

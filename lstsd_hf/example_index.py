@@ -200,17 +200,24 @@ def split_training_batch(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], T
 
 
 def take_rows(inputs: Mapping[str, Any], rows: Tensor, batch_size: int) -> dict[str, Any]:
-    """Some rows of a batch: of everything in it that has one for each example.
+    """Some rows of a batch: of everything in it that has one for each example, in nested mappings too.
 
     Args:
         inputs: The model's inputs.
         rows: Positions in the batch, int64 `(num_rows,)`.
         batch_size: Examples in the batch.
     """
-    return {
-        name: value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == batch_size else value
-        for name, value in inputs.items()
-    }
+    return {name: _rows_of(value, rows, batch_size) for name, value in inputs.items()}
+
+
+def _rows_of(value: Any, rows: Tensor, batch_size: int) -> Any:
+    if isinstance(value, Mapping):
+        return take_rows(value, rows, batch_size)
+    if isinstance(value, Tensor):
+        return value[rows] if value.dim() and len(value) == batch_size else value
+    if isinstance(value, list | tuple) and len(value) == batch_size:
+        return [value[row] for row in rows.tolist()]
+    return value
 
 
 def check_has_indices(dataset: Any) -> None:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from .distributed import gather_objects, sum_over_processes
-from .errors import InputError
+from .errors import InputError, first_line
 from .fingerprint import model_settings
 from .label_order import matched_order
 from .pixels import PixelStatistics
@@ -59,13 +59,14 @@ class FixedTeacher:
         device: torch.device | str,
         name: str,
         tokenizer: Any = None,
+        texts: list[list[str]] | None = None,
         processor: Any = None,
     ):
         self.name, self.rows_computed = name, 0
         self._student, self._device = student, device
         self.model = model.to(device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
-        self._tokens = None if tokenizer is None else _tokenize(student.training_texts, tokenizer, model)
+        self._tokens = None if tokenizer is None else _tokenize(texts, tokenizer, model)
         config = getattr(model, "config", None)
         own, students = PixelStatistics.of(config, processor), student.pixel_statistics
         self._pixels = (own, students) if own is not None and students is not None else None
@@ -92,7 +93,7 @@ class FixedTeacher:
         except (OSError, ValueError) as error:
             raise InputError(
                 f"`teacher_model_name_or_path` must name {kind}, and {name_or_path!r} could not be loaded: "
-                f"{str(error).strip().splitlines()[0]} Connect to the internet, or give a local folder."
+                f"{first_line(error)} Connect to the internet, or give a local folder."
             ) from error
         if loading["missing_keys"]:
             raise InputError(
@@ -103,10 +104,9 @@ class FixedTeacher:
         if student.takes_pictures:
             return cls(model, student, device, name_or_path, processor=_image_processor(name_or_path))
         accepted = named_parameters(model)
-        tokenizer = None
         if accepted is None or "input_ids" in accepted:
-            tokenizer = _tokenizer_for(name_or_path, student, model)
-        return cls(model, student, device, name_or_path, tokenizer)
+            return cls(model, student, device, name_or_path, *_tokenizer_and_texts(name_or_path, student, model))
+        return cls(model, student, device, name_or_path)
 
     def logits(self, inputs: Mapping[str, Any], indices: Tensor) -> Tensor:
         """Its outputs for some training examples.
@@ -225,27 +225,28 @@ def _image_processor(name_or_path: str) -> Any:
         return None  # the config may say how pixels are normalised
 
 
-def _tokenizer_for(name_or_path: str, student: Student, model: nn.Module) -> Any:
-    """The tokenizer by which a teacher reads the texts; `None` if it is to be given the student's inputs."""
+def _tokenizer_and_texts(name_or_path: str, student: Student, model: nn.Module) -> tuple[Any, list[list[str]] | None]:
+    """By which tokenizer a teacher reads which texts; twice `None` if it is to be given the student's inputs."""
     folder = Path(name_or_path)
     # Without files, transformers makes a tokenizer of special tokens alone.
     if folder.is_dir() and not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
         _check_vocabulary(model, student, name_or_path)
-        return None
+        return None, None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
-            f"The tokenizer of the teacher {name_or_path!r} could not be loaded: {str(error).strip().splitlines()[0]} "
+            f"The tokenizer of the teacher {name_or_path!r} could not be loaded: {first_line(error)} "
             "Save the teacher's tokenizer into its folder, or install what it needs."
         ) from error
-    if student.training_texts is not None:
+    texts = student.training_texts()
+    if texts is not None:
         if tokenizer.pad_token is None:
             raise InputError(
                 f"The tokenizer of the teacher {name_or_path!r} must have a padding token, found none. Set its "
                 "`pad_token`, save it, and give that folder."
             )
-        return tokenizer
+        return tokenizer, texts
     own = student.processing_class
     if not hasattr(own, "get_vocab") or own.get_vocab() != tokenizer.get_vocab():
         raise InputError(
@@ -253,7 +254,7 @@ def _tokenizer_for(name_or_path: str, student: Student, model: nn.Module) -> Any
             "training set has no column of strings. Keep the texts in the dataset, where the model does not see them, "
             "or override `training_texts` of the trainer."
         )
-    return None
+    return None, None
 
 
 def _tokenize(texts: list[list[str]], tokenizer: Any, model: nn.Module) -> dict[str, list]:

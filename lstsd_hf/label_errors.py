@@ -115,16 +115,17 @@ def text_columns(dataset: Any) -> dict[str, list[str]]:
     return columns
 
 
-def example_labels(dataset: Any) -> list[int]:
+def example_labels(dataset: Any, names: Sequence[str] = LABEL_NAMES) -> list[int]:
     """The class of each example.
 
     Args:
         dataset: Its examples are mappings or objects.
+        names: Of the label; the first that there is.
 
     Raises:
         InputError: If an example has no label that is a class.
     """
-    return [_label_of(example, LABEL_NAMES) for example in _examples(dataset, LABEL_NAMES)]
+    return [_label_of(example, names) for example in _examples(dataset, names)]
 
 
 def select_rows(dataset: Any, rows: Iterable[int]) -> Any:

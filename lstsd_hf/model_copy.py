@@ -1,6 +1,6 @@
 """A second set of a model's weights, run through the model itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,12 +56,7 @@ class ModelCopy:
 
     def check_covers(self, model: nn.Module) -> None:
         """Raises an `InputError` if a parameter has become trainable since, whose old value will be lost."""
-        missing = [name for name, own in model.named_parameters() if own.requires_grad and name not in self.tensors]
-        if missing:
-            raise InputError(
-                f"A snapshot must hold all parameters that are trained, lacks {len(missing)} that were frozen when it "
-                f"was taken, such as `{missing[0]}`. Unfreeze them before training, or choose another method."
-            )
+        check_covers(self.tensors, model)
 
     @torch.no_grad()
     def hidden_states(self, student: Student, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -104,6 +99,21 @@ class ModelCopy:
     def to(self, device: torch.device | str) -> "ModelCopy":
         """The same on another device."""
         return type(self)({name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+
+def check_covers(held: Collection[str], model: nn.Module) -> None:
+    """Raises an `InputError` if a parameter of a model is trained that a snapshot of some others does not hold.
+
+    Args:
+        held: Their names.
+        model: The model.
+    """
+    missing = [name for name, own in model.named_parameters() if own.requires_grad and name not in held]
+    if missing:
+        raise InputError(
+            f"A snapshot must hold all parameters that are trained, lacks {len(missing)} that were frozen when it "
+            f"was taken, such as `{missing[0]}`. Unfreeze them before training, or choose another method."
+        )
 
 
 def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,7 @@
 """What a teacher declares for the optimizer: a learning rate, as methods with cycles do, and parameters of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +14,17 @@ class TeacherOptimizationMixin:
     """A trainer whose learning rate is its teacher's, where it declares one, and which trains its parameters too."""
 
     _own_parameters: Sequence[nn.Parameter] = ()
+    _sets_rate = False
 
-    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
-        """The parent's, with the teacher's own parameters added."""
-        optimizer, own = super().create_optimizer(*args, **kwargs), self.teacher.trainable_parameters()
+    def _optimization_wrappers(self) -> dict[str, Callable]:
+        """For `shadowed`: they meet an override that never calls `super()`, too."""
+        return {"create_optimizer": self._optimizer_with_own, "create_scheduler": self._checked_scheduler}
+
+    def _optimizer_with_own(self, create_optimizer: Callable[..., Any], *args, **kwargs) -> Any:
+        """The optimizer of `create_optimizer`, with the teacher's own parameters added."""
+        created = create_optimizer(*args, **kwargs)
+        # Trainer does not look at what is returned.
+        optimizer, own = self.optimizer, self.teacher.trainable_parameters()
         # Those of an earlier training: a teacher makes new ones for each.
         earlier = {id(parameter) for parameter in self._own_parameters}
         optimizer.param_groups[:] = [
@@ -30,7 +38,18 @@ class TeacherOptimizationMixin:
             )
         if own:
             optimizer.add_param_group({"params": own, "weight_decay": self.args.weight_decay})
-        return optimizer
+        return created
+
+    def _checked_scheduler(self, create_scheduler: Callable[..., Any], *args, **kwargs) -> Any:
+        self._sets_rate = False
+        created = create_scheduler(*args, **kwargs)
+        if self.teacher.learning_rate_factor is not None and not self._sets_rate:
+            raise InputError(
+                f"{type(self.teacher).__name__} sets the learning rate itself, got a `create_scheduler` of "
+                f"{type(self).__name__} that makes another scheduler. Let it call `super().create_scheduler`, or set "
+                "what in the method's config turns that off."
+            )
+        return created
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The parent's, unless the teacher declares a learning rate of its own."""
@@ -40,9 +59,9 @@ class TeacherOptimizationMixin:
         if self.lr_scheduler is not None:
             raise InputError(
                 f"{type(self.teacher).__name__} sets the learning rate itself, got a scheduler in `optimizers` too. "
-                "Pass `optimizers=(optimizer, None)`, or set `cyclic_learning_rate=False` in its config."
+                "Pass `optimizers=(optimizer, None)`, or set what in its config turns that off."
             )
         # A plain function: the state of a scheduler contains the attributes of any other callable.
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: factor(step))
-        self._created_lr_scheduler = True
+        self._created_lr_scheduler = self._sets_rate = True
         return self.lr_scheduler

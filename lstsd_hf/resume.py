@@ -80,8 +80,8 @@ class ResumableMixin:
             folder = Path(checkpoint)
             if not folder.is_dir():
                 raise InputError(
-                    f"Can't find a valid checkpoint at {folder}: `resume_from_checkpoint` must be a checkpoint folder "
-                    "or True."
+                    f"Can't find a valid checkpoint at {folder}: `resume_from_checkpoint` must be a checkpoint folder, "
+                    f"or the value True for the newest one, got the text {str(checkpoint)!r}."
                 )
             metadata = check_whole(folder, is_stateful)
         else:

@@ -32,7 +32,7 @@ class TrainingPlan:
         raise InputError(
             f"`{field}` must be less than the number of planned epochs, or {consequence}: got {length} with "
             f"{self.num_epochs} planned ({self.max_steps} optimizer steps at {self.steps_per_epoch} an epoch). "
-            f"{remedy}; for plain fine-tuning use `NoTeacherConfig()`."
+            f"{remedy}; for plain fine-tuning use the method `vanilla`."
         )
 
 

@@ -115,9 +115,8 @@ class Student:
         """Of the autocast that the models are run under: "no", "bf16" or "fp16"."""
         return self._trainer.accelerator.mixed_precision
 
-    @property
     def training_texts(self) -> list[list[str]] | None:
-        """The columns of text of the training set, one or two; `None` if it has none."""
+        """Reads the columns of text of the training set, one or two; `None` if it has none."""
         return self._trainer.training_texts()
 
     @property

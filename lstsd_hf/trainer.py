@@ -164,8 +164,9 @@ class SelfDistillationMixin(
             self.distilled_steps += self._step_distils
             self._step_distils = False
 
-    def _distilling_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, **kwargs):
+    def _distilling_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, *args, **kwargs):
         """The base loss, which is that of `compute_loss`, and on training batches the teacher's terms."""
+        kwargs |= zip(["num_items_in_batch"], args, strict=False)
         if not model.training:
             return compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         inputs, indices = split_training_batch(inputs)
@@ -199,8 +200,9 @@ class SelfDistillationMixin(
             self._is_first_pass = False
         return (loss, outputs) if return_outputs else loss
 
-    def _observed_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, **kwargs):
+    def _observed_loss(self, compute_loss: Callable[..., Any], model, inputs, return_outputs=False, *args, **kwargs):
         """The base loss alone, once with a look at what the outputs mean: an ensemble may predict without labels."""
+        kwargs |= zip(["num_items_in_batch"], args, strict=False)
         if not model.training or self._context.problem_type is not None:
             return compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         labels = labels_in(inputs, self.label_names)
@@ -253,15 +255,15 @@ class SelfDistillationMixin(
         if not self._group.takes_part:
             yield
             return
-        wrappers: dict[str, Callable] = {}
+        wrappers = self._optimization_wrappers()
         if self._group.needs_batches:
-            wrappers = {
+            wrappers |= {
                 "get_train_dataloader": self._indexed_train_dataloader,
                 "training_step": self._distilling_step,
                 "compute_loss": self._distilling_loss,
             }
         elif self.teacher.predicts_as_ensemble:
-            wrappers = {"compute_loss": self._observed_loss}
+            wrappers["compute_loss"] = self._observed_loss
         callbacks = self.callback_handler.callbacks
         # The first, so that a callback that evaluates or saves meets a teacher that is up to date.
         callbacks.insert(0, self._events)
@@ -273,6 +275,7 @@ class SelfDistillationMixin(
 
     def _inner_training_loop(self, *args, **kwargs):
         # Entered anew for each `train()`, trial and batch size tried; a checkpoint is loaded further in.
+        self._adopt_options()
         check_setup(self, self._group)
         self._context = self._events.context = self._new_context()
         self._group.begin(self._context)

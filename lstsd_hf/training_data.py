@@ -13,7 +13,7 @@ from transformers.trainer_utils import has_length
 from .datasets_library import is_hugging_face_dataset
 from .distributed import num_processes
 from .epoch_examples import announce_examples
-from .errors import InputError
+from .errors import InputError, noting
 from .example_index import IndexedDataset, collate_indices, has_indices
 from .label_errors import example_labels, text_columns
 from .length_groups import SeededLengthGroups
@@ -21,6 +21,11 @@ from .overlapping import Batching
 from .text_columns import LABEL, choose_text_columns
 
 logger = logging.getLogger(__name__)
+
+_WRAPPED = (
+    "While the training loader is made, `train_dataset` is a view that adds each example's index to the {} given. A "
+    "Trainer class that asks for its type cannot have a teacher: use `NoTeacherConfig()` without observers."
+)
 
 
 class IndexedTrainingDataMixin:
@@ -42,7 +47,8 @@ class IndexedTrainingDataMixin:
         bare_dataset, _ = self.training_examples()
         try:
             self.train_dataset = IndexedDataset(bare_dataset, source=dataset)
-            loader = collate_indices(get_train_dataloader(), len(dataset))
+            with noting(_WRAPPED.format(type(dataset).__name__)):
+                loader = collate_indices(get_train_dataloader(), len(dataset))
         finally:
             self.train_dataset = dataset
         if self._context.storage.sharded and num_processes() > 1:

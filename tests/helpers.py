@@ -60,13 +60,13 @@ OF_THE_TRAINER = {name for kind in (Trainer, LSTSDTrainer) for name in inspect.s
 def make_trainer(make_args, teacher=None, trainer_class=LSTSDTrainer, **options):
     """A trainer of the tiny model on 14 examples in batches of 4, the last of 2, unless the options say otherwise.
 
-    Options go to the trainer or to its arguments, wherever the name belongs; stock `Trainer` is given no teacher.
+    Options go to the trainer or to its arguments, wherever the name belongs; stock trainers are given no teacher.
     """
     options = {"num_train_epochs": 6, "learning_rate": 1e-2} | options
     own = {"model": make_model, "train_dataset": lambda: make_examples(14)}
     own = {name: options.pop(name) if options.get(name) is not None else make() for name, make in own.items()}
     own |= {name: options.pop(name) for name in OF_THE_TRAINER & options.keys()}
-    if trainer_class is not Trainer:
+    if issubclass(trainer_class, SelfDistillationMixin):
         own["teacher"] = teacher
     torch.manual_seed(5)
     return trainer_class(args=make_args(**options), **own)

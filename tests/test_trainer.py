@@ -409,21 +409,21 @@ def refusal(function, error_type):
             LSTSDConfig(mini_generation_epochs=6),
             "`mini_generation_epochs` must be less than the number of planned epochs, or no epoch distils: got 6 with "
             "3 planned (6 optimizer steps at 2 an epoch). Train for more epochs, or set `mini_generation_epochs` to at "
-            "most 2; for plain fine-tuning use `NoTeacherConfig()`.",
+            "most 2; for plain fine-tuning use the method `vanilla`.",
         ),
         (
             {"max_steps": 5},
             LSTSDConfig(mini_generation_epochs=3),
             "`mini_generation_epochs` must be less than the number of planned epochs, or no epoch distils: got 3 with "
             "3 planned (5 optimizer steps at 2 an epoch). Train for more epochs, or set `mini_generation_epochs` to at "
-            "most 2; for plain fine-tuning use `NoTeacherConfig()`.",
+            "most 2; for plain fine-tuning use the method `vanilla`.",
         ),
         (
             {"num_train_epochs": 1},
             None,
             "`mini_generation_epochs` must be less than the number of planned epochs, or no epoch distils: got 1 with "
             "1 planned (2 optimizer steps at 2 an epoch). Train for at least 2 epochs; for plain fine-tuning use "
-            "`NoTeacherConfig()`.",
+            "the method `vanilla`.",
         ),
     ],
 )

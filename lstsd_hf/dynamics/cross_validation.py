@@ -14,8 +14,8 @@ from transformers import Trainer
 
 from ..distributed import is_distributed, rank
 from ..errors import InputError
-from ..fingerprint import random_state_put_back, rows_digest
-from ..label_errors import example_labels, example_texts, select_rows, without_augmentation
+from ..fingerprint import digest_of_each, model_settings, rows_digest
+from ..label_errors import LABEL_NAMES, example_labels, example_texts, select_rows, without_augmentation
 from ..student import Student
 from .files import (
     EXAMPLES_NAME,
@@ -29,6 +29,19 @@ from .files import (
 )
 from .history import History
 
+# Where a training writes, and what it says of itself.
+_NOT_OF_A_FOLD = (
+    "output_dir",
+    "run_name",
+    "log",
+    "report_to",
+    "disable_tqdm",
+    "save_",
+    "hub_",
+    "push_to_hub",
+    "project",
+)
+
 
 def cross_validate(
     make_trainer: Callable[[Any], Trainer],
@@ -37,14 +50,15 @@ def cross_validate(
     num_folds: int = 5,
     seed: int = 0,
     texts: Sequence[str | None] | None = None,
+    label_name: str | None = None,
 ) -> History:
     """Trains a model on all folds but one, has it predict that one, and does so for each fold.
 
     Use it for a claim about how many labels are wrong. The predictions of a training are in-sample: they rank labels
     at no cost, but what they count may be far off. This costs `num_folds` trainings.
 
-    A finished fold is a file in `folder`; called again, what is there is kept. `folder` is then a history of one epoch
-    for all of `lstsd_hf.dynamics`, its report too.
+    A finished fold is a file in `folder`; called again with the same data, model and arguments, what is there is kept.
+    `folder` is then a history of one epoch for all of `lstsd_hf.dynamics`, its report too.
 
     Args:
         make_trainer: Gets the examples to train on and returns a trainer of a new model, of any `Trainer` class, with
@@ -54,6 +68,7 @@ def cross_validate(
         num_folds: Parts of the training set, each with the same share of every label.
         seed: Of the split.
         texts: A text for each example; `None` looks for them in the dataset.
+        label_name: Name of the label; `None` is the first of `label`, `labels`, `label_ids` that there is.
 
     Returns:
         A history of one epoch, out of sample.
@@ -70,19 +85,24 @@ def cross_validate(
         >>> history.log_probs.shape == (1, len(data), 2), history.out_of_sample
         (True, True)
     """
-    folder, labels = Path(folder), np.array(example_labels(dataset))
+    names = LABEL_NAMES if label_name is None else (label_name,)
+    folder, labels = Path(folder), np.array(example_labels(dataset, names))
     if not 2 <= num_folds <= len(labels):
         raise InputError(f"`num_folds` must be from 2 to {len(labels)}, the number of examples, got {num_folds}.")
     texts = list(texts) if texts is not None else example_texts(dataset)
     if len(texts) != len(labels):
         raise InputError(f"`texts` must have one for each of {len(labels)} examples, got {len(texts)}.")
     _check_folder(folder, texts)
-    folds, digest = _folds(labels, num_folds, seed), _digest(dataset, labels, texts, seed)
+    folds = _folds(labels, num_folds, seed)
+    trainer = _trainer_without(make_trainer, dataset, folds == 0)
+    digest = _digest(dataset, labels, texts, seed, _settings(trainer))
     tables, model = [], None
     for fold in range(num_folds):
         path = folder / f"fold-{fold + 1}-of-{num_folds}-{digest}.parquet"
         if not path.is_file():
-            log_probs, label_names, model = _judged(make_trainer, dataset, labels, folds == fold, model)
+            if fold:
+                trainer = _trainer_without(make_trainer, dataset, folds == fold)
+            log_probs, label_names, model = _judged(trainer, dataset, labels, folds == fold, model)
             if rank() == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_examples(folder / EXAMPLES_NAME, texts, label_names)
@@ -105,41 +125,46 @@ def _folds(labels: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
     return folds
 
 
-def _digest(dataset: Any, labels: np.ndarray, texts: list[str | None], seed: int) -> str:
-    """Of what the folds depend on: a fold of other examples or labels is not taken for one of these."""
-    digest = hashlib.sha256(json.dumps([labels.tolist(), texts, seed]).encode())
+def _settings(trainer: Any) -> list[str]:
+    """What a fold depends on beside the examples, as far as a trainer tells: classes, model, arguments, teacher."""
+    model, teacher = trainer.model, getattr(trainer, "teacher", None)
+    arguments = {
+        name: value
+        for name, value in getattr(trainer.args, "to_dict", dict)().items()
+        if not name.startswith(_NOT_OF_A_FOLD)
+    }
+    return [
+        *(type(part).__qualname__ for part in (trainer, model, teacher)),
+        str(getattr(getattr(model, "config", None), "_name_or_path", "")),
+        model_settings(model),
+        json.dumps(arguments, sort_keys=True, default=str),
+        repr(getattr(teacher, "config", None)),
+    ]
+
+
+def _digest(dataset: Any, labels: np.ndarray, texts: list[str | None], seed: int, settings: list[str]) -> str:
+    """Of what the folds depend on: a fold of others is not taken for one of these."""
+    digest = hashlib.sha256(json.dumps([labels.tolist(), texts, seed, settings]).encode())
     if None in texts:
         rows = without_augmentation(dataset)
-        digest.update((rows_digest(rows) or _digest_of_each(rows)).encode())
+        digest.update((rows_digest(rows) or digest_of_each(rows)).encode())
     return digest.hexdigest()[:10]
 
 
-def _digest_of_each(dataset: Any) -> str:
-    digest = hashlib.sha256()
-    with random_state_put_back():
-        for row in range(len(dataset)):
-            digest.update(json.dumps(dataset[row], default=_plain).encode())
-    return digest.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    # Pictures; of what has no bytes either, an address would be another one in the next process.
-    return value.tobytes().hex() if hasattr(value, "tobytes") else type(value).__name__
+def _trainer_without(make_trainer: Callable[[Any], Trainer], dataset: Any, held_out: np.ndarray) -> Trainer:
+    """A trainer on all examples but those of a fold."""
+    trainer = make_trainer(select_rows(dataset, np.flatnonzero(~held_out)))
+    _check_trainer(trainer, int((~held_out).sum()))
+    return trainer
 
 
 def _judged(
-    make_trainer: Callable[[Any], Trainer],
-    dataset: Any,
-    labels: np.ndarray,
-    held_out: np.ndarray,
-    before: Callable | None,
+    trainer: Trainer, dataset: Any, labels: np.ndarray, held_out: np.ndarray, before: Callable | None
 ) -> tuple[np.ndarray, list[str] | None, Callable]:
     """What a new model says of the held-out examples.
 
     Args:
-        make_trainer: As in `cross_validate`.
+        trainer: Of the new model.
         dataset: The training set.
         labels: Its labels.
         held_out: Which examples are not trained on, bool `(num_examples,)`.
@@ -149,8 +174,6 @@ def _judged(
         Log-probabilities `(num_examples, num_labels)`, NaN for the others; label names; the next fold's `before`.
     """
     rows = np.flatnonzero(held_out)
-    trainer = make_trainer(select_rows(dataset, np.flatnonzero(~held_out)))
-    _check_trainer(trainer, len(labels) - len(rows))
     if before is not None and trainer.model is before():
         raise InputError(
             "`make_trainer` must return a trainer of a new model each time, got the model of the fold before, which "

@@ -133,10 +133,17 @@ def write_examples(path: Path, texts: Sequence[str | None], label_names: Sequenc
 
 
 def read_examples(path: Path) -> tuple[list[str | None], list[str] | None]:
-    """Reads what `write_examples` wrote: texts and names of labels."""
-    table = pq.read_table(path)
-    metadata: dict[str, Any] = json.loads(table.schema.metadata[_METADATA])
-    return table["text"].to_pylist(), metadata["label_names"]
+    """Reads what `write_examples` wrote: texts and names of labels.
+
+    Raises:
+        InputError: If it is not such a file.
+    """
+    try:
+        table = pq.read_table(path)
+        metadata: dict[str, Any] = json.loads(table.schema.metadata[_METADATA])
+        return table["text"].to_pylist(), metadata["label_names"]
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} must have the texts of recorded dynamics, and cannot be read: {error}.") from error
 
 
 def _fixed_lists(values: np.ndarray) -> pa.Array:

@@ -87,20 +87,24 @@ class DynamicsRecorder(Observer):
     def on_train_begin(self) -> None:
         if not self.context.student.writes_files:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        done = 0 if self.memory is None else self.memory.epoch
-        own = [self._files.epoch_path(self.folder, epoch) for epoch in range(done)]
-        missing = [path for path in own if not path.is_file()]
-        written = zip(own, self._checksums, strict=True)
-        others = [path for path, checksum in written if path.is_file() and file_checksum(path) != checksum]
-        if missing or others:
-            what = f"{missing[0].name} is missing" if missing else f"{others[0].name} is another run's, or damaged"
-            raise InputError(
-                f"The epochs before the checkpoint must be in {self.folder}, but {what}. Resume with the same "
-                "`output_dir`, or start a new run."
-            )
-        for path in set(self._files.epoch_paths(self.folder)) - set(own):
+        self.check_files("Resume with the same `output_dir`, or start a new run.")
+        for path in set(self._files.epoch_paths(self.folder)) - set(self._own_paths()):
             path.unlink()
+
+    def _own_paths(self) -> list[Path]:
+        done = 0 if self.memory is None else self.memory.epoch
+        return [self._files.epoch_path(self.folder, epoch) for epoch in range(done)]
+
+    def check_files(self, remedy: str) -> None:
+        """Raises an `InputError` if the folder has not the epochs that this recorder wrote; for who writes files.
+
+        Args:
+            remedy: What to do then.
+        """
+        for path, checksum in zip(self._own_paths(), self._checksums, strict=True):
+            if not path.is_file() or file_checksum(path) != checksum:
+                what = "another run's, or damaged" if path.is_file() else "missing"
+                raise InputError(f"{self.folder} must have the epochs of this run, but {path.name} is {what}. {remedy}")
 
     def on_epoch_begin(self, progress: Progress) -> None:
         self._move_on(progress)
@@ -142,6 +146,7 @@ class DynamicsRecorder(Observer):
         log_probs = self.memory.latest.float().log_softmax(-1).masked_fill(~self.memory.written[:, None], torch.nan)
         table = files.EpochTable(log_probs.cpu().numpy(), self._given.cpu().numpy())
         path = files.epoch_path(self.folder, epoch)
+        self.folder.mkdir(parents=True, exist_ok=True)
         files.write_epoch(path, table)
         self._checksums.append(file_checksum(path))
         examples = self.folder / files.EXAMPLES_NAME

@@ -63,6 +63,8 @@ class RecordedTrainingMixin:
                 "An epoch must have been recorded by this trainer, found none. Train with `record_dynamics=True`, for "
                 "at least an epoch; a folder of an earlier run is read by `lstsd_hf.dynamics.History.read`."
             )
+        if self._student.writes_files:
+            recorder.check_files("Give each trainer an `output_dir` of its own.")
         from . import History
         from .measures import mean_probabilities, suspicion_window
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import replacing_folder
 from ..fingerprint import model_settings
 
@@ -144,7 +144,7 @@ class EncoderSplit:
                 cut = model(inputs_embeds=states, attention_mask=batch["attention_mask"]).logits
             difference = float((whole - cut).abs().max())
         except (RuntimeError, TypeError, AttributeError) as error:
-            difference = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            difference = f"{type(error).__name__}: {first_line(error)}"
         finally:
             model.train(was_training)
         if isinstance(difference, str) or not difference < 1e-3:

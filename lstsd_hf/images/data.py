@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .tasks import ROW, SOURCES, ImageTask
 
 HUB = "hub"
@@ -145,7 +145,7 @@ def _from_hub(name: str) -> tuple[Part, Part, Sequence[str]]:
         splits = load_dataset(source.hub)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{source.hub} could not be loaded: {str(error).strip().splitlines()[0]} Ways on: connect to the internet, "
+            f"{source.hub} could not be loaded: {first_line(error)} Ways on: connect to the internet, "
             f"or give a folder with the files of {name} as --data."
         ) from error
     return from_hub_splits(splits, *source.hub_columns)

@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..models import (
     CifarDenseNetConfig,
     CifarDenseNetForImageClassification,
@@ -89,7 +89,7 @@ def _load(name_or_path: str, task: ImageTask) -> tuple[PreTrainedConfig, PreTrai
         )
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
-            f"The model {name_or_path!r} could not be loaded: {str(error).strip().splitlines()[0]} Ways on: connect to "
+            f"The model {name_or_path!r} could not be loaded: {first_line(error)} Ways on: connect to "
             f"the internet or check the name; give a local folder as --model_name_or_path; or use one of "
             f"{', '.join(NETWORKS)}."
         ) from error

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from .config import TeacherConfig
 from .one_label import check_one_label, class_labels
 from .with_memory import MemoryTeacher
 
-RULES = ("flip", "cl", "constant")
 # The first epoch has seen too little, from 0.
 FIRST_ANCHOR = 1
 
@@ -61,7 +60,7 @@ class AnchoredConfig(TeacherConfig):
     momentum: float = field(
         default=0.9, metadata={"help": "Share of the old teacher that an epoch after the anchor leaves; 1: all."}
     )
-    rule: str = field(
+    rule: Literal["flip", "cl", "constant"] = field(
         default="flip", metadata={"help": "Of labels that the anchor doubts: flip, cl (leave out) or constant (keep)."}
     )
     pull: float = field(default=0.0, metadata={"help": "Weight of the previous epoch's prediction before the anchor."})
@@ -69,14 +68,12 @@ class AnchoredConfig(TeacherConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_choice("rule", dict.fromkeys(RULES))
-        self._check_share("mixing")
+        self._check_share("mixing", "1 leaves nothing of the given label.")
         if not self.mixing:
             raise InputError(
                 "`mixing` must be above 0, got 0: the anchor would teach nothing. Take `NoTeacherConfig()`."
             )
-        if not 0 <= self.momentum <= 1:
-            raise InputError(f"`momentum` must be from 0 to 1, got {self.momentum}. 1 keeps the teacher as it is.")
+        self._check_share("momentum", "1 keeps the teacher as it is.")
         self._check_weight("pull")
         if not 0 <= self.kept_out_share < 1:
             raise InputError(f"`kept_out_share` must be from 0 to below 1, got {self.kept_out_share}. 0 keeps none.")
@@ -84,7 +81,7 @@ class AnchoredConfig(TeacherConfig):
             raise InputError(f"`patience` must be at least 1 epoch, got {self.patience}.")
 
     @classmethod
-    def neutral(cls) -> "AnchoredConfig":
+    def neutral(cls) -> Self:
         """Nobody is kept out, so that there is never an anchor."""
         return cls(kept_out_share=0.0)
 

@@ -121,7 +121,8 @@ class Teacher(Observer):
 
         With one for each example, an example's own loss is weighted where it is known: the usual loss of the problem
         type, whoever computes it, and label smoothing. Of any other base loss (class weights, say) only the mean is
-        known, so that the mean is weighted by the mean factor: right on average, not example by example.
+        known, so that the mean is weighted by the mean factor. That is right on average if the factors have nothing to
+        do with the losses; a method whose factors do sets `needs_example_losses`.
         """
         return 1.0
 

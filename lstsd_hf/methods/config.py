@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from ..errors import InputError
 from ..schedules import TrainingPlan
@@ -51,24 +53,31 @@ class TeacherConfig:
         hints = get_type_hints(type(self))
         for option in fields(self):
             value, allowed = getattr(self, option.name), hints[option.name]
+            if isinstance(value, np.generic):
+                value = value.item()
+                object.__setattr__(self, option.name, value)
+            if get_origin(allowed) is Literal:
+                if value not in get_args(allowed):
+                    raise InputError(f"`{option.name}` must be one of {sorted(get_args(allowed))}, got {value!r}.")
+                continue
             kinds = get_args(allowed) if get_origin(allowed) in (Union, UnionType) else (allowed,)
             if not any(_is_a(value, kind) for kind in kinds):
                 shown = " or ".join(_SHOWN_KINDS[kind] for kind in kinds if kind in _SHOWN_KINDS)
                 raise InputError(f"`{option.name}` of {type(self).__name__} must be {shown}, got {value!r}.")
 
     @classmethod
-    def paper(cls) -> "TeacherConfig":
+    def paper(cls) -> Self:
         """The options that reproduce the method's paper; where they are the defaults, `cls()`."""
         return cls()
 
     @classmethod
-    def paper_for_images(cls) -> "TeacherConfig":
+    def paper_for_images(cls) -> Self:
         """The options of the paper's experiments on pictures, where they are others than `paper()`."""
         return cls.paper()
 
     @classmethod
-    def neutral(cls) -> "TeacherConfig":
-        """The options under which training is the parent Trainer's, bit for bit."""
+    def neutral(cls) -> Self:
+        """The options under which training is the parent Trainer's, bit for bit, but for the order of length groups."""
         raise TypeError(f"{cls.__name__} does not define `neutral`.")
 
     def description(self) -> dict[str, Any]:
@@ -113,13 +122,9 @@ class TeacherConfig:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise InputError(f"`temperature` must be positive, got {self.temperature}. 1 leaves the logits unchanged.")
 
-    def _check_choice(self, name: str, choices: Mapping[str, Any]) -> None:
-        if getattr(self, name) not in choices:
-            raise InputError(f"`{name}` must be one of {sorted(choices)}, got {getattr(self, name)!r}.")
-
-    def _check_share(self, name: str) -> None:
+    def _check_share(self, name: str, at_an_end: str = "0 is plain fine-tuning.") -> None:
         if not 0 <= getattr(self, name) <= 1:
-            raise InputError(f"`{name}` must be from 0 to 1, got {getattr(self, name)}. 0 is plain fine-tuning.")
+            raise InputError(f"`{name}` must be from 0 to 1, got {getattr(self, name)}. {at_an_end}")
 
     def _check_limit(self, name: str) -> None:
         if not getattr(self, name) >= 1:
@@ -152,7 +157,7 @@ class TeacherConfig:
         if plan.num_epochs < 2:
             raise InputError(
                 f"`num_train_epochs` must be at least 2, or no epoch distils: got {plan.num_epochs} planned. Train for "
-                "at least 2 epochs; for plain fine-tuning use `NoTeacherConfig()`."
+                "at least 2 epochs; for plain fine-tuning use the method `vanilla`."
             )
 
     def _fitted_rampup(self, plan: TrainingPlan) -> float:
@@ -167,5 +172,5 @@ def _is_a(value: Any, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    # Other kinds, such as a choice, have checks of their own.
+    # Other kinds have checks of their own.
     return kind not in _SHOWN_KINDS or isinstance(value, kind)

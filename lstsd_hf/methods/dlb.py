@@ -1,7 +1,8 @@
 """DLB: the previous batch is run again and distilled from what the model said of it one step before."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class DLBConfig(TeacherConfig):
 
     alpha: float = field(default=0.5, metadata={"help": "Weight of the distillation term; 0: plain fine-tuning."})
     temperature: float = field(default=3.0, metadata={"help": "Temperature of both sides; multiplied by its square."})
-    form: str = field(
+    form: Literal["repeat", "overlap"] = field(
         default="repeat",
         metadata={"help": "repeat: run each batch again beside the next one; overlap: draw half of it again."},
     )
@@ -62,15 +63,14 @@ class DLBConfig(TeacherConfig):
         super().__post_init__()
         self._check_weight("alpha")
         self._check_temperature()
-        self._check_choice("form", FORMS)
 
     @classmethod
-    def paper(cls) -> "DLBConfig":
+    def paper(cls) -> Self:
         """Overlapping batches with α = 1."""
         return cls(alpha=1.0, form="overlap")
 
     @classmethod
-    def neutral(cls) -> "DLBConfig":
+    def neutral(cls) -> Self:
         """No weight."""
         return cls(alpha=0.0)
 
@@ -155,8 +155,7 @@ class DLB(_DLB):
         partner = self._memory.partner
         if partner is None:
             return {}
-        inputs = entries_below(partner, _INPUTS)
-        logits = batch.forward(inputs)
+        logits = batch.forward(_nested(entries_below(partner, _INPUTS)))
         return {
             "previous_labels": DistillationTerm(
                 batch.problem_type.base_loss(logits, partner["labels"]), 1.0 - self.base_loss_weight(batch)
@@ -169,16 +168,31 @@ class DLB(_DLB):
             return
         if batch.labels is None:
             raise InputError("A training batch must have labels for DLB, got none. Name them in `label_names`.")
-        # Tensors only: what else a model takes cannot be put into a checkpoint.
-        inputs = {
-            f"{_INPUTS}{name}": value
-            for name, value in batch.inputs.items()
-            if isinstance(value, Tensor) and value is not batch.labels
-        }
+        inputs = {name: value for name, value in _flat(batch.inputs, _INPUTS) if value is not batch.labels}
         self._memory.add({"labels": batch.labels, "logits": batch.student_logits, **inputs})
 
 
-_INPUTS = "inputs."
+_INPUTS, _WITHIN = "inputs.", "/"
+
+
+def _flat(inputs: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a batch, in nested mappings too. What else a model takes cannot be put into a checkpoint."""
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, prefix + name + _WITHIN)
+
+
+def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split(_WITHIN)
+        place = inputs
+        for key in path:
+            place = place.setdefault(key, {})
+        place[last] = value
+    return inputs
 
 
 class OverlappingDLB(_DLB):

@@ -1,7 +1,7 @@
 """ELR: the model is held to what it believed early, before it learns wrong labels."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class ELRConfig(TeacherConfig):
         self._check_weight("regularization_weight")
 
     @classmethod
-    def neutral(cls) -> "ELRConfig":
+    def neutral(cls) -> Self:
         """No weight."""
         return cls(regularization_weight=0.0)
 

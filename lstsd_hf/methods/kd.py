@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class KDConfig(TeacherConfig):
             raise InputError("`live` must be False with `teacher_outputs`: a file cannot be run. Leave it out.")
 
     @classmethod
-    def neutral(cls) -> "KDConfig":
+    def neutral(cls) -> Self:
         """No weight."""
         return cls(distillation_weight=0.0)
 

@@ -1,9 +1,8 @@
 """Label smoothing, the control for every method that softens its targets."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from ..errors import InputError
 from ..observers import TrainingBatch
 from .base import ConfiguredTeacher, DistillationTerm
 from .config import TeacherConfig
@@ -31,11 +30,10 @@ class LabelSmoothingConfig(TeacherConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.smoothing <= 1:
-            raise InputError(f"`smoothing` must be from 0 to 1, got {self.smoothing}. 0 is plain fine-tuning.")
+        self._check_share("smoothing")
 
     @classmethod
-    def neutral(cls) -> "LabelSmoothingConfig":
+    def neutral(cls) -> Self:
         """Nothing spread."""
         return cls(smoothing=0.0)
 

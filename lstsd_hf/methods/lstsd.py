@@ -1,5 +1,6 @@
 """Long Short-Term Sample Distillation."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
@@ -9,7 +10,6 @@ from ..agreement import agreement_with
 from ..errors import InputError
 from ..health import check_coverage
 from ..joint_term import JointTerm
-from ..losses import KL_DIRECTIONS
 from ..memory import TeacherMemory
 from ..observers import TrainingBatch
 from ..problem_types import SingleLabel
@@ -18,6 +18,8 @@ from ..term_names import Names
 from .base import DistillationTerm
 from .config import TeacherConfig
 from .with_memory import MemoryTeacher
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,13 @@ class LSTSDConfig(TeacherConfig):
         self._check_weight("lambda_short", "lambda_long")
         self._check_epochs("mini_generation_epochs")
         self._check_temperature()
-        self._check_choice("kl_direction", KL_DIRECTIONS)
         if not 0 <= self.teacher_floor < 1:
             raise InputError(
                 f"`teacher_floor` must be a probability from 0 to below 1, got {self.teacher_floor}. 0 means no floor."
             )
 
     @classmethod
-    def paper(cls) -> "LSTSDConfig":
+    def paper(cls) -> Self:
         """The literal paper: λS 4.0, λL 2.4, E 6, T 1 (its setting for GLUE), KL[student ‖ teacher], no floor."""
         return cls(lambda_short=4.0, lambda_long=2.4, mini_generation_epochs=6, teacher_floor=0.0)
 
@@ -108,7 +109,7 @@ class LSTSDConfig(TeacherConfig):
         return replace(cls.paper(), temperature=2.0)
 
     @classmethod
-    def neutral(cls) -> "LSTSDConfig":
+    def neutral(cls) -> Self:
         """Both weights zero."""
         return cls(lambda_short=0.0, lambda_long=0.0)
 
@@ -179,6 +180,15 @@ class LSTSD(MemoryTeacher):
         self._distils = self.config.has_weight and self._mini_generations.has_teachers(progress.epoch)
         if self._distils:
             check_coverage(self.memory, self.context)
+
+    def on_train_end(self, progress: Progress) -> None:
+        super().on_train_end(progress)
+        first = self._mini_generations.length
+        if self.config.has_weight and progress.epoch <= first:
+            logger.warning(
+                f"Training ended in epoch {progress.epoch}, and distillation begins in epoch {first + 1}: this was "
+                "plain fine-tuning. Lower `mini_generation_epochs`, or stop later."
+            )
 
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm] | dict[Names, JointTerm]:
         if not self._distils:

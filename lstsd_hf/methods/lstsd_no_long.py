@@ -1,7 +1,7 @@
 """LSTSD without its long-term teacher, a row of the paper's ablation."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from .lstsd import LSTSDConfig
 
@@ -25,11 +25,11 @@ class LSTSDNoLongConfig(LSTSDConfig):
     lambda_long: float = field(default=0.0, init=False)
 
     @classmethod
-    def paper(cls) -> "LSTSDNoLongConfig":
+    def paper(cls) -> Self:
         """λS 4.0, E 6, T 1, KL[student ‖ teacher], no floor."""
         return cls(lambda_short=4.0, mini_generation_epochs=6, teacher_floor=0.0)
 
     @classmethod
-    def neutral(cls) -> "LSTSDNoLongConfig":
+    def neutral(cls) -> Self:
         """The remaining weight zero."""
         return cls(lambda_short=0.0)

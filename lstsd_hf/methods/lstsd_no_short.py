@@ -1,7 +1,7 @@
 """LSTSD without its short-term teacher, a row of the paper's ablation."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from .lstsd import LSTSDConfig
 
@@ -25,11 +25,11 @@ class LSTSDNoShortConfig(LSTSDConfig):
     lambda_short: float = field(default=0.0, init=False)
 
     @classmethod
-    def paper(cls) -> "LSTSDNoShortConfig":
+    def paper(cls) -> Self:
         """λL 2.4, E 6, T 1, KL[student ‖ teacher], no floor."""
         return cls(lambda_long=2.4, mini_generation_epochs=6, teacher_floor=0.0)
 
     @classmethod
-    def neutral(cls) -> "LSTSDNoShortConfig":
+    def neutral(cls) -> Self:
         """The remaining weight zero."""
         return cls(lambda_long=0.0)

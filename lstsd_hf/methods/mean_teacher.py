@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
 from ..errors import InputError
-from ..losses import DIVERGENCES
 from ..model_copy import ModelCopy
 from ..observers import State, TrainingBatch
 from ..schedules import Progress, TrainingPlan, ramp_up
@@ -61,11 +60,10 @@ class MeanTeacherConfig(TeacherConfig):
         if self.ema_decay_per_epoch is not None:
             self._check_decay("ema_decay_per_epoch")
         self._check_weight("consistency_weight")
-        self._check_choice("divergence", DIVERGENCES)
         self._check_rampup()
 
     @classmethod
-    def neutral(cls) -> "MeanTeacherConfig":
+    def neutral(cls) -> Self:
         """No weight: no average is kept either."""
         return cls(consistency_weight=0.0, rampup_epochs=0.0)
 

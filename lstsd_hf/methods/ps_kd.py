@@ -1,7 +1,7 @@
 """PS-KD: the label is progressively replaced by the model's own last prediction."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class PSKDConfig(TeacherConfig):
         self._check_share("alpha")
 
     @classmethod
-    def neutral(cls) -> "PSKDConfig":
+    def neutral(cls) -> Self:
         """Labels alone."""
         return cls(alpha=0.0)
 

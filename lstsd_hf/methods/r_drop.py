@@ -1,7 +1,7 @@
 """R-Drop: two passes with different dropout agree with each other."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -44,17 +44,17 @@ class RDropConfig(TeacherConfig):
         self._check_weight("alpha")
 
     @classmethod
-    def paper(cls) -> "RDropConfig":
+    def paper(cls) -> Self:
         """What the authors' code runs for BERT on GLUE."""
         return cls(official_bert=True)
 
     @classmethod
-    def paper_for_images(cls) -> "RDropConfig":
+    def paper_for_images(cls) -> Self:
         """The defaults."""
         return cls()
 
     @classmethod
-    def neutral(cls) -> "RDropConfig":
+    def neutral(cls) -> Self:
         """No weight."""
         return cls(alpha=0.0)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from .base import DistillationTerm, separate
 from .lstsd import LSTSD, LSTSDConfig
 from .one_label import check_one_label, class_labels
 from .participation import Gate, needs_training, significance
-
-REGULATIONS = ("significance", "regulated", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class RegulatedLSTSDConfig(LSTSDConfig):
     search_space: ClassVar = {**LSTSDConfig.search_space, "confidence_threshold": (0.7, 0.8, 0.9, 0.95)}
     changeable: ClassVar = ()
 
-    regulation: str = field(
+    regulation: Literal["significance", "regulated", "hybrid"] = field(
         default="regulated",
         metadata={"help": "regulated: leave out what is known; significance: weight the terms; hybrid: both."},
     )
@@ -55,17 +53,16 @@ class RegulatedLSTSDConfig(LSTSDConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_choice("regulation", dict.fromkeys(REGULATIONS))
-        self._check_share("confidence_threshold")
+        self._check_share("confidence_threshold", "0 lets all take part.")
         self._check_limit("max_significance")
 
     @classmethod
-    def paper(cls) -> "RegulatedLSTSDConfig":
+    def paper(cls) -> Self:
         """LSTSD's paper, and the defaults of what is ours."""
         return cls(**{name: getattr(LSTSDConfig.paper(), name) for name in LSTSDConfig.changeable})
 
     @classmethod
-    def neutral(cls) -> "RegulatedLSTSDConfig":
+    def neutral(cls) -> Self:
         """No weight and no gate."""
         return cls(lambda_short=0.0, lambda_long=0.0, confidence_threshold=0.0)
 

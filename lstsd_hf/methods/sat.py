@@ -59,7 +59,7 @@ class SATConfig(TeacherConfig):
             )
 
     @classmethod
-    def neutral(cls) -> "SATConfig":
+    def neutral(cls) -> Self:
         """Targets that stay the labels."""
         return cls(target_momentum=1.0)
 
@@ -100,6 +100,8 @@ class SAT(MemoryTeacher):
     config_class = SATConfig
     memory_class = LatestMemory
     takes_tokens = True
+    # Targets follow the outputs: weights are not independent of the losses, so their means do not tell.
+    needs_example_losses = True
 
     def reset(self) -> None:
         super().reset()
@@ -126,15 +128,15 @@ class SAT(MemoryTeacher):
             self.memory.skip_to(batch.progress.epoch)
 
     def base_loss_weight(self, batch: TrainingBatch) -> float | Tensor:
-        if not self._adapts:
+        if self.config.target_momentum == 1:
             return 1.0
+        if not self._adapts:
+            # In the warm-up too, so that an unknown loss is refused before it.
+            return torch.ones_like(batch.student_logits[:, 0])
         targets, labels = self.rows(batch), label_distribution(batch)
         weights = with_mean_one(targets.amax(dim=-1)) * (targets * labels).sum(dim=-1)
-        # An example without a label has no loss; it must not change the mean where only that is known.
-        is_labelled = labels.sum(dim=-1) > 0
-        mean = weights.sum() / len(weights)
-        weights = weights * (is_labelled.sum() / len(weights))
-        return torch.where(is_labelled, weights, mean)
+        # The base loss is a mean over the examples with a label.
+        return weights * (labels.any(dim=-1).sum() / len(weights))
 
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm]:
         if self.config.target_momentum == 1:

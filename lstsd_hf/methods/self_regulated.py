@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +20,6 @@ from .one_label import check_one_label, class_labels
 from .participation import Gate, needs_training, significance
 
 PARTICIPATIONS_NAME = "participations.safetensors"
-DISTILLATIONS = ("none", "significance", "regulated", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class SelfRegulatedConfig(KDConfig):
     name = "self_regulated"
     search_space: ClassVar = {"confidence_threshold": (0.7, 0.8, 0.9, 0.95)}
 
-    distillation: str = field(
+    distillation: Literal["none", "significance", "regulated", "hybrid"] = field(
         default="none",
         metadata={"help": "none: train a teacher; significance, regulated or hybrid: train its student."},
     )
@@ -68,8 +67,7 @@ class SelfRegulatedConfig(KDConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_choice("distillation", dict.fromkeys(DISTILLATIONS))
-        self._check_share("confidence_threshold")
+        self._check_share("confidence_threshold", "0 lets all take part.")
         if self.ungated_epochs < 0:
             raise InputError(f"`ungated_epochs` must be at least 0, got {self.ungated_epochs}. 0 gates from the start.")
         self._check_limit("max_significance")
@@ -106,12 +104,12 @@ class SelfRegulatedConfig(KDConfig):
         return self.distillation in ("significance", "hybrid")
 
     @classmethod
-    def paper(cls) -> "SelfRegulatedConfig":
+    def paper(cls) -> Self:
         """The student of the abstract's last proposal, "hybrid"."""
         return cls(distillation="hybrid")
 
     @classmethod
-    def neutral(cls) -> "SelfRegulatedConfig":
+    def neutral(cls) -> Self:
         """All examples in all epochs."""
         return cls(confidence_threshold=0.0, distillation_weight=0.0)
 
@@ -227,6 +225,10 @@ class SelfRegulatedStudent(_OwnGate, KD):
     @property
     def runs_model(self) -> bool:
         return self.config.gates
+
+    @property
+    def needs_example_losses(self) -> bool:
+        return self.config.weights
 
     def on_train_begin(self) -> str | None:
         if self.config.weights:

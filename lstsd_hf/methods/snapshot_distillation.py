@@ -1,7 +1,7 @@
 """Snapshot Distillation: the model at the end of the previous learning-rate cycle teaches the next one."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -64,17 +64,17 @@ class SnapshotDistillationConfig(CyclicConfig):
         self._check_weight("lambda_teacher", *(["lambda_student"] if self.lambda_student is not None else []))
 
     @classmethod
-    def paper(cls) -> "SnapshotDistillationConfig":
+    def paper(cls) -> Self:
         """Cycles of 10 epochs, T 3, λs 1 + 1/T, λt 1."""
         return cls(cycle_epochs=10)
 
     @classmethod
-    def paper_for_images(cls) -> "SnapshotDistillationConfig":
+    def paper_for_images(cls) -> Self:
         """The LSTSD paper's setting for CIFAR-100: cycles of 40 epochs, T 2."""
         return cls(cycle_epochs=40, temperature=2.0)
 
     @classmethod
-    def neutral(cls) -> "SnapshotDistillationConfig":
+    def neutral(cls) -> Self:
         """No cycles, no weight on the teacher, 1 on the base loss."""
         return cls(cyclic_learning_rate=False, lambda_student=1.0, lambda_teacher=0.0, cycle_epochs=1)
 

@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from ..distributed import gather_objects
 from ..errors import InputError
 from ..files import replacing
-from ..model_copy import ModelCopy
+from ..model_copy import ModelCopy, check_covers
 from ..observers import State
 from ..schedules import Progress
 from .cyclic import CyclicConfig, CyclicTeacher
@@ -51,17 +51,17 @@ class SnapshotEnsembleConfig(CyclicConfig):
             raise InputError(f"`max_snapshots` must be at least 1, got {self.max_snapshots}. 1: the model alone.")
 
     @classmethod
-    def paper(cls) -> "SnapshotEnsembleConfig":
+    def paper(cls) -> Self:
         """Cycles of 10 epochs: 5 snapshots in the LSTSD paper's 50 epochs, as many as the source takes."""
         return cls(cycle_epochs=10)
 
     @classmethod
-    def paper_for_images(cls) -> "SnapshotEnsembleConfig":
+    def paper_for_images(cls) -> Self:
         """The LSTSD paper's setting for CIFAR-100: cycles of 40 epochs."""
         return cls(cycle_epochs=40)
 
     @classmethod
-    def neutral(cls) -> "SnapshotEnsembleConfig":
+    def neutral(cls) -> Self:
         """No cycles, and the model predicts alone."""
         return cls(cyclic_learning_rate=False, max_snapshots=1, cycle_epochs=1)
 
@@ -101,6 +101,13 @@ class SnapshotEnsemble(CyclicTeacher):
         super().reset()
         self._steps_done = 0
         self._run_id: str | None = None
+        # Names of the tensors of the last snapshot that was taken.
+        self._held: frozenset[str] | None = None
+
+    def on_epoch_begin(self, progress: Progress) -> None:
+        super().on_epoch_begin(progress)
+        if self._held is not None:
+            check_covers(self._held, self.context.student.model)
 
     def on_train_begin(self) -> str | None:
         if self._run_id is None:
@@ -110,12 +117,12 @@ class SnapshotEnsemble(CyclicTeacher):
     def on_step_end(self, progress: Progress) -> None:
         self._steps_done = progress.global_step
         if self._cycles.ends_after(progress.global_step) and self.config.max_snapshots != 1:
+            tensors = ModelCopy.of(self.context.student.model).tensors
+            self._held = frozenset(tensors)
             if self.context.student.writes_files:
                 path = self._path(self._cycles.of_last_step(progress.global_step))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                tensors = {
-                    name: value.contiguous() for name, value in ModelCopy.of(self.context.student.model).tensors.items()
-                }
+                tensors = {name: value.contiguous() for name, value in tensors.items()}
                 with replacing(path) as temporary:
                     save_file(tensors, temporary, {"run": self._run_id})
             self.context.student.wait_for_everyone()

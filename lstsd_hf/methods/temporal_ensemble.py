@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..agreement import agreement_with
 from ..health import check_coverage
-from ..losses import DIVERGENCES
 from ..memory import MovingAverageMemory
 from ..observers import TrainingBatch
 from ..schedules import Progress, TrainingPlan, ramp_up
@@ -60,11 +59,10 @@ class TemporalEnsembleConfig(TeacherConfig):
         super().__post_init__()
         self._check_decay("prediction_decay")
         self._check_weight("consistency_weight")
-        self._check_choice("divergence", DIVERGENCES)
         self._check_rampup()
 
     @classmethod
-    def neutral(cls) -> "TemporalEnsembleConfig":
+    def neutral(cls) -> Self:
         """No weight."""
         return cls(consistency_weight=0.0, rampup_epochs=0.0)
 

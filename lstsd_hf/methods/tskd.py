@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..conv_lstm import ConvLSTM
 from ..distributed import is_distributed
 from ..errors import InputError
+from ..feature_maps import chosen, energy_map, positions, resized
 from ..memory import check_same_digest
 from ..model_copy import ModelCopy
 from ..observers import State, TrainingBatch, entries_below
@@ -79,12 +80,12 @@ class TSKDConfig(KDConfig):
         return self.teacher_free
 
     @classmethod
-    def paper(cls) -> "TSKDConfig":
+    def paper(cls) -> Self:
         """Five epochs between memory epochs."""
         return cls(interval_epochs=5)
 
     @classmethod
-    def neutral(cls) -> "TSKDConfig":
+    def neutral(cls) -> Self:
         """No weight."""
         return cls(distillation_weight=0.0, review_weight=0.0)
 
@@ -104,11 +105,13 @@ class TSKDConfig(KDConfig):
         return replace(self, interval_epochs=self.interval_epochs or min(5, max(1, plan.num_epochs // 12)))
 
     def check_plan(self, plan: TrainingPlan) -> None:
-        first = NUM_MEMORIES * self.fitted_to(plan).interval_epochs
+        interval = self.fitted_to(plan).interval_epochs
+        first = NUM_MEMORIES * interval
         if self.review_weight and first >= plan.num_epochs:
             raise InputError(
                 f"`interval_epochs` must be so small that a review comes: after {NUM_MEMORIES} intervals, in epoch "
-                f"{first + 1}, got {plan.num_epochs} planned epochs. Train longer, or set it to a smaller one from 1."
+                f"{first + 1}, got {interval} with {plan.num_epochs} planned epochs. Train longer"
+                f"{', or set it to a smaller one' * (interval > 1)}."
             )
 
     def build(self) -> "TSKD":
@@ -149,9 +152,9 @@ class TSKD(KD):
         self.predictors = None
         self._callables: Sequence[nn.Module] = ()
         if self.config.review_weight:
-            # Of their own: what is random in the training stays as it is.
+            # Of their own: what is random in the training stays as it is, on a GPU too.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)
                 dimensions = self._map_dimensions()
                 modules = [ConvLSTM(self.config.hidden_channels, dimensions=dimensions) for _ in range(NUM_LAYERS)]
             self.predictors = nn.ModuleList(modules).to(self.context.device)
@@ -278,73 +281,3 @@ class TSKD(KD):
             self.predictors.load_state_dict(entries_below(state, "predictors."))
         memories = [entries_below(state, f"memories.{slot}.") for slot in range(NUM_MEMORIES)]
         self.memories = [ModelCopy(tensors).to(self.context.device) for tensors in memories if tensors]
-
-
-def chosen(states: Sequence[Tensor]) -> list[Tensor]:
-    """The first hidden states, and those after a third and two thirds of the layers or stages.
-
-    Args:
-        states: Hidden states as `Student.hidden_states` returns them.
-    """
-    layers = len(states) - 1
-    return [states[0], states[layers // 3], states[2 * layers // 3]]
-
-
-def positions(states: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Which positions of some hidden states count: all but a text's padding.
-
-    Args:
-        states: `(batch_size, length, hidden_size)`, or `(batch_size, num_channels, height, width)`.
-        attention_mask: 1 for tokens, 0 for padding, `(batch_size, length)`, if there is one.
-
-    Returns:
-        1 or 0, `(batch_size, length)` or `(batch_size, height, width)`.
-    """
-    if attention_mask is not None:
-        return attention_mask.float()
-    return torch.ones_like(states.select(_unit_dimension(states), 0), dtype=torch.float32)
-
-
-def _unit_dimension(states: Tensor) -> int:
-    return 1 if states.dim() == 4 else 2
-
-
-def energy_map(states: Tensor, mask: Tensor) -> Tensor:
-    """For each token or pixel the mean of its squared hidden units, each example's of length 1.
-
-    Args:
-        states: `(batch_size, length, hidden_size)`, or `(batch_size, num_channels, height, width)`.
-        mask: 1 for what counts, 0 for padding, `(batch_size, length)` or `(batch_size, height, width)`.
-
-    Returns:
-        As large as the mask, 0 at padding.
-
-    Examples:
-        >>> energy_map(torch.tensor([[[2.0, 2.0], [0.0, 0.0], [9.0, 9.0]]]), torch.tensor([[1.0, 1.0, 0.0]])).tolist()
-        [[1.0, 0.0, 0.0]]
-    """
-    energy = states.float().square().mean(dim=_unit_dimension(states)) * mask
-    return nn.functional.normalize(energy.flatten(1), dim=-1).view_as(energy)
-
-
-def resized(maps: Tensor, own_mask: Tensor, mask: Tensor) -> Tensor:
-    """Maps over positions of one kind, such as a tokenizer's, as those over another, averaged where they are more.
-
-    Args:
-        maps: `(batch_size, *own_size)`.
-        own_mask: Which of these count, `(batch_size, *own_size)`.
-        mask: Which positions count in the result, `(batch_size, *size)`.
-
-    Returns:
-        `(batch_size, *size)`.
-    """
-    if own_mask.shape == mask.shape and torch.equal(own_mask, mask):
-        return maps
-    if maps.dim() == 3:
-        return nn.functional.adaptive_avg_pool2d(maps, mask.shape[1:])
-    result = torch.zeros_like(mask)
-    for row, own, is_own, is_token in zip(result, maps, own_mask.bool(), mask.bool(), strict=True):
-        if not (is_own.any() and is_token.any()):
-            continue  # an empty text
-        row[is_token] = nn.functional.adaptive_avg_pool1d(own[is_own][None], int(is_token.sum()))[0]
-    return result

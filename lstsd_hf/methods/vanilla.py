@@ -1,6 +1,7 @@
 """Plain fine-tuning, as a teacher that teaches nothing."""
 
 from dataclasses import dataclass
+from typing import Self
 
 from .base import ConfiguredTeacher
 from .config import TeacherConfig
@@ -18,7 +19,7 @@ class NoTeacherConfig(TeacherConfig):
     name = "vanilla"
 
     @classmethod
-    def neutral(cls) -> "NoTeacherConfig":
+    def neutral(cls) -> Self:
         return cls()
 
     def build(self) -> "NoTeacher":

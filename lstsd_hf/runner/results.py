@@ -17,8 +17,8 @@ SCHEMA_VERSION = 3
 RESULTS_NAME = "results.json"
 PREDICTIONS_NAME = "predictions.npz"
 TRAINING_ROWS_NAME = "training_rows.json"
-# What is kept of a training log entry: the parts of the loss, and what methods log.
-OF_TRAINING = ("loss", "teacher_", "samples_", "exposures", "anchor_epoch", "kept_out_loss", "labels_doubted")
+# What Trainer itself logs beside a training loss; the rest is the parts of the loss and what methods log.
+OF_TRAINER = ("epoch", "step", "grad_norm", "learning_rate", "num_input_tokens_seen", "num_tokens", "train_")
 PACKAGES = ("lstsd-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers")
 
 
@@ -101,13 +101,13 @@ def epochs_from_log(log_history: Sequence[dict[str, Any]]) -> list[dict[str, flo
         log_history: `trainer.state.log_history`.
 
     Returns:
-        One entry for each evaluation: `epoch`, `eval_…`, and what `OF_TRAINING` names where it was logged.
+        One entry for each evaluation: `epoch`, `eval_…`, and of the training log all but what `OF_TRAINER` names.
     """
     epochs = []
     latest: dict[str, float] = {}
     for entry in log_history:
         if "loss" in entry:
-            latest = {name: value for name, value in entry.items() if name.startswith(OF_TRAINING)}
+            latest = {name: value for name, value in entry.items() if not name.startswith(OF_TRAINER)}
         elif "eval_loss" in entry:
             scores = {name: value for name, value in entry.items() if name.startswith("eval_")}
             # A run that was interrupted after its last evaluation makes it again.
@@ -143,13 +143,12 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
         "ece",
         "distilled steps",
         "coverage",
-        "KL short",
         "s",
     ]
     rows = []
     for result in results:
         last = headline(result)
-        coverage, divergence = result["coverage"], result["last_epoch"].get("loss_short")
+        coverage = result["coverage"]
         rows.append(
             [
                 result["method"],
@@ -158,7 +157,6 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
                 *(f"{last[name]:.3f}" if name in last else "-" for name in ("eval_nll", "eval_ece")),
                 str(result["distilled_steps"]),
                 "-" if coverage is None else f"{coverage:.2f}",
-                "-" if divergence is None else f"{divergence:.2g}",
                 f"{result['seconds']:.0f}",
             ]
         )

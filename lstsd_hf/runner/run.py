@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..files import saved_model_digest
 from ..memory import TableStorage
 from ..methods import TeacherConfig
+from ..overlapping import Batching
 from ..schedules import TrainingPlan
 from .metrics import metrics_of
 from .preparation import DataOptions, Prepared
@@ -154,8 +155,9 @@ class Run(ABC):
     def plan(self) -> TrainingPlan:
         """Its length."""
         args = self.args
-        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        steps = max(1, math.ceil(self.num_examples / batch))
+        sizes = {"batch_size": args.train_batch_size, "num_processes": args.world_size}
+        batches = Batching(self.num_examples, **sizes, drop_last=args.dataloader_drop_last).batches_per_epoch
+        steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
         return TrainingPlan(math.ceil(max_steps / steps), steps, max_steps)
 

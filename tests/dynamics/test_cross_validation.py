@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DataCollatorWithPadding, Trainer
 
+from lstsd_hf import LSTSDTrainer
 from lstsd_hf.dynamics import History, InSampleWarning, cross_validate, suspects, to_cleanlab
 from lstsd_hf.dynamics.cross_validation import _folds
 from lstsd_hf.dynamics.files import EpochTable, write_epoch
@@ -111,12 +112,51 @@ def test_finished_folds_are_kept(tmp_path):
 
 def test_a_fold_of_other_labels_is_not_taken_for_one_of_these(tmp_path):
     """A label that was corrected between two calls moves other examples to other folds."""
-    interrupted(tmp_path)
+    trainer_class = interrupted(tmp_path)
     corrected = [*ROWS[:-1], ROWS[-1] | {"label": 2}]
-    history = cross_validate(Memoriser, corrected, tmp_path, num_folds=4)
+    history = cross_validate(trainer_class, corrected, tmp_path, num_folds=4)
     assert not np.isnan(history.log_probs).any()
     assert (history.log_probs[0].argmax(-1) == 0).all()
     assert history.given[-1] == 2
+
+
+@pytest.mark.parametrize("change", ["rate", "config", "teacher"])
+def test_a_fold_of_another_training_is_not_taken_for_one_of_these(tmp_path, make_args, change):
+    """Called again with the same settings, in another folder for the trainings, it keeps them."""
+    trained = []
+
+    class Counts(LSTSDTrainer):
+        def train(self, *args, **kwargs):
+            trained.append(self.args.output_dir)
+            return super().train(*args, **kwargs)
+
+    def judge(where, rate=1e-2, config="gelu", teacher="vanilla"):
+        def make_trainer(rows):
+            model = make_model()
+            model.config.hidden_act = config
+            args = make_args(num_train_epochs=2, learning_rate=rate, output_dir=str(tmp_path / where))
+            return Counts(model, args, train_dataset=rows, teacher=teacher)
+
+        return cross_validate(make_trainer, make_examples(12), tmp_path / "folds", num_folds=2)
+
+    first = judge("one")
+    np.testing.assert_array_equal(judge("two").log_probs, first.log_probs)
+    assert len(trained) == 2
+    judge("one", **{change: {"rate": 1e-3, "config": "relu", "teacher": "lstsd"}[change]})
+    assert len(trained) == 4
+
+
+def test_labels_of_another_name(tmp_path, make_args):
+    rows = [{"text": row["text"], "target": row["label"]} for row in ROWS]
+
+    class Named(Memoriser):
+        def predict(self, rows):
+            return super().predict([row | {"label": row["target"]} for row in rows])
+
+    with pytest.raises(InputError, match="must have a class as"):
+        cross_validate(Named, rows, tmp_path)
+    history = cross_validate(Named, rows, tmp_path, label_name="target")
+    assert history.given.tolist() == [row["label"] for row in ROWS]
 
 
 @pytest.mark.parametrize("options", [{"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}])

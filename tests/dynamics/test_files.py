@@ -44,3 +44,10 @@ def test_folders_that_are_none(tmp_path):
     (tmp_path / "epoch-0001.parquet").write_text("no such file")
     with pytest.raises(InputError, match="must be an epoch of recorded dynamics, and cannot be read"):
         History.read(tmp_path)
+
+
+def test_damaged_texts(tmp_path):
+    write_epoch(tmp_path / "epoch-0001.parquet", EpochTable(np.zeros((3, 2), np.float32), np.zeros(3, int)))
+    (tmp_path / "examples.parquet").write_text("no such file")
+    with pytest.raises(InputError, match="must have the texts of recorded dynamics, and cannot be read"):
+        History.read(tmp_path)

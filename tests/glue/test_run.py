@@ -300,7 +300,7 @@ def test_submission_spells_labels_as_glue_does(workplace, encoder):
             ],
             "`mini_generation_epochs` must be less than the number of planned epochs, or no epoch distils: got 4 with "
             "4 planned (28 optimizer steps at 7 an epoch). Train for more epochs, or set `mini_generation_epochs` to "
-            "at most 3; for plain fine-tuning use `NoTeacherConfig()`.",
+            "at most 3; for plain fine-tuning use the method `vanilla`.",
         ),
         (
             ["--method", "lstsd", "--task", "rte", "--max_train_samples", "0"],
@@ -839,3 +839,14 @@ def test_labels_are_judged_out_of_sample_on_request(workplace, options, capsys):
 def test_folds_that_cannot_be(workplace, options):
     message = error_of(["--method", "vanilla", *options, "--cross_validate", "1000"])
     assert message == "`cross_validate` must be 0 or from 2 to 48, the number of training examples, got 1000."
+
+
+def test_a_plan_counts_the_batches_that_are_trained_on(options):
+    """Of 100 rows a last batch of 36 may be dropped, so that as many steps are more epochs."""
+
+    def epochs_of(*more):
+        command = ["--method", "vanilla", *options, "--max_train_samples", "100", "--max_steps", "4"]
+        (planned,) = cli.plan(cli.parse([*command, "--per_device_train_batch_size", "64", *more]))
+        return planned.run.plan.num_epochs
+
+    assert (epochs_of(), epochs_of("--dataloader_drop_last", "true")) == (2, 4)
