@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 TEACHER_STATE_NAME = "teacher_state.safetensors"
 TRAINER_STATE_NAME = "trainer_state.json"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 _RNG_PREFIX = "rng_state"
 # Fields whose values say nothing to people.
@@ -223,6 +223,8 @@ def newest_whole_checkpoint(folder: Path, needs_teacher: bool) -> tuple[Path, di
             for error in skipped:
                 logger.warning(f"Resuming from {path}, not from a later one. {error}")
             return path, metadata
+    for error in skipped:
+        logger.warning(str(error))
     damaged = [str(error) for error in skipped if not isinstance(error, UnfinishedCheckpointError)]
     if damaged:
         raise InputError(f"One of the checkpoints in {folder} must be whole, found none. {' '.join(damaged)}")

@@ -79,9 +79,10 @@ class ResumableMixin:
         elif checkpoint and is_stateful:
             folder = Path(checkpoint)
             if not folder.is_dir():
+                is_text = f", and not the text {checkpoint!r}" if str(checkpoint).lower() == "true" else ""
                 raise InputError(
-                    f"Can't find a valid checkpoint at {folder}: `resume_from_checkpoint` must be a checkpoint folder, "
-                    f"or the value True for the newest one, got the text {str(checkpoint)!r}."
+                    f"Can't find a valid checkpoint at {folder}: `resume_from_checkpoint` must be a checkpoint folder "
+                    f"or True{is_text}."
                 )
             metadata = check_whole(folder, is_stateful)
         else:
@@ -147,6 +148,12 @@ class ResumableMixin:
         if self._group.is_stateful:
             self._save_teacher(output_dir)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self._group.is_stateful:
+            # What comes next makes the checkpoint whole and deletes older ones: not before every process has written.
+            self.accelerator.wait_for_everyone()
+
     def _save_teacher(self, output_dir: str) -> None:
         """Writes the state of teacher and observers into a checkpoint; called on every process."""
         kind, index = self._context.problem_type, self._context.token_index
@@ -155,6 +162,7 @@ class ResumableMixin:
         found = [usual for usual in gather_objects(None if mine is None else bool(mine)) if usual is not None]
         own = {
             "distilled_steps": self.distilled_steps,
+            "steps_per_epoch": self._context.plan.steps_per_epoch,
             "problem_type": None if kind is None else kind.name,
             "labels_are_shifted": None if index is None else index.is_shifted,
             "base_loss_is_usual": all(found) if found else None,
@@ -171,14 +179,15 @@ class ResumableMixin:
 
     def _batch_description(self) -> dict[str, int]:
         # Another number of processes is welcome if the batch stays; `auto_find_batch_size` may have changed it.
-        return {"global_batch_size": self.get_total_train_batch_size(self.args)}
+        processes = self.args.world_size if self.args.accelerator_config.split_batches else 1
+        return {"global_batch_size": self.get_total_train_batch_size(self.args) // processes}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self._group.is_stateful:
             return
         own, state = self._saved_state(checkpoint)
-        self.distilled_steps = own["distilled_steps"]
+        self.distilled_steps, self._steps_per_epoch = own["distilled_steps"], own["steps_per_epoch"]
         self._context.problem_type = PROBLEM_TYPES.get(own["problem_type"])
         if own["labels_are_shifted"] is not None:
             self._number_tokens(own["labels_are_shifted"])
@@ -196,6 +205,12 @@ class ResumableMixin:
 
     def _check_plan(self, plan: TrainingPlan) -> None:
         """Whether the run may have this length; called when training begins, after a checkpoint was loaded."""
+        if self._steps_per_epoch not in (None, plan.steps_per_epoch):
+            raise InputError(
+                f"An epoch must have as many optimizer steps as when the checkpoint was saved: it had "
+                f"{self._steps_per_epoch}, now it has {plan.steps_per_epoch}. Resume with as many processes and the "
+                "same batches, or start a new run."
+            )
         config = self.teacher.config
         if config is None:
             return

@@ -284,7 +284,7 @@ class SelfDistillationMixin(
         self._training_log.reset()
         self._finite_check.reset()
         self._example_losses.reset()
-        self._fitted = {}
+        self._fitted, self._steps_per_epoch = {}, None
         self.__dict__.pop("_base_loss_kind", None)
         if self._group.is_stateful and self.args.save_strategy != "no":
             # Not in the middle of the first save, where other processes wait.

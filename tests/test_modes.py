@@ -473,7 +473,7 @@ def test_the_model_card_names_method_and_options(make_args, config):
     text = Path(other.args.output_dir, "README.md").read_text(encoding="utf-8")
     assert text.count("### Self-distillation") == 1
     assert f"method `{config.name}`" in text
-    for name, value in vars(config).items():
+    for name, value in vars(config.fitted_to(other.teacher.context.plan)).items():
         assert f"- {name}: {value}\n" in text
     assert text.startswith("---\n")
     # Whose scores they are, where they are not those of what is saved.

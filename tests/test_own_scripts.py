@@ -307,7 +307,7 @@ def test_rows_of_any_content_have_a_digest():
 @pytest.mark.parametrize(
     ("checkpoint", "message"),
     [
-        ("True", "must be a checkpoint folder, or the value True for the newest one, got the text 'True'"),
+        ("True", "must be a checkpoint folder or True, and not the text 'True'"),
         (None, "must be a checkpoint folder, got .*, which has some within it, such as checkpoint-8. Name one of them"),
     ],
 )

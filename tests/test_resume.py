@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TrainerState
+from transformers import Trainer, TrainerState
 
 from lstsd_hf import (
     DLBConfig,
@@ -254,7 +254,7 @@ def test_a_file_of_another_format_version(run, make_args):
     save_file(tensors, path, metadata)
     message = resume_error(make_args, run, run / "checkpoint-9")
     assert message == (
-        f"`format_version` of {path} must be 4, got 2: another version of lstsd_hf wrote it. Resume with that version, "
+        f"`format_version` of {path} must be 5, got 2: another version of lstsd_hf wrote it. Resume with that version, "
         "or start a new run."
     )
 
@@ -595,7 +595,8 @@ def test_labels_of_a_dataset_that_names_them(make_args, tmp_path):
     assert lazy.file is None
     assert describe_dataset(Pairs())["labels_sha256"] is None
     assert Pairs.read == 1
-    assert describe_dataset(Slow()) == describe_dataset([{"labels": 0}, {"labels": 1}, {"label": 1}])
+    same_labels = describe_dataset([{"labels": 0}, {"labels": 1}, {"label": 1}])
+    assert describe_dataset(Slow()) == same_labels | {"rows_sha256": None}
     assert set(describe_dataset(Stream()).values()) == {None}
     for label in (np.float32(1), np.datetime64("2020-01-01"), [1.0, 0.0]):
         assert describe_dataset([{"labels": label}])["labels_sha256"] is not None
@@ -677,7 +678,8 @@ def test_looking_at_the_data_draws_no_random_numbers():
     description = describe_dataset(Augmented())
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
-    assert description == describe_dataset([{"labels": 0}, {"labels": 1}, {"label": 0}])
+    same_labels = describe_dataset([{"labels": 0}, {"labels": 1}, {"label": 0}])
+    assert description == same_labels | {"rows_sha256": None}
 
 
 @pytest.mark.parametrize(
@@ -745,3 +747,31 @@ def test_dlb_goes_on_with_the_batches_of_as_many_processes(make_args, tmp_path, 
         InputError, match=r"`num_processes` must be 1 to resume this method, got 2: each process goes on with the"
     ):
         trainer.train(resume_from_checkpoint=True)
+
+
+def test_older_checkpoints_go_when_every_process_has_written(make_args, tmp_path, monkeypatch):
+    """`trainer_state.json` makes a checkpoint whole, and then the older ones are deleted."""
+    said = []
+    trainer = make_trainer(make_args, tmp_path)
+    save, wait = Trainer._save_rng_state, trainer.accelerator.wait_for_everyone
+
+    def waits():
+        state = tmp_path / "checkpoint-3" / "trainer_state.json"
+        said.append("waits, whole" if state.exists() else "waits")
+        wait()
+
+    monkeypatch.setattr(Trainer, "_save_rng_state", lambda self, folder: (save(self, folder), said.append("random"))[0])
+    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", waits)
+    trainer.train()
+    assert said[said.index("random") + 1] == "waits"
+
+
+def test_another_number_of_steps_in_an_epoch_is_refused(make_args, tmp_path):
+    """With the same batch over all processes, a last one that is dropped on each of them may be all or nothing."""
+    trainer = make_trainer(make_args, tmp_path)
+    trainer.train()
+    again = make_trainer(make_args, tmp_path, dataloader_drop_last=True)
+    with pytest.raises(
+        InputError, match=r"as many optimizer steps as when the checkpoint was saved: it had 4, now it h"
+    ):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))

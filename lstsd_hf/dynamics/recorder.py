@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..distributed import max_over_processes
+from ..distributed import gather_objects, max_over_processes
 from ..errors import InputError
 from ..files import file_checksum
 from ..label_errors import example_texts
@@ -122,15 +122,27 @@ class DynamicsRecorder(Observer):
                 f"{batch.problem_type.name}{'' if labels is None else f' with {labels.dtype} labels'}. Leave it out."
             )
         if self.memory is None:
-            context = self.context
-            self.memory = EpochMemory.for_rows(context.num_examples, logits, self._storage)
-            self._given = torch.full((context.num_examples,), _NO_LABEL, device=context.storage.device)
+            self._begin(logits)
         self.memory.stage(batch.indices, logits.log_softmax(-1))
         if labels is not None:
             device = self._given.device
             self._given[batch.indices.to(device)] = labels.clamp(min=_NO_LABEL).to(self._given)
 
+    def _meet_all(self) -> None:
+        """Begins a memory where this process has met nobody yet and another has: all must take part in a merge."""
+        own = None if self.memory is None else (self.memory.num_labels, self.memory.latest.dtype)
+        form = next(filter(None, gather_objects(own)), None)
+        if self.memory is None and form is not None:
+            num_labels, dtype = form
+            self._begin(torch.empty(0, num_labels, dtype=dtype, device=self.context.device))
+
+    def _begin(self, logits: Tensor) -> None:
+        context = self.context
+        self.memory = EpochMemory.for_rows(context.num_examples, logits, self._storage)
+        self._given = torch.full((context.num_examples,), _NO_LABEL, device=context.storage.device)
+
     def _move_on(self, progress: Progress) -> None:
+        self._meet_all()
         if self.memory is None or self.memory.epoch == progress.epoch:
             return
         self.memory.transition(progress.epoch)
@@ -164,6 +176,7 @@ class DynamicsRecorder(Observer):
         return {} if self._suspects is None else {"dynamics_suspects": float(self._suspects)}
 
     def state_dict(self) -> State:
+        self._meet_all()
         if self.memory is None:
             return {}
         given = max_over_processes(self._given, self.context.device)

@@ -55,6 +55,15 @@ class StoredRows(ABC):
             device: On which processes can talk to each other.
         """
 
+    def owners(self, counts: Tensor, device: torch.device) -> Tensor | None:
+        """The process whose staged row of each example `merge` keeps, int32; `None` where it sums up those of all.
+
+        Args:
+            counts: How often this one has each example.
+            device: On which processes can talk to each other. Every one must call it.
+        """
+        return None
+
 
 class AllLabels(StoredRows):
     """A number for each label. Staged rows are sums, so that a repeated example is averaged, and are not rounded."""
@@ -130,14 +139,27 @@ class TopLabels(StoredRows):
         staged.index_copy_(0, places, stored)
         counts.index_fill_(0, places, 1)
 
+    def owners(self, counts: Tensor, device: torch.device) -> Tensor:
+        owners = torch.where(counts > 0, rank(), dist.get_world_size()).to(device, torch.int32)
+        dist.all_reduce(owners, dist.ReduceOp.MIN)
+        return owners.to(counts.device)
+
     def merge(self, staged: Tensor, counts: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        nobody = dist.get_world_size()
-        first = torch.where(counts > 0, rank(), nobody).to(device, torch.int32)
-        dist.all_reduce(first, dist.ReduceOp.MIN)
-        first = first.to(staged.device)
-        # Of all processes one has an example, so that a sum is a copy.
-        own = torch.where((first == rank())[:, None], staged.view(self._sent_as), 0)
-        return _summed(own, device).view(self.dtype), (first < nobody).to(counts.dtype)
+        owners = self.owners(counts, device)
+        # Only one process holds each example, so the sum copies it.
+        own = torch.where((owners == rank())[:, None], staged.view(self._sent_as), 0)
+        return _summed(own, device).view(self.dtype), (owners < dist.get_world_size()).to(counts.dtype)
+
+
+def own_rows(owners: Tensor | None) -> slice | Tensor:
+    """Which of the staged rows that a checkpoint has this process goes on with, of several.
+
+    Args:
+        owners: What `StoredRows.owners` said; the first process takes those of processes that are no more.
+    """
+    if owners is None:
+        return slice(None) if rank() == 0 else slice(0)
+    return owners.where(owners < dist.get_world_size(), 0) == rank()
 
 
 def stored_rows(num_labels: int, top_k: int | None, dtype: torch.dtype, read_dtype: torch.dtype) -> StoredRows:

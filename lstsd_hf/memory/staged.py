@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..distributed import is_distributed, rank
+from ..distributed import is_distributed
 from ..errors import InputError
 from .indices import check_indices
-from .rows import stored_rows
+from .rows import own_rows, stored_rows
 from .storage import IN_MEMORY, TableStorage
 
 # Batches that wait to be added, and the size above which one does not wait.
@@ -71,8 +71,7 @@ class ExampleMemory:
         for field, value in (("num_examples", num_examples), ("num_labels", num_labels)):
             if value < 1:
                 raise ValueError(f"`{field}` must be at least 1, got {value}.")
-        self.num_examples = num_examples
-        self.num_labels = num_labels
+        self.num_examples, self.num_labels = num_examples, num_labels
         self.epoch = 0
         self._storage = storage = storage.on(torch.device("cpu"))
         self._dtype = dtype
@@ -222,6 +221,7 @@ class ExampleMemory:
         """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
         self._add_arrived()
         staged, counts = self._staged, self._counts
+        owners = self._form.owners(counts, self._merge_device) if self._merges else None
         if self._merges:
             staged = self._storage.zeros(*staged.shape, dtype=staged.dtype)
             counts = self._storage.zeros(*counts.shape, dtype=counts.dtype)
@@ -232,6 +232,7 @@ class ExampleMemory:
             "written": self._written,
             "staged": staged,
             "counts": counts,
+            **({} if owners is None else {"owners": owners}),
             "epoch": self.epoch,
             "num_labels": self.num_labels,
             "top_k": self._storage.top_k,
@@ -249,8 +250,7 @@ class ExampleMemory:
         storage: TableStorage = IN_MEMORY,
         merge_device: torch.device | str | None = None,
     ) -> Self:
-        """Rebuilds a memory from `state_dict()`. Of several processes only the first takes over the staged rows, so
-        that the next merge counts them once.
+        """Rebuilds a memory from `state_dict()`; each staged row on one process, so that the next merge counts it once.
 
         Args:
             state: The state.
@@ -269,9 +269,9 @@ class ExampleMemory:
     def _load(self, state: dict[str, Tensor | int]) -> None:
         self._rows.copy_(state["rows"])
         self._written.copy_(state["written"])
-        if rank() == 0 or self.is_shard:
-            self._staged.copy_(state["staged"])
-            self._counts.copy_(state["counts"])
+        own = own_rows(state.get("owners")) if self._merges else slice(None)
+        for table, saved in ((self._staged, state["staged"]), (self._counts, state["counts"])):
+            table[own] = saved[own].to(table.device)
         self.epoch = state["epoch"]
         self._measure_coverage()
 

@@ -90,7 +90,8 @@ def describe(run: Run) -> str:
     settings = {name: getattr(args, name) for name in paper}
     # AdamW without weight decay is Adam.
     is_adam = args.optim.value.startswith("adamw_torch") and args.weight_decay == 0
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    processes = 1 if args.accelerator_config.split_batches else args.world_size
+    batch = args.train_batch_size * args.gradient_accumulation_steps * processes
     is_paper = (
         (settings, batch, args.max_steps) == (paper, paper["per_device_train_batch_size"], -1)
         and run.teacher == run.paper_teacher

@@ -155,8 +155,13 @@ class Run(ABC):
     def plan(self) -> TrainingPlan:
         """Its length."""
         args = self.args
-        sizes = {"batch_size": args.train_batch_size, "num_processes": args.world_size}
-        batches = Batching(self.num_examples, **sizes, drop_last=args.dataloader_drop_last).batches_per_epoch
+        batching = Batching(
+            self.num_examples,
+            args.train_batch_size,
+            num_processes=1 if args.accelerator_config.split_batches else args.world_size,
+            drop_last=args.dataloader_drop_last,
+        )
+        batches = batching.batches_per_epoch
         steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
         max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps)
         return TrainingPlan(math.ceil(max_steps / steps), steps, max_steps)

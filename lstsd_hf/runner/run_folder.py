@@ -164,7 +164,7 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
 
 def _checkpoint_to_resume(run: Run, folder: Path) -> str | None:
     """The newest whole checkpoint; none where a run was interrupted before its first one was whole."""
-    found = newest_whole_checkpoint(folder, run.teacher.build().is_stateful)
+    found = newest_whole_checkpoint(folder, run.teacher.build().is_stateful or run.record_dynamics)
     if found is None:
         return None
     if not (found[0] / SCHEDULER_NAME).is_file() and run.args.deepspeed is None:

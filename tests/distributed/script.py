@@ -15,7 +15,16 @@ from transformers import (
     default_data_collator,
 )
 
-from lstsd_hf import METHODS, DLBConfig, LatestMemory, LSTSDConfig, LSTSDTrainer, Observer, TableStorage
+from lstsd_hf import (
+    METHODS,
+    DLBConfig,
+    LatestMemory,
+    LSTSDConfig,
+    LSTSDTrainer,
+    Observer,
+    SelfRegulatedConfig,
+    TableStorage,
+)
 from lstsd_hf.distributed import num_processes, rank
 from lstsd_hf.dynamics import History, cross_validate, files
 from lstsd_hf.images import EpochOfImages
@@ -359,6 +368,38 @@ def largest_probabilities():
     return {"staged": state["staged"].view(torch.int16), "counts": state["counts"], "rows": memory.latest}
 
 
+def largest_again(folder, resume=None):
+    """The weights of a run with the largest probabilities alone, in which padding lets a process draw a row twice."""
+    trainer = LSTSDTrainer(
+        model=make_model(num_labels=12),
+        args=arguments(folder, num_train_epochs=4, per_device_train_batch_size=2, save_strategy="steps", save_steps=5),
+        train_dataset=make_examples(13, 12),
+        teacher=LSTSDConfig(mini_generation_epochs=1),
+        memory_storage="top-3",
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer.model.state_dict()
+
+
+def left_out(folder):
+    """A recorded run in which the last processes' rows are known from the start, so that they take no part."""
+    model, rows = make_model(dropout=0.0).eval(), make_examples(16)
+    with torch.no_grad():
+        answers = model(torch.tensor([row["input_ids"] for row in rows])).logits.argmax(-1).tolist()
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    for position, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        row["labels"] = answer if position // 4 % processes else 1 - answer
+    trainer = InOrder(
+        model=model,
+        args=arguments(folder, num_train_epochs=2, learning_rate=1e-6, save_strategy="epoch"),
+        train_dataset=rows,
+        teacher=SelfRegulatedConfig(ungated_epochs=0, confidence_threshold=0.5),
+        record_dynamics=True,
+    )
+    trainer.train()
+    return History.read(trainer.dynamics_folder).log_probs
+
+
 def main(folder: Path, other: Path | None = None):
     """`other`: what this left on another number of processes, to resume from."""
     results = {"folder": folder}
@@ -386,6 +427,9 @@ def main(folder: Path, other: Path | None = None):
     # 13 examples in batches of 4: on two processes 16 draws, three examples twice.
     results["trained"] = train(folder / "run", make_model(), save_strategy="steps", save_steps=1)
     results["largest"] = largest_probabilities()
+    results["largest whole"] = largest_again(folder / "largest")
+    results["largest again"] = largest_again(folder / "largest-again", str(folder / "largest" / "checkpoint-5"))
+    results["left out"] = left_out(folder / "left-out")
     rounded = {"storage": "disk,bf16", "save_strategy": "steps", "save_steps": 5}
     results["rounded"] = train(folder / "rounded", make_model(), **rounded)
     checkpoint = str(folder / "rounded" / "checkpoint-5")

@@ -73,6 +73,20 @@ def test_several_processes_merge_the_largest_probabilities(several_processes, on
             assert torch.equal(rank["largest"][name], value), name
 
 
+def test_the_largest_probabilities_go_on_on_the_process_that_drew_them(several_processes):
+    for rank in several_processes:
+        assert_same_weights(rank["largest whole"], rank["largest again"])
+
+
+def test_a_process_whose_rows_all_take_no_part_records_with_the_others(several_processes):
+    """All processes must take part in a merge."""
+    for rank in several_processes:
+        is_there = ~np.isnan(rank["left out"][..., 0])
+        assert is_there.any(axis=1).all()
+        assert not is_there.all()
+        np.testing.assert_array_equal(rank["left out"], several_processes[0]["left out"])
+
+
 def test_several_processes_record_what_one_records(several_processes, one_process):
     first, alone = several_processes[0]["recorded"], one_process["recorded"]
     assert not np.isnan(first.log_probs).any()

@@ -41,7 +41,7 @@ class Processes:
         for position, memory in enumerate(self.memories):
             with (
                 mock.patch("lstsd_hf.memory.staged.is_distributed", return_value=len(self.memories) > 1),
-                mock.patch("lstsd_hf.memory.staged.rank", return_value=position),
+                mock.patch("lstsd_hf.memory.rows.rank", return_value=position),
                 mock.patch(
                     "torch.distributed.all_reduce", lambda tensor: tensor.copy_(sums[not tensor.is_floating_point()])
                 ),
@@ -102,7 +102,10 @@ class MemoryMachine(RuleBasedStateMachine):
         new = Processes([None] * count)
         memories = []
         for position in range(count):
-            with mock.patch("lstsd_hf.memory.staged.rank", return_value=position):
+            with (
+                mock.patch("lstsd_hf.memory.staged.is_distributed", return_value=count > 1),
+                mock.patch("lstsd_hf.memory.rows.rank", return_value=position),
+            ):
                 memories.append(TeacherMemory.from_state_dict({**load(content), **plain}))
         new.memories = memories
         self.processes = new
