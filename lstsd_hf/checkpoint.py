@@ -178,8 +178,8 @@ def _damaged(path: Path, reason: str) -> InputError:
 
 
 def _state_checksum(tensors: Iterable[tuple[str, torch.Tensor]], metadata: Mapping[str, str]) -> str:
-    """Of tensors in the order of their names, and metadata."""
-    # Of the speed of memory: tables may be large.
+    """The checksum of tensors, in the order of their names, and of metadata."""
+    # Tables may be large: this checksum runs at the speed of memory.
     checksum = xxhash.xxh3_128(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in tensors:
         tensor = tensor.detach().cpu().contiguous()

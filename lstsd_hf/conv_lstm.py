@@ -34,7 +34,7 @@ class ConvLSTM(nn.Module):
 
         Args:
             maps: `(batch_size, num_maps, *size)`, where the size is a length, or height and width.
-            mask: 1 for positions, 0 for padding, of which the others do not depend, `(batch_size, *size)`.
+            mask: 1 for positions, 0 for padding, on which the others do not depend, `(batch_size, *size)`.
 
         Returns:
             `(batch_size, *size)`.

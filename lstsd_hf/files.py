@@ -10,7 +10,7 @@ from pathlib import Path
 
 import xxhash
 
-# Of a saved model: weights, config, tokenizer.
+# Files of a saved model: weights, config, tokenizer.
 _OF_A_MODEL = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "vocab*", "merges.txt", "*.model")
 _OF_A_MODEL += ("preprocessor_config.json",)
 _OF_A_RUN = ("training_args.bin",)

@@ -12,7 +12,7 @@ from .datasets_library import is_hugging_face_dataset
 from .errors import InputError
 
 LABEL_NAMES = ("label", "labels", "label_ids")
-# Of columns of a `datasets.Dataset`.
+# Types of the columns of a `datasets.Dataset` that hold text.
 _TEXT_TYPES = ("string", "large_string", "string_view")
 
 

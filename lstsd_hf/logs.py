@@ -17,7 +17,7 @@ from .term_names import Names, by_name
 
 BASE = "base"
 
-# That wait to be added.
+# Micro-batches to collect before they are added up.
 _MOST_BATCHES = 64
 
 
@@ -60,13 +60,13 @@ class TrainingLog:
         self._clear_collected()
 
     def _clear(self) -> None:
-        # By name and divisor, which agreements have none: sums, and of how many micro-batches.
+        # By name and divisor (`None` for agreements): the sum, and the number of micro-batches.
         self._sums: dict[tuple[str, int | None], tuple[Tensor | float, int]] = {}
         # What the sums do not have yet: one addition for many micro-batches costs what it costs for one.
         self._waiting: dict[tuple[Names, int | None], list[Tensor | Agreement | DeferredMeans]] = {}
 
     def _clear_collected(self) -> None:
-        # Of all processes, as numbers.
+        # Means over all processes, as numbers.
         self._means: dict[str, float] = {}
         self._agreed: dict[str, tuple[float, int]] = {}
 

@@ -95,7 +95,7 @@ class Observer:
     is_stateful: bool = True
     needs_whole_tables: bool = False
     takes_tokens: bool = False
-    # That of no run, so that a constructor of your own need not call `super().__init__()`.
+    # A placeholder, so that a constructor of your own need not call `super().__init__()`.
     context: TrainingContext = TrainingContext()
 
     def begin(self, context: TrainingContext) -> None:

@@ -25,7 +25,7 @@ class TeacherOptimizationMixin:
         created = create_optimizer(*args, **kwargs)
         # Trainer does not look at what is returned.
         optimizer, own = self.optimizer, self.teacher.trainable_parameters()
-        # Those of an earlier training: a teacher makes new ones for each.
+        # A teacher makes new parameters for each training; those of an earlier one leave.
         earlier = {id(parameter) for parameter in self._own_parameters}
         optimizer.param_groups[:] = [
             group for group in optimizer.param_groups if not earlier & {id(parameter) for parameter in group["params"]}

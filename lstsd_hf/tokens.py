@@ -87,7 +87,7 @@ def _gradient(loss: Tensor, logits: Tensor) -> Tensor | None:
     try:
         return torch.autograd.grad(loss.sum(), [edge], retain_graph=True, allow_unused=True)[0]
     except RuntimeError:
-        # Of a compiled model it may not be asked for twice.
+        # A compiled model has its gradient computed once only.
         return None
 
 
@@ -222,7 +222,7 @@ class TokenIndex:
         mask = labels != NO_LABEL
         found, wanted = mask.sum(dim=1), self._counts[examples]
         differs = found != wanted
-        # Of an example with too many they are not its own.
+        # Clamped: an example with too many labels would read beyond the end. It is found by their number.
         places = (self._starts[examples, None] + mask.cumsum(dim=1) - 1).clamp(max=self.num_tokens - 1)
         differs |= ((self._labels[places] != labels) & mask).any(dim=1)
         if differs.any():

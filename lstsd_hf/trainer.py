@@ -179,7 +179,7 @@ class SelfDistillationMixin(
         check_rows(logits, indices)
         batch = self._training_batch(inputs, indices, labels, logits, base_loss)
         num_items_in_batch = kwargs.get("num_items_in_batch")
-        # That of the row which stands in for nobody says nothing.
+        # The loss of a row that stands in for nobody must not be logged.
         shown = base_loss.new_zeros(base_loss.shape) if self.teacher.is_empty else base_loss.detach()
         parts: dict[Names, Tensor | DeferredMeans] = {BASE: shown}
         kind = self._base_loss_kind = measured(self._base_loss_kind, base_loss, outputs, batch, num_items_in_batch)

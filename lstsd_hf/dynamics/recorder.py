@@ -81,7 +81,7 @@ class DynamicsRecorder(Observer):
         self.memory: EpochMemory | None = None
         self._given: Tensor | None = None
         self._suspects: int | None = None
-        # Of the files written so far, which tell them from another run's.
+        # They tell the files written so far from another run's.
         self._checksums: list[str] = []
 
     def on_train_begin(self) -> None:

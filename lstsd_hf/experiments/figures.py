@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import softmax
 
+from ..calibration import confidence_bins
 from ..files import replacing
 from ..runner.results import PREDICTIONS_NAME
 from .grouping import Group, Section
@@ -130,7 +131,7 @@ def reliability_points(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
             confidences.append(probabilities.max(axis=-1))
             correct.append(probabilities.argmax(axis=-1) == arrays["labels"])
     confidence, hits = np.concatenate(confidences), np.concatenate(correct)
-    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    bins = confidence_bins(confidence, NUM_BINS)
     counts = np.bincount(bins, minlength=NUM_BINS)
     used = counts > 0
     sums = [np.bincount(bins, weights=values, minlength=NUM_BINS) for values in (confidence, hits)]

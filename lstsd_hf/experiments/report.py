@@ -67,7 +67,7 @@ def section_rows(section: Section) -> list[Row]:
         }
         for split in first.get("other_splits", {}):
             scores = {seed: result["other_splits"][split][metric] for seed, result in group.results.items()}
-            # Of the model that the run ended with, which the other scores need not be.
+            # Scores of the model that the run ended with; the others may be of another epoch.
             name = f"{split.removeprefix('validation_')}{' (saved model)' if 'best_model' in first else ''}"
             others[name] = mean_and_std(list(percent(scores).values()))
         seconds = [result["seconds_per_epoch"] for result in group.results.values() if result["seconds_per_epoch"]]

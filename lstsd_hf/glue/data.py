@@ -92,7 +92,7 @@ def _read_tsv(path: Path, task: GlueTask, labelled: bool) -> list[dict[str, str 
     rows = []
     for number, line in enumerate(lines, number_of_first_row):
         fields = line.split("\t")
-        # Of a test split each row has its number in the submission.
+        # Labelled splits only: each row of a test split has its number in the submission.
         if len(fields) < width and task.has_incomplete_rows and labelled:
             continue
         if len(fields) != width:

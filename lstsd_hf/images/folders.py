@@ -12,7 +12,7 @@ from ..files import replacing
 from .data import LoadedImages, with_rows
 from .tasks import OWN
 
-# Of more than 8 bits a channel; 16-bit modes begin with "I;16".
+# Modes with more than 8 bits a channel; those with 16 bits begin with "I;16".
 DEEP_MODES = ("I", "F")
 # How a picture is turned upright, by the Exif tag that says how the camera was held.
 ORIENTATION = 0x0112

@@ -35,7 +35,7 @@ SOURCES: dict[str, ImageSource] = {
     "fashion_mnist": ImageSource(
         "zalando-datasets/fashion_mnist", ("image", "label"), "/usr/share/datasets/fashion-mnist"
     ),
-    # Of 8 × 8 pixels, in scikit-learn.
+    # Pictures of 8 × 8 pixels, from scikit-learn.
     "digits": ImageSource(crop_padding=1, flip=False),
 }
 # Pictures of one's own may have a left and a right.

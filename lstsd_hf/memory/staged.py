@@ -16,7 +16,7 @@ from .storage import IN_MEMORY, TableStorage
 # Batches that wait to be added, and the size above which one does not wait.
 _MOST_BATCHES = 64
 _MOST_NUMBERS_TO_KEEP = 2**12
-# Of a table, moved at a time.
+# How many numbers of a table are moved at a time.
 _NUMBERS_IN_CACHE = 2**18
 NUMBERS_AT_ONCE = 2**24
 

@@ -28,16 +28,12 @@ class LSTSDConfig(TeacherConfig):
 
     Source: Jiang et al., "Long Short-Term Sample Distillation", AAAI 2020, arXiv 2003.00739.
 
-    Weights (parameters that control how strongly each teacher pulls; both zero is plain fine-tuning, one zero is the
-    paper's "w/o Long" or "w/o Short"):
-        lambda_short: λS, weight of the short-term term.
-        lambda_long: λL, weight of the long-term term.
-
-    Schedule:
+    Attributes:
+        lambda_short: λS, weight of the short-term term. 0 is the paper's "w/o Short"; both weights 0 are plain
+            fine-tuning.
+        lambda_long: λL, weight of the long-term term. 0 is the paper's "w/o Long".
         mini_generation_epochs: E, epochs in a mini-generation. `None` is 6 when at least 12 epochs are planned, else
             max(1, epochs // 3).
-
-    Divergence:
         temperature: T, divides student and teacher logits in the distillation terms only.
         kl_direction: "student_teacher" is KL[student ‖ teacher] as in Eq. 1; "teacher_student" the reverse.
         t_squared: Multiplies the terms by T² (Hinton et al., arXiv 1503.02531); the paper does not.

@@ -140,7 +140,7 @@ class Gate(ConfiguredTeacher):
             return None
         takes_part = ~self.known(inputs, indices, labels, forward)
         rows = takes_part.nonzero()[:, 0]
-        # Of rows without a label the mean loss is NaN.
+        # The mean loss of rows without a label is NaN.
         has_label = has_class(labels, indices)
         self.is_empty = not (takes_part & has_label).any()
         # A step all the same: other processes may have rows.

@@ -117,7 +117,7 @@ class RegulatedLSTSD(Gate, LSTSD):
         self.is_gated = self.config.gates and not refreshes
         self._is_whole = refreshes
         if self.config.weights:
-            # Of the epochs before, also where this one is resumed half-way.
+            # Counted over the epochs before, also where this one is resumed half-way.
             if progress.epoch != self._counted_epoch:
                 self._counts, self._counted_epoch = self.participation.counts(), progress.epoch
             self._weights = significance(self._counts, self.config.max_significance)

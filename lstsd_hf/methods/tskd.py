@@ -152,7 +152,7 @@ class TSKD(KD):
         self.predictors = None
         self._callables: Sequence[nn.Module] = ()
         if self.config.review_weight:
-            # Of their own: what is random in the training stays as it is, on a GPU too.
+            # From a seed of their own: what is random in the training stays as it is, on a GPU too.
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)
                 dimensions = self._map_dimensions()

@@ -55,7 +55,7 @@ def _check_trackers(names: Iterable[str]) -> None:
 
 def _check_optimization(args: TrainingArguments) -> None:
     try:
-        # Those that look at the model's modules raise an error about that here.
+        # Optimizers that look at the model's modules raise an error about the missing model.
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args)
     except ImportError as error:
         raise InputError(f"`optim` must name an installed optimizer, got {args.optim.value!r}: {error}") from error

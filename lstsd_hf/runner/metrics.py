@@ -9,6 +9,7 @@ from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from ..calibration import confidence_bins
 from ..errors import InputError
 from .tasks import Task
 
@@ -112,6 +113,5 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
     """
     confidence = probabilities.max(axis=-1)
     correct = probabilities.argmax(axis=-1) == labels
-    bins = np.ceil(confidence * num_bins).astype(int)
-    gaps = np.bincount(bins, weights=confidence - correct)
+    gaps = np.bincount(confidence_bins(confidence, num_bins), weights=confidence - correct)
     return float(np.abs(gaps).sum() / len(labels))

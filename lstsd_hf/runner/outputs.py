@@ -19,8 +19,12 @@ from .run import Run
 from .tasks import Task
 from .trainer import RunTrainer
 
+# Which ranking of the labels is written where there are several.
+_BEST_FIRST = ("cross_validation", "history", "memory", "model")
+
 
 def write_submission(trainer: RunTrainer, test, task: Task, path: Path) -> None:
+    """Predicts a test split and writes the answers in the form of GLUE's submissions; every process must call it."""
     predictions = trainer.predict(test, metric_key_prefix="test").predictions
     if not trainer.is_world_process_zero():
         return
@@ -51,7 +55,8 @@ def find_label_errors(
     rankings = {name: rank_label_errors(*source, prepared.train) for name, source in sources.items()}
     if trainer.is_world_process_zero():
         write_json(record, folder / "label_noise.json")
-        _write_ranking([*rankings.values()][-1], prepared.rows, run.task, folder / "label_errors.jsonl")
+        best = next(rankings[name] for name in _BEST_FIRST if name in rankings)
+        _write_ranking(best, prepared.rows, run.task, folder / "label_errors.jsonl")
     found = {name: ranking_quality(ranking, rows) for name, ranking in rankings.items()}
     return {"count": len(rows), "memory": None, **found}
 
@@ -70,6 +75,14 @@ def _write_ranking(ranking: Sequence[LabelErrorCandidate], rows: Rows, task: Tas
 
 
 def results_of(run: Run, trainer: RunTrainer, seconds: float, resumed: bool) -> dict[str, Any]:
+    """The content of `results.json`, but for what only some runs have.
+
+    Args:
+        run: The run.
+        trainer: Its trainer, after training.
+        seconds: How long training and evaluation took.
+        resumed: Whether it went on from a checkpoint.
+    """
     epochs = epochs_from_log(trainer.state.log_history)
     memory = trainer.teacher.memory
     return {

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
+from ...calibration import confidence_bins
 from ..history import History
 from ..measures import mean_probabilities, suspicion_window
 
@@ -102,7 +103,7 @@ def _reliability(history: History, rows: np.ndarray) -> list[list[float]]:
     """
     mean = mean_probabilities(history)[rows]
     sure, right = mean.max(axis=1), mean.argmax(axis=1) == history.given[rows]
-    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+    bins = confidence_bins(sure, BINS)
     return [
         [round(float(sure[bins == b].mean()), 4), round(float(right[bins == b].mean()), 4), int((bins == b).sum())]
         for b in range(BINS)
