@@ -1,5 +1,7 @@
 """One moving average over the epochs of every training example's predictions."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -74,10 +76,10 @@ class MovingAverageMemory(ExampleMemory):
 
         self._commit(epoch, write)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "weights": self._weights}
 
-    def _load(self, state: dict[str, Tensor | int]) -> None:
+    def _load(self, state: dict[str, Any]) -> None:
         super()._load(state)
         self._weights.copy_(state["weights"])
 

@@ -1,7 +1,7 @@
 """The base of the memories: tables with a row for each training example, and the one transition between epochs."""
 
 from collections.abc import Callable, Iterator
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -217,7 +217,7 @@ class ExampleMemory:
         """
         self.epoch = max(self.epoch, epoch)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, with the staged rows of all processes merged (every process must call it)."""
         self._add_arrived()
         staged, counts = self._staged, self._counts
@@ -246,7 +246,7 @@ class ExampleMemory:
     @classmethod
     def from_state_dict(
         cls,
-        state: dict[str, Tensor | int],
+        state: dict[str, Any],
         storage: TableStorage = IN_MEMORY,
         merge_device: torch.device | str | None = None,
     ) -> Self:
@@ -266,7 +266,7 @@ class ExampleMemory:
         memory._load(state)
         return memory
 
-    def _load(self, state: dict[str, Tensor | int]) -> None:
+    def _load(self, state: dict[str, Any]) -> None:
         self._rows.copy_(state["rows"])
         self._written.copy_(state["written"])
         own = own_rows(state.get("owners")) if self._merges else slice(None)

@@ -211,11 +211,13 @@ class OverlappingDLB(_DLB):
         False
     """
 
-    # Each epoch begins with other examples.
-    carries_over = False
-
     def __init__(self, config: DLBConfig | None = None):
         super().__init__(config if config is not None else DLBConfig.paper())
+
+    @property
+    def carries_over(self) -> bool:
+        # Each epoch begins with other examples.
+        return False
 
     def training_sampler(self, batching: Batching) -> OverlappingSampler | None:
         self._sampler = OverlappingSampler(batching) if self.config.alpha else None

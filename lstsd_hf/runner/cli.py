@@ -12,8 +12,8 @@ import datasets
 import transformers
 
 from ..errors import InputError
-from ..experiments.grid import PlannedRun, run_if_missing, take_shard
 from .arguments import check_arguments
+from .grid import PlannedRun, run_if_missing, take_shard
 from .options import Domain, Parsed, parse
 from .results import format_table, judged_by
 from .run import Run, check_can_be_searched, check_plan

@@ -22,7 +22,6 @@ from lstsd_hf import METHODS
 from lstsd_hf.errors import InputError
 from lstsd_hf.experiments.__main__ import main as experiments
 from lstsd_hf.experiments.figures import reliability_points, write_figures
-from lstsd_hf.experiments.grid import take_shard
 from lstsd_hf.experiments.grouping import group_runs
 from lstsd_hf.experiments.published import published_score
 from lstsd_hf.experiments.records import collect, read_results
@@ -32,6 +31,7 @@ from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model
 from lstsd_hf.glue.run import GlueRun
 from lstsd_hf.glue.tasks import TASKS
+from lstsd_hf.runner.grid import take_shard
 from tests.helpers import ROOT, error_of
 
 ALL = [name for name in METHODS if name not in ("kd", "tskd")]

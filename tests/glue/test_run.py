@@ -24,12 +24,11 @@ from transformers import (
 from lstsd_hf import METHODS
 from lstsd_hf.dynamics import History, suspects
 from lstsd_hf.errors import InputError
-from lstsd_hf.experiments import grid
 from lstsd_hf.glue import cli
 from lstsd_hf.glue.models import load_model, resolve_model
 from lstsd_hf.glue.run import GlueRun
 from lstsd_hf.glue.tasks import TASKS
-from lstsd_hf.runner import run_folder, training
+from lstsd_hf.runner import grid, run_folder, training
 from lstsd_hf.runner.results import results_schema
 from tests.helpers import ROOT, assert_same_weights, error_of, write_rows
 

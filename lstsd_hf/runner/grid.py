@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
-from ..runner.run import Run
-from ..runner.run_folder import check_is_for_runs, is_finished
-from ..runner.training import execute
+from .run import Run
+from .run_folder import check_is_for_runs, is_finished
+from .training import execute
 
 T = TypeVar("T")
 
