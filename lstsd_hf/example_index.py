@@ -215,9 +215,16 @@ def _rows_of(value: Any, rows: Tensor, batch_size: int) -> Any:
         return take_rows(value, rows, batch_size)
     if isinstance(value, Tensor):
         return value[rows] if value.dim() and len(value) == batch_size else value
-    if isinstance(value, list | tuple) and len(value) == batch_size:
+    if isinstance(value, list | tuple) and value and all(_has_rows(part, batch_size) for part in value):
+        return [_rows_of(part, rows, batch_size) for part in value]
+    # A tuple may be a size.
+    if isinstance(value, list) and len(value) == batch_size:
         return [value[row] for row in rows.tolist()]
     return value
+
+
+def _has_rows(value: Any, batch_size: int) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, Tensor) and value.dim() > 0 and len(value) == batch_size)
 
 
 def check_has_indices(dataset: Any) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 from transformers import PretrainedConfig
 
+from .content_digest import content_digest
 from .datasets_library import is_hugging_face_dataset
 from .label_errors import LABEL_NAMES
 
@@ -42,8 +43,8 @@ def model_settings(model: nn.Module) -> str:
 def describe_dataset(dataset: Any, label_names: Sequence[str] = ()) -> dict[str, int | str | None]:
     """What identifies a training set: its length, and digests of its labels and its rows.
 
-    Rows are read of a `datasets.Dataset`, a list, a `TensorDataset`, and a `Subset` of these. Another dataset may have
-    a digest of its rows as an attribute, `rows_sha256`.
+    Rows are read of a `datasets.Dataset`, a list, a `TensorDataset`, and a `Subset` of these, as far as
+    `content_digest` can. Another dataset may have a digest of its rows as an attribute, `rows_sha256`.
 
     Args:
         dataset: Map-style; anything else has neither length nor digests. One without a column or an attribute of
@@ -122,38 +123,27 @@ def rows_digest(dataset: Any) -> str | None:
         return own
     if isinstance(dataset, Subset):
         source = rows_digest(dataset.dataset)
-        return None if source is None else _sha256([source, list(map(int, dataset.indices))])
+        return None if source is None else content_digest([source, list(map(int, dataset.indices))])
     if isinstance(dataset, TensorDataset):
-        return _sha256(list(dataset.tensors))
-    return digest_of_each(dataset) if isinstance(dataset, list | tuple) else None
+        return content_digest(list(dataset.tensors))
+    # One of a subclass may be another each time that it is read.
+    return digest_of_each(dataset) if type(dataset) in (list, tuple) else None
 
 
-def digest_of_each(dataset: Any) -> str:
-    """A digest of a dataset's examples, read one by one, with the random state put back afterwards."""
+def digest_of_each(dataset: Any) -> str | None:
+    """A digest of a dataset's examples, read one by one, with the random state put back afterwards.
+
+    Returns:
+        The digest, or `None` if the content of an example cannot be read.
+    """
     digest = hashlib.sha256()
     with random_state_put_back():
         for row in range(len(dataset)):
-            digest.update(_sha256(dataset[row]).encode())
+            own = content_digest(dataset[row])
+            if own is None:
+                return None
+            digest.update(own.encode())
     return digest.hexdigest()
-
-
-def _sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_as_json).encode()).hexdigest()
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Tensor):
-        # numpy has no bfloat16.
-        numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        return [str(value.dtype), list(value.shape), hashlib.sha256(numbers).hexdigest()]
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return [str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value)).hexdigest()]
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    # Pictures; of what has no bytes either, an address would be another one in the next process.
-    return value.tobytes().hex() if hasattr(value, "tobytes") else type(value).__name__
 
 
 @contextmanager

@@ -1,29 +1,25 @@
 """What a teacher declares for the optimizer: a learning rate, as methods with cycles do, and parameters of its own."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from .errors import InputError
+from .schedules import TrainingPlan
 
 
 class TeacherOptimizationMixin:
     """A trainer whose learning rate is its teacher's, where it declares one, and which trains its parameters too."""
 
     _own_parameters: Sequence[nn.Parameter] = ()
-    _sets_rate = False
+    _own_scheduler: LambdaLR | None = None
 
-    def _optimization_wrappers(self) -> dict[str, Callable]:
-        """For `shadowed`: they meet an override that never calls `super()`, too."""
-        return {"create_optimizer": self._optimizer_with_own, "create_scheduler": self._checked_scheduler}
-
-    def _optimizer_with_own(self, create_optimizer: Callable[..., Any], *args, **kwargs) -> Any:
-        """The optimizer of `create_optimizer`, with the teacher's own parameters added."""
-        created = create_optimizer(*args, **kwargs)
-        # Trainer does not look at what is returned.
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """The parent's, with the teacher's own parameters added."""
+        super().create_optimizer(*args, **kwargs)
+        # Trainer does not look at what is returned, so that an override may return nothing.
         optimizer, own = self.optimizer, self.teacher.trainable_parameters()
         # A teacher makes new parameters for each training; those of an earlier one leave.
         earlier = {id(parameter) for parameter in self._own_parameters}
@@ -38,18 +34,7 @@ class TeacherOptimizationMixin:
             )
         if own:
             optimizer.add_param_group({"params": own, "weight_decay": self.args.weight_decay})
-        return created
-
-    def _checked_scheduler(self, create_scheduler: Callable[..., Any], *args, **kwargs) -> Any:
-        self._sets_rate = False
-        created = create_scheduler(*args, **kwargs)
-        if self.teacher.learning_rate_factor is not None and not self._sets_rate:
-            raise InputError(
-                f"{type(self.teacher).__name__} sets the learning rate itself, got a `create_scheduler` of "
-                f"{type(self).__name__} that makes another scheduler. Let it call `super().create_scheduler`, or set "
-                "what in the method's config turns that off."
-            )
-        return created
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The parent's, unless the teacher declares a learning rate of its own."""
@@ -63,5 +48,27 @@ class TeacherOptimizationMixin:
             )
         # A plain function: the state of a scheduler contains the attributes of any other callable.
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: factor(step))
-        self._created_lr_scheduler = self._sets_rate = True
+        self._created_lr_scheduler = True
+        self._own_scheduler = self.lr_scheduler
         return self.lr_scheduler
+
+    def _check_plan(self, plan: TrainingPlan) -> None:
+        """The parent's; and whether optimizer and scheduler, which an override may have made, are the teacher's too."""
+        super()._check_plan(plan)
+        if self.is_deepspeed_enabled:
+            # It makes its own of them, by a copy of the trainer.
+            return
+        kind = type(self).__name__
+        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        if self.teacher.learning_rate_factor is not None and scheduler is not self._own_scheduler:
+            raise InputError(
+                f"{type(self.teacher).__name__} sets the learning rate itself, got a `create_scheduler` of {kind} that "
+                "makes another scheduler. Let it call `super().create_scheduler`, or set what in the method's config "
+                "turns that off."
+            )
+        trained = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        if not {id(parameter) for parameter in self.teacher.trainable_parameters()} <= trained:
+            raise InputError(
+                f"{type(self.teacher).__name__} trains parameters of its own, got a `create_optimizer` of {kind} that "
+                "leaves them out. Let it call `super().create_optimizer` after it has set `self.optimizer`."
+            )

@@ -43,9 +43,9 @@ class SelfDistillationMixin(
     IndexedTrainingDataMixin,
     TrainingBatchMixin,
     JointEvaluationMixin,
-    ResumableMixin,
-    TeacherOptimizationMixin,
     SearchableTeacherMixin,
+    TeacherOptimizationMixin,
+    ResumableMixin,
     ModelCardMixin,
     RecordedTrainingMixin,
 ):
@@ -255,9 +255,9 @@ class SelfDistillationMixin(
         if not self._group.takes_part:
             yield
             return
-        wrappers = self._optimization_wrappers()
+        wrappers: dict[str, Callable] = {}
         if self._group.needs_batches:
-            wrappers |= {
+            wrappers = {
                 "get_train_dataloader": self._indexed_train_dataloader,
                 "training_step": self._distilling_step,
                 "compute_loss": self._distilling_loss,
@@ -275,7 +275,6 @@ class SelfDistillationMixin(
 
     def _inner_training_loop(self, *args, **kwargs):
         # Entered anew for each `train()`, trial and batch size tried; a checkpoint is loaded further in.
-        self._adopt_options()
         check_setup(self, self._group)
         self._context = self._events.context = self._new_context()
         self._group.begin(self._context)

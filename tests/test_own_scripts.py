@@ -1,6 +1,11 @@
 """What scripts of one's own do around a trainer, found by using it as an outsider would."""
 
+import copy
+import dataclasses
+import datetime
+import decimal
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,22 +63,68 @@ def test_an_optimizer_that_is_set_and_not_returned(make_args):
         assert_same_weights(plain.model, trainer.model)
 
 
-def test_a_methods_own_parameters_reach_an_optimizer_made_without_it(make_args):
-    trainer = make_trainer(make_args, TSKDConfig(teacher_free=True, interval_epochs=1), MakesOwn)
+class CallsSuper(LSTSDTrainer):
+    """Makes an optimizer, and lets the parent have a look."""
+
+    def create_optimizer(self, *args, **kwargs):
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        return super().create_optimizer(*args, **kwargs)
+
+
+def test_a_methods_own_parameters_reach_the_optimizer_or_the_run_is_refused(make_args):
+    config = TSKDConfig(teacher_free=True, interval_epochs=1)
+    trainer = make_trainer(make_args, config, CallsSuper)
     trainer.train()
     trained = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
     own = trainer.teacher.trainable_parameters()
     assert own
     assert {id(parameter) for parameter in own} <= trained
+    with pytest.raises(InputError, match="got a `create_optimizer` of MakesOwn that leaves them out"):
+        make_trainer(make_args, config, MakesOwn).train()
 
 
 def test_another_schedule_than_the_methods_is_refused(make_args):
     trainer = make_trainer(make_args, SnapshotEnsembleConfig(cycle_epochs=2), MakesOwn)
     before = weights(trainer.model)
-    with pytest.raises(InputError, match=r"sets the learning rate itself, got a `create_scheduler` of MakesOwn"):
+    with pytest.raises(InputError, match="sets the learning rate itself, got a `create_scheduler` of MakesOwn"):
         trainer.train()
     assert_same_weights(before, trainer.model)
     make_trainer(make_args, LSTSDConfig(mini_generation_epochs=2), MakesOwn).train()
+    twice = make_trainer(make_args, SnapshotEnsembleConfig(cycle_epochs=2))
+    for _ in range(2):
+        twice.train()
+
+
+def test_a_shallow_copy_makes_a_scheduler_of_its_own(make_args):
+    """As transformers' DeepSpeed integration does, in the middle of a training."""
+    made = []
+
+    class Copies(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            other = copy.copy(trainer)
+            other.lr_scheduler, other.optimizer = None, torch.optim.SGD(trainer.model.parameters(), lr=1.0)
+            made.append(other.create_scheduler(num_training_steps=8, optimizer=other.optimizer))
+
+    trainer = make_trainer(make_args, SnapshotEnsembleConfig(cycle_epochs=2), callbacks=[Copies()], num_train_epochs=3)
+    trainer.train()
+    assert made
+    assert all(scheduler.optimizer is not trainer.optimizer for scheduler in made)
+
+
+def test_a_trainer_that_asks_for_the_type_of_its_dataset_says_why_it_cannot(make_args):
+    class Asks(Trainer):
+        def get_train_dataloader(self):
+            if not isinstance(self.train_dataset, list):
+                raise ValueError("Unsupported `train_dataset` type.")
+            return super().get_train_dataloader()
+
+    class Both(SelfDistillationMixin, Asks):
+        pass
+
+    make_trainer(make_args, NoTeacherConfig(), Both).train()
+    with pytest.raises(ValueError, match="Unsupported") as error:
+        make_trainer(make_args, LSTSDConfig(), Both).train()
+    assert "adds each example's index to the list given" in error.value.__notes__[0]
 
 
 def test_the_count_of_items_may_come_by_position(make_args):
@@ -101,15 +152,19 @@ def test_rows_are_taken_of_everything_that_has_one_for_each_example():
     batch = {
         "input_ids": torch.arange(6).view(3, 2),
         "weights": [0.1, 0.2, 0.3],
-        "second": {"input_ids": torch.arange(3), "texts": ("a", "b", "c")},
+        "second": {"input_ids": torch.arange(3), "texts": ["a", "b", "c"]},
         "table": torch.zeros(5, 2),
         "temperature": 2.0,
+        "pair": [torch.arange(3), torch.arange(3) + 10],
+        "size": (224, 224, 3),
     }
     found = take_rows(batch, torch.tensor([2, 0]), 3)
     assert found["input_ids"].tolist() == [[4, 5], [0, 1]]
     assert found["weights"] == [0.3, 0.1]
     assert found["second"]["input_ids"].tolist() == [2, 0]
     assert found["second"]["texts"] == ["c", "a"]
+    assert [part.tolist() for part in found["pair"]] == [[2, 0], [12, 10]]
+    assert found["size"] == (224, 224, 3)
     assert found["table"].shape == (5, 2)
     assert found["temperature"] == 2.0
 
@@ -135,10 +190,14 @@ def test_nested_inputs(make_args, method):
         labels = torch.tensor([row["labels"] for row in rows])
         return {"first": {"input_ids": tokens}, "second": {"input_ids": tokens.flip(1)}, "labels": labels}
 
-    trainer = make_trainer(make_args, method, model=TwoTexts(), data_collator=collate, remove_unused_columns=False)
+    options = {"data_collator": collate, "remove_unused_columns": False, "save_strategy": "steps", "save_steps": 5}
+    trainer = make_trainer(make_args, method, model=TwoTexts(), **options)
     trainer.train()
     if method == "dlb":
         assert trainer.distilled_steps == trainer.state.global_step - 1
+        again = make_trainer(make_args, method, model=TwoTexts(), **options)
+        again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-5")
+        assert_same_weights(trainer.model, again.model)
 
 
 # ---- Life with a trainer ----
@@ -171,13 +230,16 @@ def test_what_a_search_found_is_trained_with(make_args):
             backend="optuna",
         )
 
+    trainer.args.temperature = 7.0  # of the user's own, not the method's
     best = search()
     for name, value in best.hyperparameters.items():
         setattr(trainer.args, name, value)
-    trainer.train()
-    assert tried[2] == best.hyperparameters["lambda_short"] == tried[0] != tried[1]
+    for _ in range(2):
+        trainer.train()
+    assert tried[2] == tried[3] == best.hyperparameters["lambda_short"] == tried[0] != tried[1]
     search()
-    assert len(set(tried[3:])) == 2
+    assert len(set(tried[4:])) == 2
+    assert (trainer.args.temperature, trainer.teacher.config.temperature) == (7.0, 1.0)
 
 
 def test_a_run_that_ends_before_it_distils_says_so(make_args, caplog):
@@ -297,11 +359,61 @@ def test_other_rows_are_refused(make_args, tmp_path, data, other, options):
         make_trainer(make_args, config, train_dataset=other, **options).train(resume_from_checkpoint=checkpoint)
 
 
+@dataclasses.dataclass
+class Features:
+    input_ids: list
+    label: int
+
+
 def test_rows_of_any_content_have_a_digest():
-    contents = [torch.ones(2), torch.ones(2).half(), torch.ones(2).bfloat16(), np.ones(2), np.float32(1), "1", 1, None]
+    contents = [torch.ones(2), torch.ones(2).half(), torch.ones(2).bfloat16(), torch.ones(2, 1), torch.ones(1, 2)]
+    contents += [
+        np.ones(2),
+        np.ones((1, 2)),
+        np.float32(1),
+        np.float64(1),
+        np.datetime64("2020-01-01"),
+        "1",
+        1,
+        1.0,
+        True,
+    ]
+    contents += [None, b"1", b"2", {1}, {2}, (1,), [1], [[1]], {1: 2}, {"1": 2}, {(1, 2): 3}, {1: 2, None: 3}]
+    contents += [
+        Features([1], 0),
+        Features([2], 0),
+        datetime.date(2020, 1, 1),
+        decimal.Decimal(1),
+        1j,
+        ["1", "1"],
+        ["11"],
+    ]
     digests = [rows_digest([{"x": content, "nested": {"y": [content]}}]) for content in contents]
+    assert None not in digests
     assert len(set(digests)) == len(contents)
-    assert rows_digest([{"x": torch.ones(2)}]) == rows_digest([{"x": torch.ones(2)}])
+    assert rows_digest([{"x": torch.ones(2), "y": 1}]) == rows_digest([{"y": 1, "x": torch.ones(2)}])
+    assert rows_digest(Subset(contents, [0])) != rows_digest(Subset(contents, [1]))
+
+
+def test_rows_that_cannot_be_read_have_none(make_args):
+    circular = []
+    circular.append(circular)
+    unreadable = [object(), SimpleNamespace(a=1), circular, torch.ones(2).to_sparse(), torch.ones(2, device="meta")]
+    unreadable += [torch.tensor([1j]).conj(), iter([1])]
+    for content in unreadable:
+        assert rows_digest([{"x": content}]) is None, content
+
+    class Augments(list):
+        pass
+
+    assert rows_digest(Augments([1])) is None
+    rows = [{**row, (1, 2): object()} for row in make_examples(14)]
+
+    def collate(batch):
+        return {name: torch.tensor([row[name] for row in batch]) for name in ("input_ids", "labels")}
+
+    options = {"data_collator": collate, "save_strategy": "epoch", "remove_unused_columns": False}
+    make_trainer(make_args, train_dataset=rows, **options).train()
 
 
 @pytest.mark.parametrize(

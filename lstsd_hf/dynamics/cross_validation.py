@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import Trainer
 
-from ..distributed import is_distributed, rank
+from ..content_digest import content_digest
+from ..distributed import gather_objects, is_distributed, rank
 from ..errors import InputError
 from ..fingerprint import digest_of_each, model_settings, rows_digest
 from ..label_errors import LABEL_NAMES, example_labels, example_texts, select_rows, without_augmentation
@@ -29,7 +30,7 @@ from .files import (
 )
 from .history import History
 
-# Where a training writes, and what it says of itself.
+# Where a training writes, what it says of itself, and how its data are loaded.
 _NOT_OF_A_FOLD = (
     "output_dir",
     "run_name",
@@ -40,6 +41,11 @@ _NOT_OF_A_FOLD = (
     "hub_",
     "push_to_hub",
     "project",
+    "local_rank",
+    "eval_",
+    "per_device_eval_",
+    "dataloader_num_workers",
+    "dataloader_p",
 )
 
 
@@ -94,21 +100,25 @@ def cross_validate(
         raise InputError(f"`texts` must have one for each of {len(labels)} examples, got {len(texts)}.")
     _check_folder(folder, texts)
     folds = _folds(labels, num_folds, seed)
-    trainer = _trainer_without(make_trainer, dataset, folds == 0)
-    digest = _digest(dataset, labels, texts, seed, _settings(trainer))
+    first: Trainer | None = _trainer_without(make_trainer, dataset, folds == 0)
+    # One name of the files for all processes.
+    digest = gather_objects(_digest(dataset, labels, texts, seed, _settings(first)))[0]
     tables, model = [], None
     for fold in range(num_folds):
         path = folder / f"fold-{fold + 1}-of-{num_folds}-{digest}.parquet"
         if not path.is_file():
-            if fold:
-                trainer = _trainer_without(make_trainer, dataset, folds == fold)
-            log_probs, label_names, model = _judged(trainer, dataset, labels, folds == fold, model)
+            held_out = folds == fold
+            log_probs, label_names, model = _judged(
+                first or _trainer_without(make_trainer, dataset, held_out), dataset, labels, held_out, model
+            )
             if rank() == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_examples(folder / EXAMPLES_NAME, texts, label_names)
                 write_epoch(path, EpochTable(log_probs, labels, out_of_sample=True))
             if is_distributed():
                 torch.distributed.barrier()
+        # No two models are kept at a time.
+        first = None
         tables.append(read_epoch(path))
     whole = np.nanmax([table.log_probs for table in tables], axis=0)
     if rank() == 0:
@@ -129,7 +139,7 @@ def _settings(trainer: Any) -> list[str]:
     """What a fold depends on beside the examples, as far as a trainer tells: classes, model, arguments, teacher."""
     model, teacher = trainer.model, getattr(trainer, "teacher", None)
     arguments = {
-        name: value
+        name: content_digest(value)
         for name, value in getattr(trainer.args, "to_dict", dict)().items()
         if not name.startswith(_NOT_OF_A_FOLD)
     }
@@ -137,8 +147,8 @@ def _settings(trainer: Any) -> list[str]:
         *(type(part).__qualname__ for part in (trainer, model, teacher)),
         str(getattr(getattr(model, "config", None), "_name_or_path", "")),
         model_settings(model),
-        json.dumps(arguments, sort_keys=True, default=str),
-        repr(getattr(teacher, "config", None)),
+        str(content_digest(getattr(teacher, "config", None))),
+        json.dumps(arguments, sort_keys=True),
     ]
 
 

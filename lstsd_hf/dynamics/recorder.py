@@ -87,7 +87,9 @@ class DynamicsRecorder(Observer):
     def on_train_begin(self) -> None:
         if not self.context.student.writes_files:
             return
-        self.check_files("Resume with the same `output_dir`, or start a new run.")
+        fault = self.fault_of_files()
+        if fault is not None:
+            raise InputError(f"{fault} Resume with the same `output_dir`, or start a new run.")
         for path in set(self._files.epoch_paths(self.folder)) - set(self._own_paths()):
             path.unlink()
 
@@ -95,16 +97,13 @@ class DynamicsRecorder(Observer):
         done = 0 if self.memory is None else self.memory.epoch
         return [self._files.epoch_path(self.folder, epoch) for epoch in range(done)]
 
-    def check_files(self, remedy: str) -> None:
-        """Raises an `InputError` if the folder has not the epochs that this recorder wrote; for who writes files.
-
-        Args:
-            remedy: What to do then.
-        """
+    def fault_of_files(self) -> str | None:
+        """What is wrong if the folder has not the epochs that this recorder wrote, asked on the process that writes."""
         for path, checksum in zip(self._own_paths(), self._checksums, strict=True):
             if not path.is_file() or file_checksum(path) != checksum:
                 what = "another run's, or damaged" if path.is_file() else "missing"
-                raise InputError(f"{self.folder} must have the epochs of this run, but {path.name} is {what}. {remedy}")
+                return f"{self.folder} must have the epochs of this run, but {path.name} is {what}."
+        return None
 
     def on_epoch_begin(self, progress: Progress) -> None:
         self._move_on(progress)

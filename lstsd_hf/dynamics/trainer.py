@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..distributed import gather_objects
 from ..errors import InputError
 from ..label_errors import LabelErrorCandidate
 from ..observers import Observer
@@ -63,8 +64,9 @@ class RecordedTrainingMixin:
                 "An epoch must have been recorded by this trainer, found none. Train with `record_dynamics=True`, for "
                 "at least an epoch; a folder of an earlier run is read by `lstsd_hf.dynamics.History.read`."
             )
-        if self._student.writes_files:
-            recorder.check_files("Give each trainer an `output_dir` of its own.")
+        faults = gather_objects(recorder.fault_of_files() if self._student.writes_files else None)
+        if any(faults):
+            raise InputError(f"{next(filter(None, faults))} Give each trainer an `output_dir` of its own.")
         from . import History
         from .measures import mean_probabilities, suspicion_window
 

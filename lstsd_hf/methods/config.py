@@ -56,13 +56,9 @@ class TeacherConfig:
             if isinstance(value, np.generic):
                 value = value.item()
                 object.__setattr__(self, option.name, value)
-            if get_origin(allowed) is Literal:
-                if value not in get_args(allowed):
-                    raise InputError(f"`{option.name}` must be one of {sorted(get_args(allowed))}, got {value!r}.")
-                continue
             kinds = get_args(allowed) if get_origin(allowed) in (Union, UnionType) else (allowed,)
             if not any(_is_a(value, kind) for kind in kinds):
-                shown = " or ".join(_SHOWN_KINDS[kind] for kind in kinds if kind in _SHOWN_KINDS)
+                shown = " or ".join(filter(None, map(_shown, kinds)))
                 raise InputError(f"`{option.name}` of {type(self).__name__} must be {shown}, got {value!r}.")
 
     @classmethod
@@ -167,10 +163,18 @@ class TeacherConfig:
 _SHOWN_KINDS = {float: "a number", int: "a whole number", bool: "True or False", str: "a string", NoneType: "None"}
 
 
+def _shown(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {sorted(get_args(kind), key=repr)}"
+    return _SHOWN_KINDS.get(kind, "")
+
+
 def _is_a(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if get_origin(kind) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
     # Other kinds have checks of their own.
     return kind not in _SHOWN_KINDS or isinstance(value, kind)

@@ -172,12 +172,17 @@ class DLB(_DLB):
         self._memory.add({"labels": batch.labels, "logits": batch.student_logits, **inputs})
 
 
-_INPUTS, _WITHIN = "inputs.", "/"
+# Between the names of nested inputs: no name has it.
+_INPUTS, _WITHIN = "inputs.", "\x1f"
 
 
 def _flat(inputs: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a batch, in nested mappings too. What else a model takes cannot be put into a checkpoint."""
     for name, value in inputs.items():
+        if not isinstance(name, str):
+            raise InputError(
+                f"The model's inputs must have names for DLB, got the key {name!r}. Choose another method."
+            )
         if isinstance(value, Tensor):
             yield prefix + name, value
         elif isinstance(value, Mapping):

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from torch import Tensor
 
 from ..agreement import agreement_with
+from ..distributed import rank
 from ..errors import InputError
 from ..health import check_coverage
 from ..joint_term import JointTerm
@@ -180,10 +181,10 @@ class LSTSD(MemoryTeacher):
     def on_train_end(self, progress: Progress) -> None:
         super().on_train_end(progress)
         first = self._mini_generations.length
-        if self.config.has_weight and progress.epoch <= first:
+        if self.config.has_weight and progress.epoch <= first and rank() == 0:
             logger.warning(
-                f"Training ended in epoch {progress.epoch}, and distillation begins in epoch {first + 1}: this was "
-                "plain fine-tuning. Lower `mini_generation_epochs`, or stop later."
+                f"Training ended in epoch {progress.epoch}, and distillation begins in epoch {first + 1}: no step has "
+                "distilled. Lower `mini_generation_epochs`, or stop later."
             )
 
     def loss_terms(self, batch: TrainingBatch) -> dict[str, DistillationTerm] | dict[Names, JointTerm]:

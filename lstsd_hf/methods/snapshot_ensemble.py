@@ -101,7 +101,7 @@ class SnapshotEnsemble(CyclicTeacher):
         super().reset()
         self._steps_done = 0
         self._run_id: str | None = None
-        # Names of the tensors of the last snapshot that was taken.
+        # Names of the parameters in the last snapshot that was taken.
         self._held: frozenset[str] | None = None
 
     def on_epoch_begin(self, progress: Progress) -> None:
@@ -117,12 +117,12 @@ class SnapshotEnsemble(CyclicTeacher):
     def on_step_end(self, progress: Progress) -> None:
         self._steps_done = progress.global_step
         if self._cycles.ends_after(progress.global_step) and self.config.max_snapshots != 1:
-            tensors = ModelCopy.of(self.context.student.model).tensors
-            self._held = frozenset(tensors)
+            model = self.context.student.model
+            self._held = frozenset(name for name, own in model.named_parameters() if own.requires_grad)
             if self.context.student.writes_files:
                 path = self._path(self._cycles.of_last_step(progress.global_step))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                tensors = {name: value.contiguous() for name, value in tensors.items()}
+                tensors = {name: value.contiguous() for name, value in ModelCopy.of(model).tensors.items()}
                 with replacing(path) as temporary:
                     save_file(tensors, temporary, {"run": self._run_id})
             self.context.student.wait_for_everyone()

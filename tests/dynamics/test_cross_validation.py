@@ -1,5 +1,7 @@
 """Predictions by models that did not train on what they judge."""
 
+import gc
+import weakref
 from collections import Counter
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DataCollatorWithPadding, Trainer
 
-from lstsd_hf import LSTSDTrainer
+from lstsd_hf import LSTSDTrainer, MeanTeacherConfig
 from lstsd_hf.dynamics import History, InSampleWarning, cross_validate, suspects, to_cleanlab
 from lstsd_hf.dynamics.cross_validation import _folds
 from lstsd_hf.dynamics.files import EpochTable, write_epoch
@@ -120,30 +122,40 @@ def test_a_fold_of_other_labels_is_not_taken_for_one_of_these(tmp_path):
     assert history.given[-1] == 2
 
 
-@pytest.mark.parametrize("change", ["rate", "config", "teacher"])
+@pytest.mark.parametrize("change", ["rate", "config", "teacher", "decay", "function"])
 def test_a_fold_of_another_training_is_not_taken_for_one_of_these(tmp_path, make_args, change):
     """Called again with the same settings, in another folder for the trainings, it keeps them."""
-    trained = []
+    trained, models, alive = [], [], []
 
     class Counts(LSTSDTrainer):
         def train(self, *args, **kwargs):
             trained.append(self.args.output_dir)
             return super().train(*args, **kwargs)
 
-    def judge(where, rate=1e-2, config="gelu", teacher="vanilla"):
+    def judge(where, rate=1e-2, config="gelu", teacher="mean_teacher", decay=0.9, function=torch.relu):
         def make_trainer(rows):
             model = make_model()
             model.config.hidden_act = config
             args = make_args(num_train_epochs=2, learning_rate=rate, output_dir=str(tmp_path / where))
-            return Counts(model, args, train_dataset=rows, teacher=teacher)
+            # What has no content that can be read is left out.
+            args.gradient_checkpointing_kwargs = {"context_fn": function}
+            args.logging_steps = 1 + len(trained)
+            teacher_config = MeanTeacherConfig(ema_decay=decay) if teacher == "mean_teacher" else teacher
+            gc.collect()
+            alive.append(sum(model() is not None for model in models))
+            models.append(weakref.ref(model))
+            return Counts(model, args, train_dataset=rows, teacher=teacher_config)
 
         return cross_validate(make_trainer, make_examples(12), tmp_path / "folds", num_folds=2)
 
     first = judge("one")
     np.testing.assert_array_equal(judge("two").log_probs, first.log_probs)
     assert len(trained) == 2
-    judge("one", **{change: {"rate": 1e-3, "config": "relu", "teacher": "lstsd"}[change]})
-    assert len(trained) == 4
+    # The second fold's model is made when the first one's has gone.
+    assert not any(alive)
+    others = {"rate": 1e-3, "config": "relu", "teacher": "lstsd", "decay": 0.5, "function": torch.sigmoid}
+    judge("one", **{change: others[change]})
+    assert len(trained) == (2 if change == "function" else 4)
 
 
 def test_labels_of_another_name(tmp_path, make_args):

@@ -518,6 +518,7 @@ def test_a_column_that_only_the_loss_takes(make_args, config_class):
         remove_unused_columns=False,
     )
     trainer.eval_dataset = examples[:6]
+    assert trainer.teacher.needs_example_losses == (config_class.name in ("anchored", "sat"))
     if trainer.teacher.needs_example_losses:
         with pytest.raises(InputError, match="must know the loss of each example"):
             trainer.train()
