@@ -12,8 +12,12 @@ CONTROLS = ("vanilla-short", "vanilla-tuned", "lstsd-defaults", TEMPORAL, "mean_
 
 
 def long_cells() -> list[Cell]:
-    """The cells of 50 epochs with right labels, each with its controls of other lengths."""
-    found = [cell for cell in cells("gpu") if not cell.rate and "lstsd" in cell.groups]
+    """The cells of 50 epochs with right labels that have all seeds of LSTSD, each with its controls of other lengths."""
+    found = [
+        cell
+        for cell in cells("gpu")
+        if not cell.rate and "lstsd" in cell.groups and len(cell.groups["lstsd"].results) >= SEEDS
+    ]
     for name, file in (("vanilla-short", "gpu_short"), ("vanilla-tuned", "gpu_tuned")):
         found = with_control(found, name, {cell.name: cell.groups["vanilla"] for cell in cells(file)})
     return found
