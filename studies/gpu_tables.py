@@ -12,7 +12,7 @@ CONTROLS = ("vanilla-short", "vanilla-tuned", "lstsd-defaults", TEMPORAL, "mean_
 
 
 def long_cells() -> list[Cell]:
-    """The cells of 50 epochs with right labels that have all seeds of LSTSD, each with its controls of other lengths."""
+    """The cells of 50 epochs with right labels and all seeds of LSTSD, each with its controls of other lengths."""
     found = [
         cell
         for cell in cells("gpu")

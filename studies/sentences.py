@@ -70,7 +70,7 @@ def full_sentences() -> str:
     return f"""**In full fine-tuning no gain over a short plain run is shown.** MiniLM, 5 seeds, an NVIDIA
 H200. With 3 epochs, as Trainer has them, the defaults of LSTSD lose to vanilla on {" and ".join(lost)}:
 {tally(short, "tasks")}, adjusted for {count} comparisons.
-With the paper's 50 epochs, weights and E: {"; ".join(after_long)}. Other tasks were not run so long.
+With the paper's 50 epochs, weights and E: {"; ".join(after_long)}. No other task has all its seeds yet.
 Every row is [below](#minilm-full-fine-tuning-on-a-gpu).
 
 A MiniLM with 3 layers, 6 epochs on CPUs: the paper's LSTSD gains over vanilla on {" and ".join(gained)}:

@@ -712,7 +712,7 @@ def test_teacher_of_a_wrong_type(tiny_model, make_args):
         ({"t_squared": 1}, "`t_squared` of LSTSDConfig must be True or False, got 1."),
         (
             {"kl_direction": "both"},
-            "`kl_direction` must be one of ['student_teacher', 'teacher_student'], got 'both'.",
+            "`kl_direction` of LSTSDConfig must be one of ['student_teacher', 'teacher_student'], got 'both'.",
         ),
         (
             {"teacher_floor": 1.0},

@@ -177,7 +177,7 @@ def test_a_run_of_too_few_examples_is_resumed(make_args):
         ({"kept_out_share": 1.0}, "`kept_out_share` must be from 0 to below 1"),
         ({"patience": 0}, "`patience` must be at least 1 epoch"),
         ({"mixing": 0.0}, "`mixing` must be above 0, got 0"),
-        ({"rule": "drop"}, "`rule` must be one of"),
+        ({"rule": "drop"}, "`rule` of AnchoredConfig must be one of"),
         ({"mixing": 1.5}, "`mixing` must be from 0 to 1"),
         ({"pull": -1.0}, "`pull` must be a finite number of at least 0"),
     ],

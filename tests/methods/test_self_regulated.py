@@ -158,7 +158,7 @@ def test_a_student_needs_the_counts(make_args, tmp_path, mode):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distillation": "all"}, "`distillation` must be one of"),
+        ({"distillation": "all"}, "`distillation` of SelfRegulatedConfig must be one of"),
         ({"confidence_threshold": 1.5}, "`confidence_threshold` must be from 0 to 1"),
         ({"ungated_epochs": -1}, "`ungated_epochs` must be at least 0"),
         ({"max_significance": 0.5}, "`max_significance` bounds a factor relative to the mean and must be at least 1"),
