@@ -157,7 +157,7 @@ def _digest(dataset: Any, labels: np.ndarray, texts: list[str | None], seed: int
     digest = hashlib.sha256(json.dumps([labels.tolist(), texts, seed, settings]).encode())
     if None in texts:
         rows = without_augmentation(dataset)
-        digest.update((rows_digest(rows) or digest_of_each(rows)).encode())
+        digest.update(str(rows_digest(rows) or digest_of_each(rows)).encode())
     return digest.hexdigest()[:10]
 
 

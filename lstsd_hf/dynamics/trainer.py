@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..distributed import gather_objects
 from ..errors import InputError
 from ..label_errors import LabelErrorCandidate
 from ..observers import Observer
@@ -64,9 +63,10 @@ class RecordedTrainingMixin:
                 "An epoch must have been recorded by this trainer, found none. Train with `record_dynamics=True`, for "
                 "at least an epoch; a folder of an earlier run is read by `lstsd_hf.dynamics.History.read`."
             )
-        faults = gather_objects(recorder.fault_of_files() if self._student.writes_files else None)
-        if any(faults):
-            raise InputError(f"{next(filter(None, faults))} Give each trainer an `output_dir` of its own.")
+        # One process may ask alone, so they do not talk to each other here; the one that writes knows its files.
+        fault = recorder.fault_of_files() if self._student.writes_files else None
+        if fault is not None:
+            raise InputError(f"{fault} Give each trainer an `output_dir` of its own.")
         from . import History
         from .measures import mean_probabilities, suspicion_window
 

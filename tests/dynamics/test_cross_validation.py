@@ -267,3 +267,13 @@ def test_held_out_rows_are_predicted_without_augmentation(tmp_path):
     seen = []
     cross_validate(Looks, Augmented(), tmp_path, num_folds=2)
     assert seen == [False] * 20
+
+
+def test_rows_without_texts_that_cannot_be_read_are_judged(tmp_path):
+    rows = [{"x": object(), "label": row % 3} for row in range(12)]
+
+    class Judges(Memoriser):
+        def predict(self, rows):
+            return SimpleNamespace(predictions=np.zeros((len(rows), 3)))
+
+    assert cross_validate(Judges, rows, tmp_path, num_folds=3).log_probs.shape == (1, 12, 3)
