@@ -166,6 +166,26 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
     assert_same_weights(*models)
 
 
+def test_a_recorded_plain_run_falls_back_to_an_earlier_whole_checkpoint(workplace, options, monkeypatch):
+    """The recorder has a state, if the method has none."""
+    command = ["--method", "vanilla", *options, "--record_dynamics", "true", "--save_total_limit", "3"]
+    cli.main([*command, "--output_dir", "whole"])
+
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lstsd_hf.runner.trainer.DurationEstimate.on_step_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cli.main([*command, "--output_dir", "part"])
+    (workplace / "part" / "checkpoint-6" / "model.safetensors").write_bytes(b"half")
+    cli.main([*command, "--output_dir", "part", "--resume"])
+    assert json.loads((workplace / "part" / "results.json").read_text())["resumed"]
+    models = [AutoModelForSequenceClassification.from_pretrained(workplace / name) for name in ("whole", "part")]
+    assert_same_weights(*models)
+
+
 def test_length_grouping_leaves_evaluation_in_order(workplace, encoder):
     words = ("dull ", "fine ")
     rows = [{"text": words[index // 3 % 2] * (1 + index * 7 % 13), "label": index // 3 % 2} for index in range(24)]
