@@ -775,3 +775,10 @@ def test_another_number_of_steps_in_an_epoch_is_refused(make_args, tmp_path):
         InputError, match=r"as many optimizer steps as when the checkpoint was saved: it had 4, now it h"
     ):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+@pytest.mark.parametrize(("splits", "batch"), [(False, 8), (True, 4)])
+def test_split_batches_are_divided_over_the_processes(make_args, tmp_path, monkeypatch, splits, batch):
+    trainer = make_trainer(make_args, tmp_path, accelerator_config={"split_batches": splits})
+    monkeypatch.setattr(type(trainer.args), "world_size", property(lambda args: 2))
+    assert trainer._batch_description() == {"global_batch_size": batch}
