@@ -38,14 +38,10 @@ def content_digest(content: Any) -> str | None:
     digest = hashlib.sha256()
     try:
         _feed(digest, content)
-    except (_UnreadableError, RuntimeError, TypeError, NotImplementedError):
-        # Torch raises RuntimeError for layouts without bytes, Python RecursionError for what holds itself.
+    except (TypeError, RuntimeError):
+        # Torch raises RuntimeErrors for layouts without bytes; RecursionError, for what holds itself, is one too.
         return None
     return digest.hexdigest()
-
-
-class _UnreadableError(Exception):
-    pass
 
 
 def _feed(digest: Any, value: Any) -> None:
@@ -76,7 +72,7 @@ def _feed(digest: Any, value: Any) -> None:
     elif hasattr(value, "tobytes"):
         _tell(digest, (kind.__name__, getattr(value, "mode", None), getattr(value, "size", None)), value.tobytes())
     else:
-        raise _UnreadableError
+        raise TypeError(f"{kind.__name__} is of no kind whose content is known.")
 
 
 def _feed_all(digest: Any, kind: Any, values: list[Any] | tuple[Any, ...]) -> None:

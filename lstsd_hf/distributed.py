@@ -22,6 +22,15 @@ def num_processes() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
+def batch_factor(args: Any) -> int:
+    """How many times `train_batch_size` a micro-batch of all processes is: once where `split_batches` divides it.
+
+    Args:
+        args: Training arguments.
+    """
+    return 1 if args.accelerator_config.split_batches else args.world_size
+
+
 def gather_objects(mine: Any) -> list[Any]:
     """Every process's object, in the order of their ranks. All processes must call it."""
     if not is_distributed():

@@ -19,7 +19,7 @@ from .checkpoint import (
     newest_whole_checkpoint,
     save_teacher_state,
 )
-from .distributed import gather_objects
+from .distributed import batch_factor, gather_objects
 from .errors import InputError
 from .fingerprint import describe_dataset
 from .observers import entries_below
@@ -179,8 +179,8 @@ class ResumableMixin:
 
     def _batch_description(self) -> dict[str, int]:
         # Another number of processes is welcome if the batch stays; `auto_find_batch_size` may have changed it.
-        processes = self.args.world_size if self.args.accelerator_config.split_batches else 1
-        return {"global_batch_size": self.get_total_train_batch_size(self.args) // processes}
+        size = self.get_total_train_batch_size(self.args) * batch_factor(self.args) // self.args.world_size
+        return {"global_batch_size": size}
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -36,6 +38,24 @@ from lstsd_hf.files import replacing_folder
 from lstsd_hf.glue import cli
 
 ROOT = Path(__file__).parents[1]
+
+
+class InterruptedRunError(Exception):
+    """A power cut."""
+
+
+@contextmanager
+def interrupted_after(monkeypatch, step: int) -> Iterator[None]:
+    """A run of a command within the block ends after an optimizer step."""
+
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise InterruptedRunError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lstsd_hf.runner.trainer.DurationEstimate.on_step_end", interrupt)
+        with pytest.raises(InterruptedRunError):
+            yield
 
 
 def training_arguments(**options) -> TrainingArguments:

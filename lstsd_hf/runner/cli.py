@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import transformers
 
+from ..distributed import batch_factor
 from ..errors import InputError
 from .arguments import check_arguments
 from .grid import PlannedRun, run_if_missing, take_shard
@@ -90,8 +91,7 @@ def describe(run: Run) -> str:
     settings = {name: getattr(args, name) for name in paper}
     # AdamW without weight decay is Adam.
     is_adam = args.optim.value.startswith("adamw_torch") and args.weight_decay == 0
-    processes = 1 if args.accelerator_config.split_batches else args.world_size
-    batch = args.train_batch_size * args.gradient_accumulation_steps * processes
+    batch = args.train_batch_size * args.gradient_accumulation_steps * batch_factor(args)
     is_paper = (
         (settings, batch, args.max_steps) == (paper, paper["per_device_train_batch_size"], -1)
         and run.teacher == run.paper_teacher

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import TrainingArguments
 
+from ..distributed import batch_factor
 from ..errors import InputError
 from ..files import saved_model_digest
 from ..memory import TableStorage
@@ -158,7 +159,7 @@ class Run(ABC):
         batching = Batching(
             self.num_examples,
             args.train_batch_size,
-            num_processes=1 if args.accelerator_config.split_batches else args.world_size,
+            num_processes=batch_factor(args),
             drop_last=args.dataloader_drop_last,
         )
         batches = batching.batches_per_epoch

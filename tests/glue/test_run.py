@@ -30,7 +30,7 @@ from lstsd_hf.glue.run import GlueRun
 from lstsd_hf.glue.tasks import TASKS
 from lstsd_hf.runner import grid, run_folder, training
 from lstsd_hf.runner.results import results_schema
-from tests.helpers import ROOT, assert_same_weights, error_of, write_rows
+from tests.helpers import ROOT, assert_same_weights, error_of, interrupted_after, write_rows
 
 
 def only_results(folder, method="*"):
@@ -132,17 +132,8 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
     command = ["--method", "lstsd", *options, "--mini_generation_epochs", "1"]
     cli.main([*command, "--output_dir", "whole"])
 
-    class InterruptedRunError(Exception):
-        pass
-
-    def interrupt(self, args, state, control, **kwargs):
-        if state.global_step == 8:  # within epoch 3
-            raise InterruptedRunError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lstsd_hf.runner.trainer.DurationEstimate.on_step_end", interrupt)
-        with pytest.raises(InterruptedRunError):
-            cli.main([*command, "--output_dir", "part"])
+    with interrupted_after(monkeypatch, step=8):  # within epoch 3
+        cli.main([*command, "--output_dir", "part"])
     assert error_of([*command, "--output_dir", "part"]) == (
         "part holds an interrupted run. Use --resume to go on, or --overwrite."
     )
@@ -171,14 +162,8 @@ def test_a_recorded_plain_run_falls_back_to_an_earlier_whole_checkpoint(workplac
     command = ["--method", "vanilla", *options, "--record_dynamics", "true", "--save_total_limit", "3"]
     cli.main([*command, "--output_dir", "whole"])
 
-    def interrupt(self, args, state, control, **kwargs):
-        if state.global_step == 8:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lstsd_hf.runner.trainer.DurationEstimate.on_step_end", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            cli.main([*command, "--output_dir", "part"])
+    with interrupted_after(monkeypatch, step=8):
+        cli.main([*command, "--output_dir", "part"])
     (workplace / "part" / "checkpoint-6" / "model.safetensors").write_bytes(b"half")
     cli.main([*command, "--output_dir", "part", "--resume"])
     assert json.loads((workplace / "part" / "results.json").read_text())["resumed"]

@@ -20,7 +20,7 @@ from lstsd_hf.images.run import pixel_statistics
 from lstsd_hf.runner.cli import describe
 from lstsd_hf.runner.results import results_schema
 from lstsd_hf.runner.trainer import RunTrainer
-from tests.helpers import assert_same_weights
+from tests.helpers import assert_same_weights, interrupted_after
 from tests.images.helpers import make_network, make_pixels
 from tests.images.test_data import write_cifar_python, write_folders
 
@@ -95,17 +95,8 @@ def test_resume_equals_uninterrupted(workplace, options, monkeypatch):
     command += ["--save_steps", "2"]
     cli.main([*command, "--output_dir", "whole"])
 
-    class PowerCutError(Exception):
-        pass
-
-    def interrupt(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            raise PowerCutError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lstsd_hf.runner.trainer.DurationEstimate.on_step_end", interrupt)
-        with pytest.raises(PowerCutError):
-            cli.main([*command, "--output_dir", "cut"])
+    with interrupted_after(monkeypatch, step=5):
+        cli.main([*command, "--output_dir", "cut"])
     cli.main([*command, "--output_dir", "cut", "--resume"])
     whole, cut = (AutoModelForImageClassification.from_pretrained(name) for name in ("whole", "cut"))
     assert_same_weights(whole, cut)
