@@ -78,8 +78,8 @@ def losses_elsewhere() -> str:
     return (
         f"**It fell behind elsewhere**: on pictures with a ResNet by {-twenty[0].mean:.0f} points (20 epochs, p "
         f"{shown_p_value(twenty[1])}; 80 epochs of a quarter of the pictures, p {shown_p_value(eighty[1])}); with the "
-        f"paper's CNN on {losses(at_papers)} of {len(at_papers)} tasks, and on {losses(tuned)} against a tuned run; as a "
-        f"tagger in all {len(tags)} settings, shown in {lost}."
+        f"paper's CNN on {losses(at_papers)} of {len(at_papers)} tasks, and on {losses(tuned)} against a tuned run; as "
+        f"a tagger in all {len(tags)} settings, shown in {lost}."
     )
 
 
